@@ -1,0 +1,1 @@
+"""What runs at a data owner: training on local protected faces, the vault, the owner's policy."""

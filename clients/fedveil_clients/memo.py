@@ -1,0 +1,163 @@
+"""Memoised noise: one draw per stored image and mechanism; only that copy is read ever after.
+
+The memo id of a copy is KDF(owner key, content hash of the decoded pixels, id of the whole mechanism); it also keys the
+noise, so a crash before the copy was stored repeats the same draw instead of making a second release. Any other
+mechanism is another key and a fresh, counted draw: one unit draw used at two scales would reveal the image exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import sqlite3
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import randomness
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS copy (memo BLOB PRIMARY KEY, segment TEXT NOT NULL, place INTEGER NOT NULL) WITHOUT ROWID;
+"""
+_CHUNK = 64  # images decoded and noised at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """The noisy copies of one data set, read from the vault's files on demand."""
+
+    segments: tuple[NDArray[np.float32], ...]
+    which: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.which.size)
+
+    def batch(self, index: NDArray[np.int64]) -> torch.Tensor:
+        """Return the copies (B, C, h, w), float32, at `index`."""
+        rows = [self.segments[self.which[i]][self.place[i]] for i in index]
+        return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+class Memo:
+    """The store of noisy copies in an owner's vault; safe for several processes at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _connect(self) -> sqlite3.Connection:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        connection = sqlite3.connect(self.folder / "index.sqlite", timeout=60.0)
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def open(
+        self,
+        owner_key: bytes,
+        mechanism: bytes,
+        keys: Sequence[str],
+        read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+        draw: Callable[[torch.Tensor, list[randomness.SecretStream]], torch.Tensor],
+        before_drawing: Callable[[], None],
+    ) -> tuple[Copies, int]:
+        """Return the copies of the images named by `keys`, and how many were drawn now.
+
+        Args:
+            owner_key: the vault's secret key.
+            mechanism: hash of everything the noise depends on but the image.
+            keys: stable names of the N images, found without decoding them.
+            read: returns clean images (B, 3, H, W); called once for an image whose copy is not stored, never otherwise.
+            draw: clips and noises images (B, 3, H, W) with one stream each.
+            before_drawing: called before the first draw: writes the event to the ledger.
+        """
+        with closing(self._connect()) as connection:
+            memos = self._known(connection, owner_key, mechanism, keys)
+            missing = np.flatnonzero([memo is None or not self._has(connection, memo) for memo in memos])
+            if missing.size:
+                before_drawing()
+                self._draw(connection, owner_key, mechanism, keys, missing, read, draw)
+                memos = self._known(connection, owner_key, mechanism, keys)
+            return self._copies(connection, memos), int(missing.size)
+
+    @staticmethod
+    def memo_id(owner_key: bytes, content: bytes, mechanism: bytes) -> bytes:
+        """Return the memo id, which also keys the noise of this one copy."""
+        return randomness.subkey(owner_key, "memo", content, mechanism)
+
+    def _known(
+        self, connection: sqlite3.Connection, owner_key: bytes, mechanism: bytes, keys: Sequence[str]
+    ) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for key in keys:
+            row = connection.execute("SELECT hash FROM content WHERE key=?", (key,)).fetchone()
+            found.append(self.memo_id(owner_key, row[0], mechanism) if row else None)
+        return found
+
+    @staticmethod
+    def _has(connection: sqlite3.Connection, memo: bytes) -> bool:
+        return connection.execute("SELECT 1 FROM copy WHERE memo=?", (_label(memo),)).fetchone() is not None
+
+    def _draw(
+        self,
+        connection: sqlite3.Connection,
+        owner_key: bytes,
+        mechanism: bytes,
+        keys: Sequence[str],
+        missing: NDArray[np.int64],
+        read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+        draw: Callable[[torch.Tensor, list[randomness.SecretStream]], torch.Tensor],
+    ) -> None:
+        contents: list[bytes] = []
+        drawn: list[NDArray[np.float32]] = []
+        for start in range(0, missing.size, _CHUNK):
+            images = read(missing[start : start + _CHUNK])
+            hashes = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in images]
+            streams = [randomness.SecretStream(self.memo_id(owner_key, h, mechanism)) for h in hashes]
+            drawn.append(draw(torch.from_numpy(images), streams).numpy())
+            contents.extend(hashes)
+        segment = f"{secrets.token_hex(8)}.npy"
+        self._write(segment, np.concatenate(drawn))
+        with connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO content VALUES (?,?)",
+                [(keys[i], content) for i, content in zip(missing, contents, strict=True)],
+            )
+            # Equal pixels under two names share one copy: the first stands.
+            connection.executemany(
+                "INSERT OR IGNORE INTO copy VALUES (?,?,?)",
+                [(_label(self.memo_id(owner_key, c, mechanism)), segment, n) for n, c in enumerate(contents)],
+            )
+
+    def _write(self, segment: str, values: NDArray[np.float32]) -> None:
+        handle, temporary = tempfile.mkstemp(dir=self.folder)
+        with os.fdopen(handle, "wb") as stream:
+            np.save(stream, values)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, self.folder / segment)
+
+    def _copies(self, connection: sqlite3.Connection, memos: Sequence[bytes | None]) -> Copies:
+        rows = [
+            connection.execute("SELECT segment, place FROM copy WHERE memo=?", (_label(memo),)).fetchone()
+            for memo in memos
+            if memo is not None
+        ]
+        names = sorted({segment for segment, _ in rows})
+        return Copies(
+            tuple(np.load(self.folder / name, mmap_mode="r") for name in names),
+            np.array([names.index(segment) for segment, _ in rows], np.int64),
+            np.array([place for _, place in rows], np.int64),
+        )
+
+
+def _label(memo: bytes) -> bytes:
+    """Return what the index shows of a memo id: a hash, because the id itself keys the noise."""
+    return hashlib.sha256(b"label" + memo).digest()

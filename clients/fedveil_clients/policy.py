@@ -1,0 +1,69 @@
+"""The owner's floor: refuse a run weaker than local policy, and say why. The coordinator cannot lower it.
+
+The floor comes from the node's own configuration when it has one. It is a safety rail, not a proof: whoever can replace
+the code at the owner can replace the policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from fedveil.privacy import statements
+from fedveil.privacy.events import Event
+from fedveil.schema import Config, Policy
+
+
+class PolicyRefusal(Exception):
+    """The owner refuses to take part; the message is the reason and may be sent to the coordinator."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """What the node's own configuration says; defaults are those of a real deployment, the cautious ones.
+
+    Attributes:
+        data_set: the owner's stable id of the data set.
+        allow_test_seed: fixed noise is acceptable (simulations, tests).
+        policy: the node's policy; None takes the run configuration's, as a simulation does.
+    """
+
+    data_set: str
+    allow_test_seed: bool = False
+    policy: Policy | None = None
+
+
+def check(settings: Config, node: Node, event: Event) -> None:
+    """Raise `PolicyRefusal` unless the run respects the owner's floor.
+
+    Args:
+        settings: the run's configuration as the coordinator sent it.
+        node: the owner's own settings.
+        event: what one image's use in this run would release.
+    """
+    policy = node.policy or settings.policy
+    name = settings.protection.name
+    if policy.floor is not None and name not in policy.floor:
+        raise PolicyRefusal(f"the owner's floor accepts the protections {list(policy.floor)}, this run has {name!r}")
+    if settings.privacy.test_seed is not None and not node.allow_test_seed:
+        raise PolicyRefusal("the run fixes its noise (privacy.test_seed) and this node does not allow that")
+    if policy.max_epsilon is None:
+        return
+    image = next(s for s in statements.price(event) if s.unit == "image")
+    if image.epsilon is None or image.epsilon > policy.max_epsilon:
+        shown = "none (infinite)" if image.epsilon is None else f"{image.epsilon:g} at delta {image.delta:g}"
+        raise PolicyRefusal(
+            f"the owner accepts an image-level epsilon of at most {policy.max_epsilon:g}; this run's is {shown}"
+        )
+
+
+def node_of(client_id: str, node_config: Mapping[str, Any], data_name: str) -> Node:
+    """Return the settings of Flower's node configuration: `data-set`, `allow-test-seed`, `floor`, `max-epsilon`."""
+    policy = None
+    if "floor" in node_config or "max-epsilon" in node_config:
+        floor = str(node_config["floor"]).split() if "floor" in node_config else None
+        limit = float(node_config["max-epsilon"]) if "max-epsilon" in node_config else None
+        policy = Policy(tuple(floor) if floor is not None else None, limit)
+    data_set = str(node_config.get("data-set", f"{data_name}/{client_id}"))
+    return Node(data_set, bool(node_config.get("allow-test-seed", False)), policy)

@@ -1,0 +1,231 @@
+"""One client's work in a round, free of Flower: protected copies -> local steps -> update.
+
+Only the update of the allow-listed tensors leaves. The head (class centres), losses, counts and clean images stay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import checks, config, federation, randomness, training
+from fedveil.data import partition
+from fedveil.data.faces import FaceSet
+from fedveil.privacy.events import LocalRelease
+from fedveil.privacy.ledger import Row
+from fedveil.records import Tensors, Update
+from fedveil.schema import Config
+from fedveil_clients import policy
+from fedveil_clients.vault import Vault
+
+Features = Callable[[NDArray[np.int64], int], torch.Tensor]
+"""Image numbers and the global step number -> what the recogniser is fed, (B, *layout) float32."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Site:
+    """One client, ready to train: its protected copies, labels and model skeleton.
+
+    Attributes:
+        features: image numbers (and the step, which keys fresh noise) -> (B, *layout) float32.
+        layout: shape of one image's features.
+        labels: (N,) local class of each image, 0..classes-1.
+    """
+
+    settings: Config
+    run_id: str
+    client_id: str
+    vault: Vault
+    features: Features
+    layout: tuple[int, int, int]
+    labels: torch.Tensor
+    classes: int
+    backbone: torch.nn.Module
+    head: Any
+    allowed: tuple[str, ...]
+
+
+def own_faces(settings: Config, client_id: str) -> FaceSet:
+    """Return the faces of one client of the registry: whole people, under the public caps."""
+    train = federation.split(settings).train
+    parts = partition.partition(train, settings.train.clients, settings.seed, settings.partition)
+    if client_id not in parts:
+        raise checks.UserError(f"Client {client_id!r} is not in the registry of {settings.train.clients} clients.")
+    return train.subset(parts[client_id])
+
+
+def mechanism_id(settings: Config, state: Mapping[str, torch.Tensor], size: tuple[int, int]) -> bytes:
+    """Return a hash of everything the noise depends on but the image: settings, learnt state, size."""
+    text = json.dumps([settings.protection.name, dict(settings.protection.settings), list(size)], sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(state):
+        digest.update(name.encode() + np.ascontiguousarray(state[name].numpy()).tobytes())
+    return digest.digest()
+
+
+def open_site(
+    settings: Config, run_id: str, client_id: str, node: policy.Node, state: Mapping[str, torch.Tensor]
+) -> Site:
+    """Check the owner's policy, book the release, protect the images and return the client ready to train.
+
+    Raises:
+        PolicyRefusal: the run is weaker than the owner's floor.
+        fedveil.checks.UserError: the client cannot train on what it has.
+    """
+    protection = config.build(settings, "protection")
+    faces = own_faces(settings, client_id)
+    event = federation.release_event(settings, protection, faces.size, state)
+    policy.check(settings, node, event)
+    people, local = np.unique(faces.labels, return_inverse=True)
+    bank = _bank(settings)
+    if people.size + bank.identities.size < 2:
+        raise checks.UserError(
+            f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
+            "least two people, or set train.bank_identities to add procedural faces as negatives."
+        )
+    vault = Vault(Path(settings.vault.root))
+    row = Row(run_id, node.data_set, "spent", event, _note(settings))
+    own = _protected(settings, protection, state, faces, vault, row)
+    bank_labels = np.searchsorted(bank.identities, bank.labels) + people.size
+    backbone = federation.backbone(settings, protection, faces.size)
+    names = [name for name, _ in backbone.named_parameters()]
+    return Site(
+        settings=settings,
+        run_id=run_id,
+        client_id=client_id,
+        vault=vault,
+        features=_joined(own, len(faces), _public(settings, protection, state, bank)),
+        layout=protection.layout(faces.size),
+        labels=torch.from_numpy(np.concatenate([local, bank_labels]).astype(np.int64)),
+        classes=int(people.size + bank.identities.size),
+        backbone=backbone,
+        head=config.build(settings, "head"),
+        allowed=federation.trainable(settings, names),
+    )
+
+
+def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
+    """Train from the global tensors with the client's own head and return local minus global, float32.
+
+    The batches are a function of (seed, client, step number), so a round run again gives the same update.
+    """
+    train = site.settings.train
+    federation.set_tensors(site.backbone, tensors)
+    heads = site.vault.heads(site.run_id, site.client_id)
+    centres = heads.before(round_number)
+    start = torch.from_numpy(centres) if centres is not None else _first_head(site)
+    count = int(site.labels.numel())
+    steps = train.local.steps or training.steps_for_epochs(count, train.batch_size, train.local.epochs or 1)
+    first = (round_number - 1) * steps
+    indices = training.batch_indices(
+        count, train.batch_size, site.settings.seed, "batches", site.client_id, start_step=first, steps=steps
+    )
+    training.local_sgd(
+        site.backbone, start, site.head, _batches(site, indices, first), train.lr,
+        weight_decay=train.weight_decay, trainable=site.allowed,
+    )  # fmt: skip
+    heads.save(round_number, start.detach().numpy())
+    after = dict(site.backbone.named_parameters())
+    return Update(site.client_id, {name: after[name].detach().numpy() - tensors[name] for name in site.allowed})
+
+
+def _batches(
+    site: Site, indices: Iterator[NDArray[np.int64]], first: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for step, index in enumerate(indices, first):
+        yield site.features(index, step), site.labels[torch.from_numpy(index)]
+
+
+def _first_head(site: Site) -> torch.Tensor:
+    with torch.inference_mode():
+        dimension = int(site.backbone(torch.zeros(1, *site.layout)).shape[1])
+    return training.head_init(
+        site.classes, dimension, randomness.public_torch(site.settings.seed, "head", site.client_id)
+    )
+
+
+def _note(settings: Config) -> str:
+    return "" if settings.privacy.test_seed is None else "NOT PRIVATE: fixed noise (privacy.test_seed)"
+
+
+def _bank(settings: Config) -> FaceSet:
+    public = federation.split(settings).public
+    wanted = settings.train.bank_identities
+    if wanted > public.identities.size:
+        raise checks.UserError(
+            f"train.bank_identities={wanted} exceeds the {public.identities.size} public people of this data source."
+        )
+    return public.subset(np.isin(public.labels, public.identities[:wanted]))
+
+
+def _joined(own: Features, count: int, public: Features) -> Features:
+    """Image numbers below `count` are the owner's, those from `count` on the public bank's."""
+
+    def features(index: NDArray[np.int64], step: int) -> torch.Tensor:
+        mine = index < count
+        if mine.all():
+            return own(index, step)
+        both = [own(index[mine], step)] * bool(mine.any()) + [public(index[~mine] - count, step)]
+        order = np.argsort(np.concatenate([np.flatnonzero(mine), np.flatnonzero(~mine)]))
+        return torch.cat(both)[torch.from_numpy(order)]
+
+    return features
+
+
+def _protected(
+    settings: Config, protection: Any, state: Mapping[str, torch.Tensor], faces: FaceSet, vault: Vault, row: Row
+) -> Features:
+    """Return the features of the owner's images; the event is in the owner's ledger before a noisy value exists."""
+
+    def book(status: str, again: bool = False) -> None:
+        entry = dataclasses.replace(row, status=status)
+        if again or not vault.ledger.has(entry):
+            vault.ledger.append([entry])
+
+    test_seed = settings.privacy.test_seed
+    if not isinstance(row.event, LocalRelease):  # no noise protects anyone: the draws may be public
+        book("spent")
+        return _public(settings, protection, state, faces)
+    if row.event.releases == 1:
+        key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", row.subject)
+        copies, drawn = vault.memo.open(
+            key, mechanism_id(settings, state, faces.size), faces.keys, faces.images,
+            lambda images, streams: protection.release(images, state, streams), lambda: book("spent"),
+        )  # fmt: skip
+        if not drawn:
+            book("reused")
+        return lambda index, step: protection.features(copies.batch(index), state)
+    # Every attempt of a run draws afresh, so an interrupted run that goes on is booked again, in full.
+    book("spent", again=test_seed is None)
+    fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", row.subject)
+
+    def noised(index: NDArray[np.int64], step: int) -> torch.Tensor:
+        streams = [randomness.SecretStream(randomness.subkey(fresh, step, place)) for place in range(len(index))]
+        released = protection.release(torch.from_numpy(faces.images(index)), state, streams)
+        fed: torch.Tensor = protection.features(released, state)
+        return fed
+
+    return noised
+
+
+def _public(settings: Config, protection: Any, state: Mapping[str, torch.Tensor], faces: FaceSet) -> Features:
+    """Return features whose draws are public: procedural faces, or a protection without a formal guarantee."""
+
+    def features(index: NDArray[np.int64], step: int) -> torch.Tensor:
+        keys = [randomness.test_key(settings.seed, "public draw", faces.store.key(int(faces.index[i]))) for i in index]
+        streams = [randomness.SecretStream(key) for key in keys]
+        released = protection.release(torch.from_numpy(faces.images(index)), state, streams)
+        fed: torch.Tensor = protection.features(released, state)
+        return fed
+
+    return features
+
+

@@ -1,0 +1,101 @@
+"""A client's private state: owner key, noisy copies, heads, owner's ledger. Nothing here leaves the owner.
+
+The folder is readable by its owner alone (mode 0700). Deleting it forgets the noisy copies: the next run draws fresh
+noise for the same images, which is a second release that no ledger will remember.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedveil import checks, randomness, runs
+from fedveil.privacy.ledger import Ledger
+from fedveil_clients.memo import Memo
+
+
+@dataclasses.dataclass(frozen=True)
+class Vault:
+    """One node's private folder; a simulation has one for all its clients."""
+
+    root: Path
+
+    def create(self) -> None:
+        """Make the folder with permission for its owner alone."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chmod(self.root, 0o700)
+
+    def owner_key(self) -> bytes:
+        """Return the owner's memo key; drawn from the operating system at first use and kept (mode 0600)."""
+        self.create()
+        path = self.root / "owner.key"
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return self._read_key(path)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(randomness.os_key())
+            stream.flush()
+            os.fsync(stream.fileno())
+        return self._read_key(path)
+
+    @staticmethod
+    def _read_key(path: Path) -> bytes:
+        for _ in range(200):  # another process may be writing it right now
+            key = path.read_bytes()
+            if len(key) == randomness.KEY_BYTES:
+                return key
+            time.sleep(0.01)
+        raise checks.UserError(f"{path} does not hold a {randomness.KEY_BYTES}-byte key; restore it from a backup.")
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the owner has spent, over all runs."""
+        return Ledger(self.root / "ledger.sqlite")
+
+    @property
+    def memo(self) -> Memo:
+        """The noisy copies."""
+        return Memo(self.root / "copies")
+
+    def heads(self, run_id: str, client_id: str) -> Heads:
+        """Return the versions of one client's class centres in one run."""
+        return Heads(self.root / "heads" / run_id / client_id)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Versions of one client's class centres, one file per round joined.
+
+    The coordinator commits round r by sending round r + 1: a client at round r reads the newest version before r, so a
+    round interrupted at any point is simply run again, and older versions than the one read are never needed again.
+    """
+
+    folder: Path
+
+    def _versions(self) -> dict[int, Path]:
+        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz")}
+
+    def before(self, round_number: int) -> NDArray[np.float32] | None:
+        """Return the centres (K, D) of the newest round before `round_number`, or None."""
+        past = {version: path for version, path in self._versions().items() if version < round_number}
+        if not past:
+            return None
+        arrays, _ = runs.unpack(past[max(past)])
+        return np.asarray(arrays["centres"], np.float32)
+
+    def save(self, round_number: int, centres: NDArray[np.float32]) -> None:
+        """Store the centres after `round_number` and drop versions that no round can ask for any more."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data = runs.pack({"centres": centres}, {"round": round_number})
+        runs.write_atomic(self.folder / f"r{round_number:06d}.npz", data, private=True)
+        versions = self._versions()
+        kept = max((v for v in versions if v < round_number), default=round_number)
+        for version, path in versions.items():
+            if version < kept:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""One vocabulary for error messages: the argument's name, its value, the rule, the remedy.
+
+Validators take keywords, so the message names the argument by itself:
+
+>>> positive(sigma=-1.0)
+Traceback (most recent call last):
+    ...
+fedveil.checks.UserError: Expected sigma=-1.0 > 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave; printed as one message without a traceback by the command line."""
+
+
+def _number(name: str, value: float, rule: str, holds: bool) -> None:
+    if isinstance(value, bool) or not math.isfinite(value) or not holds:
+        raise UserError(f"Expected {name}={value!r} {rule}.")
+
+
+def positive(**values: float) -> None:
+    """Raise `UserError` unless every keyword is a finite number above zero."""
+    for name, value in values.items():
+        _number(name, value, "> 0", value > 0)
+
+
+def non_negative(**values: float) -> None:
+    """Raise `UserError` unless every keyword is a finite number of at least zero."""
+    for name, value in values.items():
+        _number(name, value, ">= 0", value >= 0)
+
+
+def fraction(**values: float) -> None:
+    """Raise `UserError` unless every keyword lies in (0, 1]."""
+    for name, value in values.items():
+        _number(name, value, "in (0, 1]", 0 < value <= 1)
+
+
+def multiple_of(divisor: int, **values: int) -> None:
+    """Raise `UserError` unless every keyword is a positive multiple of `divisor`."""
+    for name, value in values.items():
+        _number(name, value, f"to be a positive multiple of {divisor}", value > 0 and value % divisor == 0)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return a sentence that offers the nearest of `choices`, or an empty string.
+
+    >>> nearest("sgma", ["sigma", "radius"])
+    " Did you mean 'sigma'?"
+    """
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def one_of(choices: Iterable[str], **values: str) -> None:
+    """Raise `UserError` unless every keyword is one of `choices`; the message offers the nearest.
+
+    >>> one_of(["image", "coefficient"], mode="imag")
+    Traceback (most recent call last):
+        ...
+    fedveil.checks.UserError: Expected mode='imag' to be one of ['coefficient', 'image']. Did you mean 'image'?
+    """
+    allowed = sorted(choices)
+    for name, value in values.items():
+        if value not in allowed:
+            raise UserError(f"Expected {name}={value!r} to be one of {allowed}.{nearest(str(value), allowed)}")
+
+
+def same_shape(expected: Sequence[int], **values: Sequence[int]) -> None:
+    """Raise `UserError` unless every keyword equals the shape `expected`."""
+    for name, value in values.items():
+        if tuple(value) != tuple(expected):
+            raise UserError(f"Expected {name} of shape {tuple(expected)}, got {tuple(value)}.")

@@ -1,0 +1,169 @@
+"""The command line. Every command takes `group=name` and `section.key=value` words; see configs/base.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import fedveil
+from fedveil import checks, config, plugins, runs
+
+_FORMS = """
+words:
+  protection=dctdp              choose a method of a group: {groups}
+  train.rounds=30               override one setting (see docs/configuration.md)
+  study=quick                   start from configs/study/quick.yaml
+"""
+
+_EXAMPLES = {
+    "simulate": """examples:
+  fedveil simulate                                   ten clients, procedural faces, DCTDP, about a minute
+  fedveil simulate protection=none train.rounds=10   without protection
+  fedveil simulate protection.total_epsilon=8        a meaningful image-level budget
+  fedveil simulate data=folder data.root=~/faces data.evaluation=procedural
+  fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
+""",
+    "ui": """examples:
+  fedveil ui                     the run store of this folder, at http://127.0.0.1:5000
+  fedveil ui --port 5001 runs.root=elsewhere
+""",
+    "methods": """example:
+  fedveil methods                one line each: protections, models, heads, data sources, aggregations
+""",
+    "protect": """examples:
+  fedveil protect face.jpg protection=dctdp
+  fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
+""",
+    "data": """examples:
+  fedveil data inspect data=procedural
+  fedveil data inspect data=folder data.root=~/faces
+""",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser of all commands."""
+    groups = ", ".join([*config.METHOD_GROUPS, *config.SETTING_GROUPS])
+    top = argparse.ArgumentParser(
+        prog="fedveil",
+        description="Federated face recognition on protected faces, with honest privacy accounting.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="`fedveil COMMAND --help` shows examples.",
+    )
+    top.add_argument("--version", action="version", version=f"fedveil {fedveil.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=_EXAMPLES[name] + _FORMS.format(groups=groups),
+        )  # fmt: skip
+        made.set_defaults(run=run)
+        return made
+
+    simulate = add("simulate", "run a federation on this machine and track it in MLflow", _simulate)
+    simulate.add_argument("words", nargs="*", metavar="WORD", help="group=name or section.key=value")
+    simulate.add_argument("--json", metavar="FILE", type=Path, help="also write the result here, as JSON")
+    simulate.add_argument("--resume", metavar="RUN_ID", help="go on with an interrupted run")
+    simulate.add_argument("--plain", action="store_true", help="no progress bar")
+    ui = add("ui", "open the MLflow UI on the run store", _ui)
+    ui.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://...")
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    ui.add_argument("--port", type=int, default=5000, help="port to listen on (default 5000)")
+    add("methods", "list protections, models, heads, data sources and aggregations", _methods)
+    protect = add("protect", "show what a protection makes of your images, as one PNG", _protect)
+    protect.add_argument("images", type=Path, metavar="IMAGE_OR_FOLDER", help="an image file or a folder of them")
+    protect.add_argument("words", nargs="*", metavar="WORD", help="e.g. protection=dctdp protection.total_epsilon=8")
+    protect.add_argument("--out", type=Path, default=Path("protected.png"), help="picture to write (protected.png)")
+    protect.add_argument("--count", type=int, default=6, help="images of a folder to show (default 6)")
+    data = add("data", "inspect a data source: what it holds, what is wrong with it", _data)
+    data.add_argument("action", choices=["inspect"])
+    data.add_argument("words", nargs="*", metavar="WORD", help="e.g. data=folder data.root=~/faces")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one message on standard error and exit status 2."""
+    chosen = parser().parse_args(arguments)
+    try:
+        status: int = chosen.run(chosen)
+        return status
+    except checks.UserError as error:
+        print(f"fedveil: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nfedveil: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _simulate(chosen: argparse.Namespace) -> int:
+    from fedveil import report, simulate
+
+    settings, run_id = simulate.prepare(chosen.words, chosen.resume)
+    mode = "plain" if chosen.plain else "auto"
+    print(f"run {run_id} in {settings.runs.root}/")
+    try:
+        result = simulate.simulate(settings, run_id, mode)
+        if settings.evaluation.reference and settings.protection.name != "none":
+            print("the same recipe without protection, for comparison")
+        bare = simulate.reference(settings, "quiet")
+    except KeyboardInterrupt:
+        again = f"fedveil simulate --resume {run_id}"
+        print(f"\ninterrupted; `{again}` goes on after the last finished round", file=sys.stderr)
+        return 130
+    if bare is not None:
+        result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}
+    if chosen.json is not None:
+        runs.write_json(chosen.json, result)
+    root = settings.runs.root
+    print(report.closing(settings, result, bare, "fedveil ui" if root == "runs" else f"fedveil ui runs.root={root}"))
+    return 0
+
+
+def _ui(chosen: argparse.Namespace) -> int:
+    from fedveil import tracking
+
+    settings = config.load(chosen.words)
+    command = tracking.ui_command(settings.tracking, Path(settings.runs.root), chosen.host, chosen.port)
+    print(f"MLflow UI at http://{chosen.host}:{chosen.port} (Ctrl-C stops it)", flush=True)
+    try:
+        return subprocess.run(command, check=False, env={**os.environ, **tracking.UI_ENVIRONMENT}).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _methods(chosen: argparse.Namespace) -> int:
+    for group in config.METHOD_GROUPS:
+        print(f"{group}=")
+        for name in plugins.names(group):
+            print(f"  {name:<12} {plugins.summary(group, name)}")
+    return 0
+
+
+def _protect(chosen: argparse.Namespace) -> int:
+    from fedveil import protect
+
+    settings = config.load(chosen.words)
+    print(protect.protect(settings, chosen.images, chosen.out, chosen.count))
+    return 0
+
+
+def _data(chosen: argparse.Namespace) -> int:
+    from fedveil.data import inspect
+
+    settings = config.load(chosen.words)
+    print(inspect.inspect(settings.data.name, config.build(settings, "data"), settings.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+

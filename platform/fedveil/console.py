@@ -1,0 +1,98 @@
+"""What a person sees while a federation runs, at 80 columns: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fedveil.records import RoundReport
+
+
+def percent(value: float | None) -> str:
+    """Return e.g. ` 81.2 %`, or a dash.
+
+    >>> percent(0.8125), percent(None)
+    (' 81.2 %', '      -')
+    """
+    return f"{100 * value:5.1f} %" if value is not None else "      -"
+
+
+class Console:
+    """One run's output. `mode` is auto (a bar if this is a terminal), plain, or quiet (a bar, no lines)."""
+
+    def __init__(self, mode: str = "auto") -> None:
+        self.mode = mode
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._learning: tuple[Progress, Any] | None = None
+        self._live = mode in ("auto", "quiet") and self._out.is_terminal
+
+    def say(self, text: str) -> None:
+        """Print one line, unless quiet."""
+        if self.mode != "quiet":
+            (self._bar.console if self._bar is not None else self._out).print(text, markup=False)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=self._out, transient=True,
+        )  # fmt: skip
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far a preparation has come; the shape of `protections.base.Progress`."""
+        if not self._live:
+            return
+        if self._learning is None:
+            bar = self._progress()
+            bar.start()
+            self._learning = (bar, bar.add_task("learning", total=total))
+        bar, task = self._learning
+        bar.update(task, completed=done)
+        if done >= total:
+            bar.stop()
+            self._learning = None
+
+    def begin(self, rounds: int, done: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Start the rounds; a resumed run shows what it has already."""
+        if done:
+            last = history[-1]
+            self.say(f"resuming after round {done} of {rounds} (accuracy {percent(last['accuracy']).strip()})")
+        if self._live:
+            self._bar = self._progress()
+            self._bar.start()
+            self._task = self._bar.add_task("rounds", total=rounds, completed=done)
+        self.say("round    accuracy     EER   epsilon of an image (delta)        seconds")
+
+    def round(self, entry: Mapping[str, Any], report: RoundReport) -> None:
+        """Show one finished round."""
+        image = next((s for s in entry["statements"] if s["unit"] == "image"), None)
+        if image is None or image["epsilon"] is None:
+            claim = "infinite: no guarantee"
+        else:
+            claim = f"{image['epsilon']:.6g} ({image['delta']:g}), {image['relation']}"
+        place = f"{report.round:>4}/{report.rounds:<4}"
+        rates = f"{percent(entry['accuracy'])} {percent(entry.get('eer'))}"
+        self.say(f"{place} {rates}   {claim:<32} {entry['seconds']:7.2f}")
+        for failure in report.failures[:3]:
+            self.say(f"          {failure.client_id} counts as zero: {failure.reason}")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=report.round)
+
+    def end(self) -> None:
+        """Stop the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def clock(seconds: float) -> str:
+    """Return e.g. `1 min 05 s` or `9.5 s`.
+
+    >>> clock(65.2), clock(9.5)
+    ('1 min 05 s', '9.5 s')
+    """
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s" if seconds >= 60 else f"{seconds:.1f} s"

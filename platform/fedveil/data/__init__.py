@@ -1,0 +1,1 @@
+"""Faces: sources, partition over clients, verification pairs."""

@@ -1,0 +1,95 @@
+"""Real people in, one split out: who trains, who is evaluated, which public faces stand beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from fedveil import checks
+from fedveil.data.faces import FaceSet, Problem, cap_images, images_per_identity
+from fedveil.data.pairs import balanced_pairs
+from fedveil.data.sources.procedural import Procedural
+from fedveil.data.split import Split
+from fedveil.randomness import derive_seed, public_rng
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """How a set of real people becomes a split: the settings that the folder and the packed source inherit.
+
+    Attributes:
+        size: height and width in pixels, a multiple of 8; the shorter side is scaled to it, the rest cropped.
+        min_images: people with fewer images are left out, listed.
+        max_images_per_identity: public cap on a training person's images; None means no cap.
+        evaluation: `held_out`: pairs of a share of the people, who then do not train; `procedural`: drawn faces.
+        declared_public_evaluation: the user's word that held-out people's pictures are public.
+        evaluation_fraction: share of people held out.
+        pairs: verification pairs.
+    """
+
+    size: int = 64
+    min_images: int = 2
+    max_images_per_identity: int | None = 50
+    evaluation: Literal["held_out", "procedural"] = "held_out"
+    declared_public_evaluation: bool = False
+    evaluation_fraction: float = 0.2
+    pairs: int = 2000
+
+    def __post_init__(self) -> None:
+        checks.multiple_of(8, size=self.size)
+        checks.one_of(("held_out", "procedural"), evaluation=self.evaluation)
+        checks.fraction(evaluation_fraction=self.evaluation_fraction)
+        checks.positive(pairs=self.pairs, min_images=self.min_images)
+        if self.max_images_per_identity is not None:
+            checks.positive(max_images_per_identity=self.max_images_per_identity)
+
+    def require_declaration(self) -> None:
+        """Refuse to evaluate on people nobody declared public; called before a file is touched."""
+        if self.evaluation == "held_out" and not self.declared_public_evaluation:
+            raise checks.UserError(
+                "data.evaluation=held_out measures accuracy on pairs of real people in the open, so "
+                f"data.declared_public_evaluation={self.declared_public_evaluation} refuses it. Set it to true if "
+                "these people's pictures are public, or choose data.evaluation=procedural (drawn faces)."
+            )
+
+    def split(self, faces: FaceSet, seed: int) -> Split:
+        """Return the split; who is held out depends on the seed and the names only, not on the order of files."""
+        self.require_declaration()
+        faces = enough_images(faces, self.min_images)
+        drawn = Procedural(pairs=self.pairs).load(seed, size_hint=faces.size[0])
+        evaluation = drawn.evaluation
+        train = faces
+        if self.evaluation == "held_out":
+            people = sorted(faces.identities, key=lambda i: derive_seed(seed, "held out", faces.names[i]))
+            held = max(2, round(self.evaluation_fraction * len(people)))
+            if len(people) - held < 1:
+                raise checks.UserError(
+                    f"data.evaluation_fraction={self.evaluation_fraction} of {len(people)} people leaves nobody to "
+                    "train on; lower it, add people, or choose data.evaluation=procedural."
+                )
+            out = np.isin(faces.labels, people[:held])
+            train = faces.subset(~out)
+            evaluation = balanced_pairs(
+                dataclasses.replace(faces.subset(out), public=True, skipped=(), notes=()),
+                self.pairs,
+                public_rng(seed, "pairs"),
+                declared_public=True,
+            )
+        return Split(cap_images(train, self.max_images_per_identity, seed), evaluation, drawn.public)
+
+
+def enough_images(faces: FaceSet, min_images: int) -> FaceSet:
+    """Return the people with at least `min_images` images; the others are listed in `skipped`."""
+    counts = images_per_identity(faces)
+    few = [int(i) for i in faces.identities if counts[i] < min_images]
+    problems = tuple(
+        Problem(faces.names[i], f"{counts[i]} image(s) of this person, fewer than min_images={min_images}") for i in few
+    )
+    kept = faces.subset(~np.isin(faces.labels, few))
+    if not len(kept):
+        raise checks.UserError(
+            f"No person has data.min_images={min_images} images ({len(few)} people have fewer); add images or lower it."
+        )
+    return dataclasses.replace(kept, skipped=faces.skipped + problems)

@@ -1,0 +1,1 @@
+"""Where faces come from: one file is one source, a frozen dataclass with `load(seed, size_hint) -> Split`."""

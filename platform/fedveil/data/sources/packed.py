@@ -1,0 +1,38 @@
+"""One .npz file with a whole set of faces."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fedveil.data import archive
+from fedveil.data.held_out import HeldOut
+from fedveil.data.split import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed(HeldOut):
+    """One .npz file with labels, names and pictures (arrays, or JPEG bytes with offsets).
+
+    Pictures are decoded when first used and kept in memory as uint8 at the target size. Pickled objects are refused.
+
+    Attributes:
+        path: the .npz file; its fields are described in `fedveil.data.archive`.
+
+    The other settings are those of `HeldOut`.
+    """
+
+    path: str = ""
+
+    def load(self, seed: int, size_hint: int | None = None) -> Split:
+        """Return the split; `size_hint` replaces `size`.
+
+        Raises:
+            UserError: a missing or damaged file, missing fields, labels out of range, or evaluation that nobody
+                declared public.
+        """
+        self.require_declaration()
+        faces = archive.faces_of(archive.open_archive(self.path), self.path, size_hint or self.size)
+        return self.split(faces, seed)
+
+
+METHOD = Packed

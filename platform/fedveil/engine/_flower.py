@@ -1,0 +1,152 @@
+"""The only place that touches Flower's internals: task identity, message ids, wire format; tested per version."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+ClientApp = Callable[[Message, Context], Message]
+_RUN_ID = 1
+_CLIENT_FAILED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an engine needs to know of a run.
+
+    Attributes:
+        clients: number of simulated nodes; their ids are 1..clients.
+        run_config: handed to both apps.
+        node_config: handed to every ClientApp, with `partition-id` and `num-partitions` added.
+        workers: processes (pool).
+        wire: serialise and parse every message.
+    """
+
+    clients: int
+    run_config: Mapping[str, Any]
+    node_config: Mapping[str, Any]
+    workers: int = 1
+    wire: bool = False
+
+
+def identify() -> None:
+    """Tell Flower who is speaking: a process must have an identity before it builds a message."""
+    TaskIdentity.task_id = 1
+    TaskIdentity.run_id = _RUN_ID
+    TaskIdentity.node_id = 1
+
+
+def client_context(settings: Settings, node_id: int) -> Context:
+    """Return a fresh context of node `node_id` (1-based)."""
+    place = {"partition-id": node_id - 1, "num-partitions": settings.clients}
+    return Context(
+        run_id=_RUN_ID,
+        node_id=node_id,
+        node_config={**settings.node_config, **place},
+        state=RecordDict(),
+        run_config=dict(settings.run_config),
+    )
+
+
+def server_context(settings: Settings) -> Context:
+    """Return the ServerApp's context."""
+    return Context(run_id=_RUN_ID, node_id=1, node_config={}, state=RecordDict(), run_config=dict(settings.run_config))
+
+
+def number(message: Message, name: str) -> None:
+    """Give a message the id that its reply will refer to; Flower leaves this to its SuperLink."""
+    message.metadata.__dict__["_message_id"] = name
+
+
+def to_bytes(message: Message) -> bytes:
+    """Return a message as it would cross a network."""
+    data: bytes = message_to_proto(message).SerializeToString()
+    return data
+
+
+def from_bytes(data: bytes) -> Message:
+    """Return the message that `to_bytes` wrote."""
+    return message_from_proto(ProtoMessage.FromString(data))
+
+
+def own_copy(message: Message) -> Message:
+    """Return a message whose records are the receiver's own: a client cannot change what another one is sent.
+
+    The arrays' bytes are immutable and shared.
+    """
+    copies: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
+    for name, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            copies[name] = ArrayRecord(dict(record))
+        elif isinstance(record, MetricRecord):
+            copies[name] = MetricRecord(dict(record))
+        else:
+            copies[name] = ConfigRecord(dict(record))
+    copied: Message = Message(metadata=message.metadata, content=RecordDict(copies))  # type: ignore[call-overload]
+    return copied  # Flower's own way to rebuild a message; its public overloads leave it out
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Run a ClientApp on a message; an exception becomes an error reply with the reason, as in Flower's engine."""
+    try:
+        return app(message, context)
+    except Exception as error:  # the app is foreign code: whatever it raises concerns this client alone
+        return failure(message, f"{type(error).__name__}: {error}")
+
+
+def failure(message: Message, reason: str) -> Message:
+    """Return the error reply to a message."""
+    return Message(Error(code=_CLIENT_FAILED, reason=reason), reply_to=message)
+
+
+class LocalGrid(Grid):
+    """The half of a Flower Grid that engines on one machine share: node ids, runs, push and pull by waiting."""
+
+    def __init__(self, settings: Settings) -> None:
+        identify()
+        self.settings = settings
+        self._replies: dict[str, Message] = {}
+        self._sent = 0
+
+    def set_run(self, run: Any) -> None:
+        """Not needed: a local grid serves one run."""
+
+    @property
+    def run(self) -> Any:
+        """Refused: a local grid has no record of a SuperLink's run."""
+        raise RuntimeError("A local grid has no SuperLink run.")
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return `Message(...)`; kept because the Grid interface has it."""
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> list[int]:
+        """Return 1..clients."""
+        return list(range(1, self.settings.clients + 1))
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Answer the messages now and keep the replies for `pull_messages`."""
+        replies = list(self.send_and_receive(messages))
+        self._replies.update({reply.metadata.reply_to_message_id: reply for reply in replies})
+        return [reply.metadata.reply_to_message_id for reply in replies]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return kept replies, each once."""
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def close(self) -> None:
+        """Stop whatever runs."""
+
+    def _number(self, message: Message) -> None:
+        self._sent += 1
+        number(message, f"m{self._sent}")

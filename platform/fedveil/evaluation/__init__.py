@@ -1,0 +1,1 @@
+"""Evaluation on declared-public pairs: verification metrics."""

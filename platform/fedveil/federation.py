@@ -1,0 +1,81 @@
+"""What both sides derive from one configuration: the data split, the registry, the backbone's skeleton, local steps.
+
+Everything here is a function of public values, so the coordinator and every owner arrive at the same answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedveil import checks, config, randomness, training
+from fedveil.data.split import Split
+from fedveil.privacy.events import Event
+from fedveil.schema import Config
+
+
+@functools.lru_cache(maxsize=2)
+def _split(data_json: str, seed: int) -> Split:
+    """One decoded copy per process: a simulation's clients share it, and forked workers inherit it."""
+    loaded: Split = config.build(config.from_json(data_json), "data").load(seed)
+    return loaded
+
+
+def split(settings: Config) -> Split:
+    """Return the data of a configuration; kept per process, since every client of a simulation asks for it."""
+    only = dataclasses.replace(config.load(["protection=none"]), data=settings.data, seed=settings.seed)
+    return _split(config.to_json(only), settings.seed)
+
+
+def backbone(settings: Config, protection: Any, size: tuple[int, int]) -> nn.Module:
+    """Return the initial backbone: the same tensors on every machine, from the public seed."""
+    channels, height, width = protection.layout(size)
+    generator = randomness.public_torch(settings.seed, "backbone")
+    built: nn.Module = config.build(settings, "model").build(channels, (height, width), generator)
+    return built
+
+
+def get_tensors(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Return float32 copies of a module's parameters; modules with buffers are refused."""
+    if any(True for _ in module.buffers()):
+        raise checks.UserError("A backbone must have no buffers (use GroupNorm): they would need rules of their own.")
+    return {name: tensor.detach().numpy().astype(np.float32, copy=True) for name, tensor in module.named_parameters()}
+
+
+def set_tensors(module: nn.Module, tensors: Any) -> None:
+    """Copy tensors into a module's parameters; a missing name or another shape is refused."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name not in tensors or tuple(tensors[name].shape) != tuple(parameter.shape):
+                found = tuple(tensors[name].shape) if name in tensors else "nothing"
+                raise checks.UserError(f"Expected tensor {name} of shape {tuple(parameter.shape)}, got {found}.")
+            parameter.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
+
+
+def trainable(settings: Config, names: list[str]) -> tuple[str, ...]:
+    """Return the allow-list: the only tensors that are aggregated and that an update may carry."""
+    return training.select_trainable(names, settings.train.trainable)
+
+
+def releases_per_image(settings: Config) -> int:
+    """Return how often one image can be freshly noised in a run: a public bound, 1 when copies are memoised.
+
+    A batch holds an image at most once per pass, so `steps` batches of a round hold it at most `steps` times.
+    """
+    if dict(settings.protection.settings).get("memoise", True):
+        return 1
+    return settings.train.rounds * (settings.train.local.steps or (settings.train.local.epochs or 0) + 1)
+
+
+def release_event(settings: Config, protection: Any, size: tuple[int, int], state: Any) -> Event:
+    """Return the event of one client's images over the whole run: the same on both sides."""
+    event: Event = protection.event(
+        size, state, releases_per_image(settings), settings.partition.max_images_per_identity
+    )
+    return event

@@ -1,0 +1,1 @@
+"""Recognition models: backbones (image to embedding) and heads (margin losses over local class centres)."""

@@ -1,0 +1,88 @@
+"""What the IR backbones share: the residual unit of improved residual networks and an initialisation by generator."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import nn
+
+from fedveil import checks
+
+GROUP_CHANNELS = 8
+"""Channels that one normalisation group holds, so every width is a multiple of it."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return the norm that stands in for BatchNorm: it mixes no images, so per-image gradients and clients stay apart.
+
+    Group normalisation: Wu and He 2018, https://arxiv.org/abs/1803.08494.
+    """
+    return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
+
+
+class IRUnit(nn.Module):
+    """3x3 convolution, norm, PReLU, 3x3 convolution, norm, plus a shortcut (ArcFace, https://arxiv.org/abs/1801.07698).
+
+    The published unit (`published=True`) has one more norm in front and its stride in the second convolution; the
+    cheap one has its stride in the first, which halves the work of both.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, published: bool) -> None:
+        super().__init__()
+        first, second = (1, stride) if published else (stride, 1)
+        self.norm0 = group_norm(channels_in) if published else nn.Identity()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, first, 1, bias=False)
+        self.norm1 = group_norm(channels_out)
+        self.act = nn.PReLU(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, second, 1, bias=False)
+        self.norm2 = group_norm(channels_out)
+        self.shortcut: nn.Module
+        if channels_in != channels_out:
+            projection = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, group_norm(channels_out)) if published else projection
+        else:
+            self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (B, channels_out, ceil(H / stride), ceil(W / stride))."""
+        inner = self.norm2(self.conv2(self.act(self.norm1(self.conv1(self.norm0(x))))))
+        return cast(torch.Tensor, inner + self.shortcut(x))
+
+
+def check_build(in_channels: int, size: tuple[int, int], divisor: int, smallest: int) -> None:
+    """Raise `UserError` unless both sides are multiples of `divisor` and at least `smallest`, and channels positive."""
+    checks.positive(in_channels=in_channels)
+    if any(side % divisor or side < smallest for side in size):
+        raise checks.UserError(
+            f"Expected size={size!r} with both sides multiples of {divisor} and at least {smallest}; "
+            "choose another data.size, or a protection whose layout has such a size."
+        )
+
+
+@torch.no_grad()
+def initialised(meta_network: nn.Module, generator: torch.Generator) -> None:
+    """Give a network built on the meta device memory and its first values, from `generator` alone.
+
+    Convolutions: Kaiming normal by fan-out; linear maps: normal of variance 1 / fan-in, zero bias; norms: identity;
+    PReLU: slope 0.25. Parameters are filled in the order of `modules()`, so a seed names a network exactly.
+    """
+    for module in meta_network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):  # to_empty() would import SymPy, 0.4 s
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device="cpu")))
+        match module:
+            case nn.Conv2d():
+                fan_out = module.out_channels * math.prod(module.kernel_size) / module.groups
+                module.weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
+            case nn.Linear():
+                module.weight.normal_(0.0, math.sqrt(1.0 / module.in_features), generator=generator)
+                module.bias.zero_()
+            case nn.GroupNorm():
+                if module.affine:
+                    module.weight.fill_(1.0)
+                    module.bias.zero_()
+            case nn.PReLU():
+                module.weight.fill_(0.25)
+            case _ if any(True for _ in module.parameters(recurse=False)):
+                raise TypeError(f"No initialisation is known for {type(module).__name__}; add its case.")

@@ -1,0 +1,100 @@
+"""Append-only ledgers: what was released, on disk before the released value is used.
+
+One SQLite file per store. Rows hold public parameters only: an event, who is concerned (a data set's stable id in the
+owner's ledger, the run in the coordinator's), and a note. The file refuses changes and deletions of rows by itself;
+someone who can write the file can still replace it, which this version does not detect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedveil.privacy import events
+from fedveil.privacy.events import Event
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS row (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at TEXT NOT NULL, run_id TEXT NOT NULL, subject TEXT NOT NULL, status TEXT NOT NULL,
+  event TEXT NOT NULL, digest TEXT NOT NULL, note TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a ledger.
+
+    Attributes:
+        run_id: the run in which it happened.
+        subject: the data set concerned (owner's ledger) or "run" (coordinator's).
+        status: "spent" for a release, "reused" when a memoised copy was read again (costs nothing).
+        event: what happened.
+        note: a remark for people, e.g. that the run is NOT PRIVATE.
+        at: UTC time of writing, ISO 8601; filled in by the ledger.
+    """
+
+    run_id: str
+    subject: str
+    status: str
+    event: Event
+    note: str = ""
+    at: str = ""
+
+
+class Ledger:
+    """An append-only file of rows; safe for several processes at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(_SCHEMA)
+            yield connection
+        finally:
+            connection.close()
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write rows in one transaction; they are on disk when this returns."""
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        values = [
+            (at, r.run_id, r.subject, r.status, json.dumps(events.to_dict(r.event)), events.digest(r.event), r.note)
+            for r in rows
+        ]
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "INSERT INTO row (at, run_id, subject, status, event, digest, note) VALUES (?,?,?,?,?,?,?)", values
+            )
+            connection.execute("COMMIT")
+
+    def rows(self, run_id: str | None = None) -> list[Row]:
+        """Return all rows, or those of one run, in the order of writing; an absent file holds none."""
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            query = "SELECT run_id, subject, status, event, note, at FROM row ORDER BY id"
+            found = connection.execute(query).fetchall()
+        rows = [Row(r, s, status, events.from_dict(json.loads(e)), note, at) for r, s, status, e, note, at in found]
+        return [row for row in rows if run_id in (None, row.run_id)]
+
+    def has(self, row: Row) -> bool:
+        """Return whether an equal row of the same run, subject and status is there already (a resumed attempt)."""
+        digest = events.digest(row.event)
+        if not self.path.exists():
+            return False
+        with self._open() as connection:
+            query = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
+            return connection.execute(query, (row.run_id, row.subject, row.status, digest)).fetchone() is not None

@@ -1,0 +1,152 @@
+"""What may be claimed: statements priced from events. Nothing that trains computes an epsilon.
+
+A statement is unit + neighbouring relation + view + epsilon + delta + assumptions + what it does not cover; the number
+is never shown without the rest. Statements of different units stand side by side and are never summed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fedveil.privacy import gaussian
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate
+
+MEANINGFUL = 20.0
+"""Above this epsilon a statement is formally true and practically empty: an adversary with one false alarm in a million
+may always be right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One claim. `epsilon` None means no guarantee (epsilon is infinite).
+
+    Attributes:
+        unit: what is protected: image, identity or client.
+        relation: which neighbouring data sets are compared.
+        view: what the adversary sees.
+        mechanism: where the guarantee comes from.
+        epsilon: bound on the privacy loss in nats; None without a guarantee.
+        delta: probability mass outside the bound; 0 for pure guarantees, None without a guarantee.
+        guarantee: "formal" or "none".
+        meaningful: a guarantee of at most 20 nats.
+        assumptions: what must hold.
+        not_covered: what the statement says nothing about.
+    """
+
+    unit: str
+    relation: str
+    view: str
+    mechanism: str
+    epsilon: float | None
+    delta: float | None
+    guarantee: str
+    meaningful: bool
+    assumptions: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types (no guarantee is null, never Infinity)."""
+        return {**dataclasses.asdict(self), "assumptions": [*self.assumptions], "not_covered": [*self.not_covered]}
+
+    @property
+    def metric_name(self) -> str | None:
+        """Return e.g. `epsilon/image/replace-one/delta=0/noisy-copies`; None where there is no guarantee."""
+        if self.epsilon is None:
+            return None
+        view = "noisy-copies" if "noisy copies" in self.view else "-".join(self.view.split()[:3])
+        return f"epsilon/{self.unit}/{self.relation}/delta={self.delta:g}/{view}"
+
+
+_LOCAL_ASSUMPTIONS = (
+    "labels, presence and the number of images are known to the adversary",
+    "the clipping radius and the budget's shape were learnt on public or procedural faces",
+    "noise comes from the operating system and each noisy copy is drawn once and kept",
+)
+_LOCAL_NOT_COVERED = (
+    "floating-point effects of the noise (real arithmetic is assumed)",
+    "another photograph of the same person, which is another release",
+    "that a person is present, and which label an image has",
+)
+
+
+def _formal(release: LocalRelease, diameter: float, unit: str, extra: tuple[str, ...]) -> Statement:
+    pure = release.mechanism == "laplace"
+    epsilon = diameter if pure else gaussian.epsilon_of(diameter, release.delta)
+    return Statement(
+        unit=unit,
+        relation="replace-one",
+        view=release.view,
+        mechanism=f"{'Laplace' if pure else 'Gaussian'} noise on clipped frequency coefficients",
+        epsilon=epsilon,
+        delta=0.0 if pure else release.delta,
+        guarantee="formal",
+        meaningful=epsilon <= MEANINGFUL,
+        assumptions=(*_LOCAL_ASSUMPTIONS, *extra),
+        not_covered=_LOCAL_NOT_COVERED,
+    )
+
+
+def _total(release: LocalRelease, images: int) -> float:
+    """Compose `images` releases: pure losses add, Gaussian mu grows by the square root."""
+    count = images * release.releases
+    return release.diameter * (count if release.mechanism == "laplace" else math.sqrt(count))
+
+
+def price(event: Event) -> list[Statement]:
+    """Return the statements of one event: the image's, and the identity's where a public cap is enforced.
+
+    >>> from fedveil.privacy.events import LocalRelease
+    >>> [(s.unit, s.epsilon, s.meaningful) for s in price(LocalRelease("laplace", 8.0, max_images_per_identity=5))]
+    [('image', 8.0, True), ('identity', 40.0, False)]
+    """
+    if isinstance(event, NonPrivate):
+        return [
+            Statement(event.unit, "none", event.view, event.reason, None, None, "none", False, (), ("everything",)),
+        ]
+    repeats = () if event.releases == 1 else (f"each image leaves at most {event.releases} times, freshly noised",)
+    found = [_formal(event, _total(event, 1), "image", repeats)]
+    cap = event.max_images_per_identity
+    if cap is not None:
+        held = (*repeats, f"at most {cap} images of one identity are used (enforced), all of one owner")
+        found.append(_formal(event, _total(event, cap), "identity", held))
+    return found
+
+
+def price_all(events: Iterable[Event]) -> list[Statement]:
+    """Return the statements of several events without repeats, in order."""
+    return list(dict.fromkeys(statement for event in events for statement in price(event)))
+
+
+def claim(statement: Statement) -> str:
+    """Return one sentence: unit, relation, view, epsilon and delta together."""
+    if statement.epsilon is None:
+        return (
+            f"{statement.unit}: no formal guarantee (epsilon is infinite) against anyone who sees {statement.view}: "
+            f"{statement.mechanism}."
+        )
+    return (
+        f"{statement.unit}: epsilon = {statement.epsilon:.6g} at delta = {statement.delta:g} ({statement.relation}), "
+        f"against anyone who sees {statement.view}."
+    )
+
+
+def odds(statement: Statement, false_alarm: float = 0.01) -> float | None:
+    """Return the largest true-positive rate of any test at this false-alarm rate; None without a bound."""
+    if statement.epsilon is None or statement.delta is None:
+        return None
+    return min(1.0, math.exp(min(statement.epsilon, 700.0)) * false_alarm + statement.delta)
+
+
+def headline(statements: Sequence[Statement]) -> str:
+    """Return the one line above all others: what image protection this run has, or that it has none."""
+    images = [statement for statement in statements if statement.unit == "image"]
+    if not images or all(statement.epsilon is None for statement in images):
+        return "no image protection: nothing bounds what a face's representation tells"
+    worst = max(images, key=lambda s: math.inf if s.epsilon is None else s.epsilon)
+    if worst.epsilon is None or not worst.meaningful:
+        shown = "infinite" if worst.epsilon is None else f"{worst.epsilon:.6g}"
+        return f"no meaningful image protection at this setting (image-level epsilon {shown} is above {MEANINGFUL:g})"
+    return f"image-level epsilon {worst.epsilon:.6g} at delta {worst.delta:g} ({worst.relation})"

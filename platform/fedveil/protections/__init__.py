@@ -1,0 +1,1 @@
+"""Protections, one file each: the client-side map from an image to what may leave."""

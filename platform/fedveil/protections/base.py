@@ -1,0 +1,125 @@
+"""What a protection is: a client-side map from face images to the representation that may leave.
+
+A protection is one frozen dataclass in one file. Its clean input is seen by `fit` (public faces only) and `release`;
+everything after `release` is post-processing of what left and never sees a clean value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import checks
+from fedveil.frequency import colour
+from fedveil.privacy.events import Event
+from fedveil.randomness import SecretStream
+
+State = Mapping[str, torch.Tensor]
+"""Public tensors a protection needs beside its settings; saved with every checkpoint and sent to clients."""
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+class Protection(Protocol):
+    """The interface of every file in this folder; `size` is always the images' (height, width)."""
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether `fit` returns a state that the other methods need."""
+        ...
+
+    @property
+    def noise(self) -> str:
+        """The law of the release's noise; empty, hence false, when a release is deterministic and needs no stream."""
+        ...
+
+    @property
+    def memoise(self) -> bool:
+        """Whether one draw per stored image is kept and nothing else is ever read of that image."""
+        ...
+
+    def representation(self, size: tuple[int, int]) -> Shape:
+        """Return the shape of what leaves; raise `UserError` for a size that the protection cannot serve."""
+        ...
+
+    def layout(self, size: tuple[int, int]) -> Shape:
+        """Return the shape of what the recogniser is fed."""
+        ...
+
+    def fit(
+        self, public: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, progress: Progress | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the public state, learnt from public or procedural faces (N, 3, H, W) only; {} when none is needed."""
+        ...
+
+    def release(self, images: torch.Tensor, state: State, streams: Sequence[SecretStream]) -> torch.Tensor:
+        """Return what leaves, float32 (B, *representation), of uint8 images (B, 3, H, W); one stream per image."""
+        ...
+
+    def clean(self, images: torch.Tensor, state: State) -> torch.Tensor:
+        """Return the representation without its randomness, for `evaluation.gallery=clean`; it must never leave."""
+        ...
+
+    def features(self, released: torch.Tensor, state: State) -> torch.Tensor:
+        """Return the recogniser's input, float32 (B, *layout), about unit scale, from what left and nothing else."""
+        ...
+
+    def render(self, released: torch.Tensor, state: State, size: tuple[int, int]) -> torch.Tensor:
+        """Return uint8 images (B, 3, H, W): what the release looks like to a person."""
+        ...
+
+    def event(
+        self, size: tuple[int, int], state: State, releases: int = 1, max_images_per_identity: int | None = None
+    ) -> Event:
+        """Return what one image's release is, with its public parameters, for the ledgers."""
+        ...
+
+    def shape_picture(self, state: State) -> NDArray[np.float64] | None:
+        """Return the budget's mean weight per frequency, (3, 8, 8) by colour, u, v; None without a budget."""
+        ...
+
+
+def check_images(images: torch.Tensor) -> tuple[int, int]:
+    """Return (H, W); raise `UserError` unless `images` is uint8 of shape (B, 3, H, W)."""
+    colour.check_images(images)
+    if images.dtype != torch.uint8:
+        raise checks.UserError(f"Expected images of type uint8, got {images.dtype}; a protection takes decoded pixels.")
+    return int(images.shape[2]), int(images.shape[3])
+
+
+def check_streams(images: torch.Tensor, streams: Sequence[SecretStream]) -> None:
+    """Raise `UserError` unless there is one distinct stream per image: shared noise cancels in a difference."""
+    if len(streams) != images.shape[0] or len({id(stream) for stream in streams}) != len(streams):
+        raise checks.UserError(f"Expected one stream per image, all distinct, got {len(streams)} for {len(images)}.")
+
+
+def check_released(released: torch.Tensor, shape: Shape) -> None:
+    """Raise `UserError` unless `released` is a batch of representations of this shape."""
+    if tuple(released.shape[1:]) != shape:
+        raise checks.UserError(f"Expected released of shape (B, *{shape}), got {tuple(released.shape)}.")
+
+
+def check_state(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `UserError` unless the state holds exactly these float tensors, finite and of these shapes."""
+    if set(state) != set(shapes):
+        raise checks.UserError(f"Expected a state with {sorted(shapes)}, got {sorted(state)}; fit it again.")
+    for name, shape in shapes.items():
+        tensor = state[name]
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise checks.UserError(
+                f"Expected state[{name!r}] finite floats of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}; "
+                "it belongs to another size or other settings: fit this protection again."
+            )
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Return images rounded and clamped to uint8 0..255; NaN becomes 0."""
+    return images.nan_to_num(0.0).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,90 @@
+"""No protection: the representation is the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil.privacy.events import NonPrivate
+from fedveil.protections import base
+from fedveil.randomness import SecretStream
+
+
+@dataclass(frozen=True)
+class NoProtection:
+    """No protection: the image itself, the baseline that every other method is compared with.
+
+    The representation is the pixels as float32 in 0..255 and the recogniser is fed (pixels - 127.5) / 127.5. There is
+    no guarantee of any kind, and the event says so.
+    """
+
+    @property
+    def needs_fit(self) -> bool:
+        """No state."""
+        return False
+
+    @property
+    def noise(self) -> str:
+        """Deterministic."""
+        return ""
+
+    @property
+    def memoise(self) -> bool:
+        """Nothing to keep."""
+        return False
+
+    def representation(self, size: tuple[int, int]) -> base.Shape:
+        """Return (3, H, W)."""
+        return (3, *size)
+
+    def layout(self, size: tuple[int, int]) -> base.Shape:
+        """Return (3, H, W)."""
+        return (3, *size)
+
+    def fit(
+        self,
+        public: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        seed: int,
+        progress: base.Progress | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return {}."""
+        return {}
+
+    def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
+        """Return the pixels as float32; the streams are not used."""
+        base.check_images(images)
+        return images.to(torch.float32)
+
+    def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
+        """Return the pixels as float32."""
+        return self.release(images, state, ())
+
+    def features(self, released: torch.Tensor, state: base.State) -> torch.Tensor:
+        """Return (pixels - 127.5) / 127.5."""
+        return (released - 127.5) / 127.5
+
+    def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
+        """Return the image."""
+        base.check_released(released, self.representation(size))
+        return base.to_uint8(released)
+
+    def event(
+        self,
+        size: tuple[int, int],
+        state: base.State,
+        releases: int = 1,
+        max_images_per_identity: int | None = None,
+    ) -> NonPrivate:
+        """Return a `NonPrivate` event: the clean image is what would leave."""
+        return NonPrivate("image", "the representation or anything computed from it", "the representation is the image itself")
+
+    def shape_picture(self, state: base.State) -> None:
+        """Return None: there is no budget."""
+
+
+METHOD = NoProtection

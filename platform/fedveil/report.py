@@ -1,0 +1,130 @@
+"""The end of a run in plain words: a table, the ledger in sentences, what to do next. 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedveil.console import clock, percent
+from fedveil.privacy import statements
+from fedveil.privacy.ledger import Ledger
+from fedveil.privacy.statements import Statement
+from fedveil.schema import Config
+
+
+def statement_of(data: Mapping[str, Any]) -> Statement:
+    """Return the statement that result.json holds."""
+    fields = {**data, "assumptions": tuple(data["assumptions"]), "not_covered": tuple(data["not_covered"])}
+    return Statement(**fields)
+
+
+def _wrapped(text: str, indent: str = "  ") -> str:
+    return textwrap.fill(text, 78, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def headline(settings: Config, found: Sequence[Statement]) -> str:
+    """Return the line above all others, with what would change it when there is no meaningful protection."""
+    line = statements.headline(found)
+    meaningful = any(s.unit == "image" and s.epsilon is not None and s.meaningful for s in found)
+    if meaningful:
+        return line
+    if settings.protection.name == "dctdp":
+        mode = dict(settings.protection.settings).get("mode")
+        change = "" if mode == "image" else "protection.mode=image "
+        return f"{line}; {change}protection.total_epsilon=8 gives one, at the price of recognition close to chance"
+    return f"{line}; protection=dctdp protection.total_epsilon=8 bounds it, at the price of recognition close to chance"
+
+
+def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) -> str:
+    """Return the table of final numbers, the unprotected reference beside them."""
+    final = result["final"]
+    head = f"{'':<26}{name:>14}" + (f"{'no protection':>16}" if bare else "")
+    rows = [head]
+
+    def row(label: str, mine: str, other: str) -> None:
+        rows.append(f"{label:<26}{mine:>14}" + (f"{other:>16}" if bare else ""))
+
+    base = bare["final"] if bare else {}
+    row("accuracy", percent(final["accuracy"]), percent(base.get("accuracy")))
+    row("  sd over folds", percent(final["fold_sd"]), percent(base.get("fold_sd")))
+    row("  sd over noise draws", percent(final["draw_sd"]), percent(base.get("draw_sd")))
+    row("equal error rate", percent(final["eer"]), percent(base.get("eer")))
+    for far, value in final["tar"].items():
+        other = base.get("tar", {}).get(far)
+        row(f"TAR at FAR {far}", _rate(value), _rate(other))
+    row("seconds", f"{result['wall_seconds']:.1f}", f"{bare['wall_seconds']:.1f}" if bare else "")
+    return "\n".join(rows)
+
+
+def _rate(value: Any) -> str:
+    return percent(value) if isinstance(value, float) else "unresolved" if value else "-"
+
+
+def ledger(found: Sequence[Statement]) -> str:
+    """Return the ledger in plain sentences: claims, what they mean, assume and leave out."""
+    lines: list[str] = []
+    for statement in found:
+        lines.append(_wrapped(f"- {statements.claim(statement)}"))
+        odds = statements.odds(statement)
+        if odds is not None:
+            said = "always (the bound says nothing)" if odds >= 1 else f"at most {100 * odds:.3g} % of the time"
+            lines.append(
+                _wrapped(f"Telling two such inputs apart, with false alarms 1 % of the time: right {said}.", "    ")
+            )
+    formal = [statement for statement in found if statement.epsilon is not None]
+    if formal:
+        lines.append(_wrapped(f"This assumes: {'; '.join(formal[0].assumptions)}."))
+        lines.append(_wrapped(f"It does not cover: {'; '.join(formal[0].not_covered)}."))
+    return "\n".join(lines)
+
+
+def vault(settings: Config, run_id: str) -> str:
+    """Return what this run did to the vault, what a second one will do, and how to delete it."""
+    root = Path(settings.vault.root)
+    rows = Ledger(root / "ledger.sqlite").rows(run_id)
+    spent = sum(row.status == "spent" for row in rows)
+    reused = sum(row.status == "reused" for row in rows)
+    if not any(row.event.__class__.__name__ == "LocalRelease" for row in rows):
+        return f"vault {root}: heads and the owners' ledger; no noisy copies (nothing here is noised)."
+    done = f"{spent} data sets drew fresh noise" if spent else f"{reused} data sets reused their stored noisy copies"
+    return (
+        f"vault {root}: {done}. A second run with this mechanism reads the same copies and spends nothing more; "
+        f"another budget or shape is a new release. `rm -r {root}` deletes it: the next run then draws again, a second "
+        "release that no ledger remembers."
+    )
+
+
+def closing(
+    settings: Config, result: Mapping[str, Any], bare: tuple[str, Mapping[str, Any]] | None, ui: str
+) -> str:
+    """Return everything that is printed after the last round."""
+    found = [statement_of(item) for item in result["statements"]]
+    test = settings.privacy.test_seed is not None
+    lines = [""]
+    if test:
+        lines += ["NOT PRIVATE: the noise is fixed by privacy.test_seed.", ""]
+    lines += [
+        textwrap.fill(headline(settings, found), 80),
+        "",
+        table(result, bare[1] if bare else None, settings.protection.name),
+        "",
+        "ledger",
+        ledger(found),
+        "",
+        textwrap.fill(vault(settings, str(result["run_id"])), 80),
+        "",
+        f"run {result['run_id']}: {clock(result['wall_seconds'])}, peak memory {result['peak_memory_mb']:.0f} MB",
+        f"model sha256 {result['model_sha256']}",
+    ]
+    if bare:
+        lines.append(f"unprotected reference: run {bare[0]}")
+    lines += [
+        "",
+        "next",
+        f"  {ui:<52} runs in the MLflow UI",
+        f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget",
+        f"  {'fedveil protect faces/ protection=dctdp':<52} see what would leave",
+    ]
+    return "\n".join(lines)

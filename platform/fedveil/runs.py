@@ -1,0 +1,132 @@
+"""The run store: one folder per run, checkpoints and results written atomically, no pickles.
+
+`runs/<run-id>/` holds config.json (resolved), checkpoint.npz, ledger.sqlite, result.json and pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedveil import checks
+
+Arrays = dict[str, NDArray[Any]]
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+
+
+def new_run_id(label: str) -> str:
+    """Return a fresh id such as `20260102-030405-dctdp-1f2e3d` (UTC; the tail keeps simultaneous runs apart)."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{re.sub('[^A-Za-z0-9]+', '-', label)}-{secrets.token_hex(3)}"
+
+
+def write_atomic(path: Path, data: bytes, private: bool = False) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not private:
+            os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write valid JSON atomically; NaN and infinities are refused rather than written."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
+    """Return arrays and plain JSON `meta` as the bytes of one .npz file."""
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), dtype=np.uint8)
+    contents: dict[str, Any] = {"__meta__": text, **{f"a/{name}": array for name, array in arrays.items()}}
+    np.savez(buffer, **contents)
+    return buffer.getvalue()
+
+
+def unpack(source: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Return what `pack` wrote; a file that is none is refused with its name."""
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            meta = json.loads(file["__meta__"].tobytes().decode())
+            return {name[2:]: file[name] for name in file.files if name.startswith("a/")}, meta
+    except (OSError, ValueError, KeyError) as error:
+        raise checks.UserError(f"{source} is not a readable fedveil checkpoint: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    >>> Run(Path("runs"), "quick-1").result.as_posix()
+    'runs/quick-1/result.json'
+    """
+
+    root: Path
+    run_id: str
+
+    def __post_init__(self) -> None:
+        if not _RUN_ID.fullmatch(self.run_id):
+            raise checks.UserError(f"Expected run id {self.run_id!r} of letters, digits, dots and hyphens.")
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself."""
+        return self.root / self.run_id
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, JSON."""
+        return self.folder / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state after the last finished round."""
+        return self.folder / "checkpoint.npz"
+
+    @property
+    def ledger(self) -> Path:
+        """The coordinator's ledger of this run."""
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def result(self) -> Path:
+        """What the run found; written when it ends."""
+        return self.folder / "result.json"
+
+
+def open_run(root: Path, run_id: str) -> Run:
+    """Return an existing run; an unknown id is refused with the nearest.
+
+    Raises:
+        fedveil.checks.UserError: naming the id, the store and the nearest id.
+    """
+    run = Run(root, run_id)
+    if not run.config.is_file():
+        known = sorted(path.parent.name for path in root.glob("*/config.json"))
+        raise checks.UserError(f"No run {run_id!r} in {root}.{checks.nearest(run_id, known)}")
+    return run

@@ -1,0 +1,250 @@
+"""The typed, frozen shape of a configuration; field by field commented in configs/base.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fedveil import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A chosen method and its settings, typed by the method's own dataclass."""
+
+    name: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """How people are dealt to clients; public constants."""
+
+    kind: Literal["equal", "long_tailed"] = "equal"
+    exponent: float = 1.0
+    max_identities: int | None = None
+    max_images_per_identity: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """Who joins a round: every client by its own coin of probability `rate`, or a fixed number `size`."""
+
+    kind: Literal["poisson", "fixed"] = "poisson"
+    rate: float = 1.0
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.fraction(rate=self.rate)
+        if self.kind == "fixed" and self.size is None:
+            raise checks.UserError("train.cohort.kind=fixed needs train.cohort.size=N, the clients of every round.")
+        if self.size is not None:
+            checks.positive(size=self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """Local work of a client in a round: SGD steps, or passes over its images; exactly one of them."""
+
+    steps: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise checks.UserError(
+                f"Expected exactly one of train.local.steps={self.steps} and train.local.epochs={self.epochs}."
+            )
+        checks.positive(local_work=self.steps or self.epochs or 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The federated recipe."""
+
+    rounds: int
+    clients: int
+    cohort: Cohort
+    local: Local
+    batch_size: int
+    lr: float
+    weight_decay: float
+    trainable: str
+    warm_start: str | None
+    bank_identities: int
+
+    def __post_init__(self) -> None:
+        checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size, lr=self.lr)
+        checks.non_negative(weight_decay=self.weight_decay, bank_identities=self.bank_identities)
+        if self.cohort.size is not None and self.cohort.size > self.clients:
+            raise checks.UserError(f"train.cohort.size={self.cohort.size} exceeds train.clients={self.clients}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """A target (epsilon, delta) for one unit; epsilon `inf` clips without noise, a baseline without guarantee."""
+
+    epsilon: float | None = None
+    delta: float | None = None
+    clip: float | None = None
+    on_exhausted: Literal["stop", "refuse_to_start"] = "stop"
+
+
+@dataclasses.dataclass(frozen=True)
+class Privacy:
+    """One block per unit; absent means none."""
+
+    client: Budget | None
+    image: Budget | None
+    identity: Budget | None
+    test_seed: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Verification on declared-public pairs."""
+
+    gallery: Literal["protected", "clean"]
+    draws: int
+    far: tuple[float, ...]
+    every: int
+    bootstrap: int
+    reference: bool
+
+    def __post_init__(self) -> None:
+        checks.positive(draws=self.draws, every=self.every)
+        checks.non_negative(bootstrap=self.bootstrap)
+        for value in self.far:
+            checks.fraction(far=value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The owner's floor, read at the client; the coordinator cannot lower it."""
+
+    floor: tuple[str, ...] | None
+    max_epsilon: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """A folder on this machine."""
+
+    root: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Where the two apps run; never changes a result."""
+
+    name: str
+    workers: int | None = None
+    wire: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracking:
+    """Where runs are recorded; never changes a result."""
+
+    name: str
+    uri: str | None = None
+    experiment: str | None = None
+    log_model: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run, completely described by public values."""
+
+    seed: int
+    data: Group
+    partition: Partition
+    model: Group
+    head: Group
+    protection: Group
+    aggregation: Group
+    train: Train
+    privacy: Privacy
+    evaluation: Evaluation
+    policy: Policy
+    engine: Engine
+    tracking: Tracking
+    vault: Root
+    runs: Root
+
+
+def _fail(path: str, value: Any, wanted: str) -> typing.NoReturn:
+    raise checks.UserError(f"Expected {path}={value!r} to be {wanted}.")
+
+
+def from_tree(kind: Any, value: Any, path: str) -> Any:
+    """Return `value` (plain YAML types) as `kind`: a dataclass, a union, a literal, a tuple or a scalar.
+
+    Raises:
+        fedveil.checks.UserError: naming the dotted path, the value and what was expected.
+
+    >>> from_tree(float, 3, "train.lr"), from_tree(tuple[float, ...], [0.1, 1], "far")
+    (3.0, (0.1, 1.0))
+    >>> from_tree(int, "many", "train.rounds")
+    Traceback (most recent call last):
+        ...
+    fedveil.checks.UserError: Expected train.rounds='many' to be a whole number.
+    """
+    if kind is Group:
+        tree = dict(value)
+        return Group(tree.pop("name"), tree)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        rest = [argument for argument in arguments if argument is not type(None)]
+        if len(rest) == 1:
+            return from_tree(rest[0], value, path)
+        for argument in rest:
+            try:
+                return from_tree(argument, value, path)
+            except checks.UserError:
+                continue
+        _fail(path, value, f"one of {[getattr(a, '__name__', str(a)) for a in rest]}")
+    if origin is Literal:
+        if value not in arguments:
+            near = checks.nearest(str(value), [str(a) for a in arguments])
+            raise checks.UserError(f"Expected {path}={value!r} to be one of {list(arguments)}.{near}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(from_tree(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(items))
+    return _scalar(kind, value, path)
+
+
+def _dataclass(kind: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        _fail(path or "configuration", value, f"a block with the fields {[f.name for f in dataclasses.fields(kind)]}")
+    prefix = f"{path}." if path else ""
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in value:
+        if key not in known:
+            raise checks.UserError(f"Unknown setting {prefix}{key}.{checks.nearest(str(key), known)}")
+    try:
+        return kind(**{key: from_tree(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
+    except TypeError as error:
+        raise checks.UserError(f"Incomplete block {path or 'configuration'}: {error}.") from error
+
+
+def _scalar(kind: Any, value: Any, path: str) -> Any:
+    if kind is bool:
+        return value if isinstance(value, bool) else _fail(path, value, "true or false")
+    if kind is int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return int(value) if whole and not isinstance(value, bool) else _fail(path, value, "a whole number")
+    if kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if number else _fail(path, value, "a number")
+    if kind is str:
+        return value if isinstance(value, str) else _fail(path, value, "a word")
+    raise TypeError(f"Unsupported field type {kind!r} at {path}.")

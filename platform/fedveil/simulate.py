@@ -1,0 +1,97 @@
+"""The main job: configuration -> the two apps on an engine -> result, table, ledger in plain sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, config, engine, runs
+from fedveil.schema import Config, Group
+
+NODE_CONFIG: Mapping[str, Any] = {"allow-test-seed": True}
+"""A simulation's nodes are configured by the same person as its coordinator, who may fix the noise."""
+
+
+def prepare(words: Sequence[str], resume: str | None) -> tuple[Config, str]:
+    """Return the configuration and run id of a new run, or of the one to resume; changed overrides are refused."""
+    if resume is None:
+        settings = config.load(words)
+        check(settings)
+        return settings, runs.new_run_id(settings.protection.name)
+    where = [word for word in words if word.split("=")[0].split(".")[0] in ("runs", "engine", "tracking", "vault")]
+    root = Path(config.load(where).runs.root)
+    kept = config.from_json(runs.open_run(root, resume).config.read_text())
+    if words:
+        wanted = _on_top(kept, words)
+        if config.digest(wanted) != config.digest(kept):
+            changed = [
+                f"{key}={config.flat(wanted)[key]} (was {value})"
+                for key, value in config.flat(kept).items()
+                if config.flat(wanted).get(key) != value
+            ]
+            raise checks.UserError(
+                f"Run {resume} cannot go on with other settings: {', '.join(changed)}. Start a new run for them."
+            )
+        kept = wanted
+    check(kept)
+    return dataclasses.replace(kept, runs=dataclasses.replace(kept.runs, root=str(root))), resume
+
+
+def _on_top(kept: Config, words: Sequence[str]) -> Config:
+    """Return `kept` with the engine, tracking and dotted overrides of `words` on top."""
+    groups, dotted = config.split(words)
+    tree = config.to_tree(kept)
+    fresh = config.to_tree(config.load([f"{group}={name}" for group, name in groups.items()]))
+    for group in groups:
+        if tree.get(group, {}).get("name") != groups[group]:
+            tree[group] = fresh[group]
+    for key, value in dotted.items():
+        config.put(tree, key, value)
+    return config.parse(tree)
+
+
+def check(settings: Config) -> None:
+    """Refuse what would be accepted and then not done."""
+    for unit in ("client", "image", "identity"):
+        if getattr(settings.privacy, unit) is not None:
+            raise checks.UserError(
+                f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
+                f"not have; remove it (privacy.{unit}=none). protection=dctdp gives image-level local privacy."
+            )
+
+
+def simulate(settings: Config, run_id: str, progress: str = "auto") -> dict[str, Any]:
+    """Run one federation on the configured engine and return result.json's content."""
+    run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress}
+    engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
+    return read_result(settings, run_id)
+
+
+def read_result(settings: Config, run_id: str) -> dict[str, Any]:
+    """Return what a finished run found."""
+    found: dict[str, Any] = json.loads(runs.Run(Path(settings.runs.root), run_id).result.read_text())
+    return found
+
+
+def without_protection(settings: Config) -> Config:
+    """Return the same recipe on unprotected faces."""
+    bare = config.load(["protection=none"]).protection
+    off = dataclasses.replace(settings.policy, floor=None, max_epsilon=None)
+    return dataclasses.replace(settings, protection=Group(bare.name, bare.settings), policy=off)
+
+
+def reference(settings: Config, progress: str) -> tuple[str, dict[str, Any]] | None:
+    """Return (run id, result) of the same recipe without protection: an earlier run's if there is one; None if off."""
+    if not settings.evaluation.reference or settings.protection.name == "none":
+        return None
+    bare = without_protection(settings)
+    wanted = config.digest(bare)
+    for path in sorted(Path(settings.runs.root).glob("*/result.json")):
+        found = json.loads(path.read_text())
+        if found.get("config_hash") == wanted:
+            return path.parent.name, found
+    run_id = runs.new_run_id("reference")
+    return run_id, simulate(bare, run_id, progress)

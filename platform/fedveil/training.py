@@ -1,0 +1,202 @@
+"""The plain training loop that clients, the budget learner and the central baseline share.
+
+SGD is written out: the first object of `torch.optim` imports a compiler for 0.75 s, and a step needs three lines.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+from torch import nn
+
+from fedveil import checks, randomness
+from fedveil.models.embedding import embed
+from fedveil.models.heads import base
+
+
+def local_sgd(
+    backbone: nn.Module,
+    centres: torch.Tensor,
+    head: base.Head,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    *,
+    trainable: Sequence[str] | None = None,
+    restrict: torch.Tensor | None = None,
+    extra_negatives: torch.Tensor | None = None,
+) -> float:
+    """Train the backbone and the class centres in place by SGD, one step per batch, and return the mean loss.
+
+    With g the gradient of the mean loss over the batch plus `weight_decay` times the tensor, a step is
+    `v <- momentum v + g; tensor <- tensor - lr v`. v starts at zero in every call, so with momentum 0 (only) several
+    short calls equal one long call. Nothing is drawn at random; with one thread the result is a function of the
+    arguments. The loss describes the owner's images: it is for the local caller and is not to leave the owner.
+
+    Args:
+        backbone: module from (B, C, H, W) to (B, D); tensors that `trainable` does not name keep their values.
+        centres: (K, D) float32, one row per class; updated in place.
+        head: margin head.
+        batches: pairs of features (B, C, H, W) float32 and labels (B,) int64 in 0..K-1 (or up to K+E-1: the class of a
+            fixed centre).
+        lr: step size, the same for backbone and centres.
+        momentum: heavy-ball factor in [0, 1).
+        weight_decay: factor of the squared-norm penalty, on every trained tensor.
+        trainable: names of the backbone's tensors to train (`select_trainable`); None trains all.
+        restrict: (K+E, K+E) bool; a sample of class k competes only with the classes that row k allows, which must
+            include k itself. None allows all.
+        extra_negatives: (E, D) fixed centres that stand behind `centres`, for instance of a public identity bank.
+
+    Returns:
+        The mean loss over the batches, each taken before its step; NaN without a batch or after divergence.
+    """
+    checks.positive(lr=lr)
+    checks.non_negative(momentum=momentum, weight_decay=weight_decay)
+    if momentum >= 1.0:
+        raise checks.UserError(f"Expected momentum={momentum!r} < 1; from 1 on the steps grow without end.")
+    forbidden = None if restrict is None else _forbidden(restrict)
+    fixed = None if extra_negatives is None else base.normalised(extra_negatives.detach())
+    named = dict(backbone.named_parameters())
+    own_centres = centres.detach().requires_grad_()  # shares the caller's memory
+    tensors = [*(named[name] for name in (named if trainable is None else trainable)), own_centres]
+    velocity: list[torch.Tensor] | None = None
+    losses: list[torch.Tensor] = []
+    for features, labels in batches:
+        rows = base.normalised(own_centres)
+        cosine = base.normalised(backbone(features)) @ (rows if fixed is None else torch.cat([rows, fixed])).T
+        logits = head.logits(cosine, labels)
+        if forbidden is not None:
+            logits = logits.masked_fill(forbidden[labels], -math.inf)
+        loss = functional.cross_entropy(logits, labels)
+        # A named tensor that the loss does not reach has no gradient: it keeps its value, weight decay apart.
+        step = list(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True))
+        losses.append(loss.detach())
+        with torch.no_grad():
+            if weight_decay:
+                torch._foreach_add_(step, tensors, alpha=weight_decay)
+            if momentum:
+                if velocity is None:
+                    velocity = [torch.zeros_like(tensor) for tensor in tensors]
+                torch._foreach_mul_(velocity, momentum)
+                torch._foreach_add_(velocity, step)
+                step = velocity
+            torch._foreach_add_(tensors, step, alpha=-lr)
+    return float(torch.stack(losses).mean()) if losses else math.nan
+
+
+def _forbidden(restrict: torch.Tensor) -> torch.Tensor:
+    if restrict.dtype != torch.bool or restrict.ndim != 2 or not bool(restrict.diagonal().all()):
+        raise checks.UserError(
+            f"Expected restrict of dtype bool with a true diagonal (a class must be allowed for its own images), got "
+            f"{restrict.dtype} of shape {tuple(restrict.shape)}."
+        )
+    return ~restrict
+
+
+def batch_indices(
+    count: int, batch_size: int, seed: int, *labels: str | int, start_step: int = 0, steps: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the image indices of steps `start_step` to `start_step + steps - 1` of an endless schedule.
+
+    The schedule is one permutation of 0..count-1 after another, pass p's drawn from the public seed
+    `(seed, *labels, "pass", p)`, cut into batches of equal size: every image is visited once per pass, and a batch that
+    a pass cannot fill is filled from the next one. Step k is a function of k, not of where rounds begin. When
+    `batch_size` exceeds `count`, a batch is one whole pass (`count` images), so no image is doubled inside it.
+
+    >>> [batch.tolist() for batch in batch_indices(3, 2, 1, "client", 7, steps=3)]
+    [[0, 1], [2, 1], [0, 2]]
+    """
+    checks.positive(count=count, batch_size=batch_size)
+    checks.non_negative(start_step=start_step, steps=steps)
+    size = min(batch_size, count)
+    position = start_step * size
+    drawn, order = -1, np.empty(0, np.int64)
+    for _ in range(steps):
+        batch = np.empty(size, np.int64)
+        filled = 0
+        while filled < size:
+            which, offset = divmod(position, count)
+            if which != drawn:
+                drawn, order = which, randomness.public_rng(seed, *labels, "pass", which).permutation(count)
+            part = order[offset : offset + size - filled]
+            batch[filled : filled + len(part)] = part
+            filled += len(part)
+            position += len(part)
+        yield batch
+
+
+def steps_for_epochs(count: int, batch_size: int, epochs: int) -> int:
+    """Return the fewest steps of `batch_indices` that visit every image at least `epochs` times.
+
+    >>> steps_for_epochs(count=33, batch_size=32, epochs=1), steps_for_epochs(count=10, batch_size=32, epochs=3)
+    (2, 3)
+    """
+    checks.positive(count=count, batch_size=batch_size, epochs=epochs)
+    return -(-epochs * count // min(batch_size, count))
+
+
+def select_trainable(names: Iterable[str], patterns: str) -> tuple[str, ...]:
+    """Return the tensor names that `patterns` selects, in the order of `names`.
+
+    Args:
+        names: the backbone's parameter names.
+        patterns: "all", or shell patterns with commas between them.
+
+    Raises:
+        UserError: if a pattern selects nothing; the message offers the nearest name.
+
+    >>> select_trainable(["stem.weight", "norm.weight", "norm.bias"], "norm.*")
+    ('norm.weight', 'norm.bias')
+    >>> select_trainable(["stem.weight", "norm.weight"], "nrm.weight")
+    Traceback (most recent call last):
+        ...
+    fedveil.checks.UserError: Pattern 'nrm.weight' of train.trainable names no tensor of the model. Did you mean \
+'norm.weight'?
+    """
+    known = list(names)
+    if patterns.strip() == "all":
+        return tuple(known)
+    chosen: set[str] = set()
+    for pattern in (part.strip() for part in patterns.split(",")):
+        found = fnmatch.filter(known, pattern)
+        if not found:
+            prefixes = {".".join(name.split(".")[:k]) for name in known for k in range(1, name.count(".") + 2)}
+            hint = checks.nearest(pattern.rstrip("*."), sorted(prefixes)) or f" They begin with {sorted(known)[:3]}."
+            raise checks.UserError(f"Pattern {pattern!r} of train.trainable names no tensor of the model.{hint}")
+        chosen.update(found)
+    return tuple(name for name in known if name in chosen)
+
+
+def head_init(count: int, dim: int, generator: torch.Generator) -> torch.Tensor:
+    """Return (count, dim) random centres, normal of variance 1 / dim, so about unit length.
+
+    Only a centre's direction enters the loss, and its gradient falls with its length: at unit length one learning rate
+    suits random and class-mean centres alike.
+    """
+    checks.positive(count=count, dim=dim)
+    return torch.randn(count, dim, generator=generator) / math.sqrt(dim)
+
+
+def class_mean_centres(
+    backbone: nn.Module, features: torch.Tensor, labels: torch.Tensor, count: int, batch: int = 256
+) -> torch.Tensor:
+    """Return (count, D) unit centres: the mean of each class's normalised embeddings under the present backbone.
+
+    Raises:
+        UserError: if a class of 0..count-1 has no image.
+    """
+    images = torch.bincount(labels, minlength=count)
+    if len(images) != count or not bool(images.all()):
+        raise checks.UserError(
+            f"Expected images of every class 0..{count - 1} and of no other, got counts {images.tolist()[:20]}."
+        )
+    sums = torch.zeros(count, embed(backbone, features[:1]).shape[1])
+    sums.index_add_(0, labels, base.normalised(embed(backbone, features, batch)))
+    return base.normalised(sums)

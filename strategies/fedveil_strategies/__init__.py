@@ -1,0 +1,1 @@
+"""What runs at the coordinator: the round loop and the aggregation rules."""

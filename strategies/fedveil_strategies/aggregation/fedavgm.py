@@ -1,0 +1,41 @@
+"""FedAvg with server momentum."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fedveil import checks
+from fedveil_strategies.aggregation.base import Mean, Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class FedAvgM:
+    """FedAvgM: server momentum over mean updates (Hsu, Qi and Brown, arXiv 1909.06335).
+
+    Attributes:
+        server_lr: factor of the velocity.
+        momentum: velocity <- momentum * velocity + mean; in [0, 1).
+    """
+
+    server_lr: float = 1.0
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        checks.positive(server_lr=self.server_lr)
+        checks.non_negative(momentum=self.momentum)
+        if self.momentum >= 1:
+            raise checks.UserError(f"Expected momentum={self.momentum!r} < 1; at 1 the velocity never fades.")
+
+    def step(self, tensors: Tensors, mean: Mean, state: Tensors) -> tuple[Tensors, Tensors]:
+        """Return tensors + server_lr * velocity and the velocity."""
+        velocity = {
+            name: (self.momentum * state.get(name, np.float32(0.0)) + value).astype(np.float32)
+            for name, value in mean.items()
+        }
+        moved = {name: (tensors[name] + self.server_lr * v).astype(np.float32) for name, v in velocity.items()}
+        return {**tensors, **moved}, velocity
+
+
+METHOD = FedAvgM

@@ -1,0 +1,90 @@
+"""The Flower adapter of the coordinator: Grid -> transport -> `coordinator.coordinate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+import fedveil
+from fedveil import checks, config
+from fedveil.records import Failure, Tensors, Update
+from fedveil_strategies import coordinator
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation over the nodes of `grid`. Run configuration: `config` (JSON), `run-id`, `progress`."""
+    settings = config.from_json(str(context.run_config["config"]))
+    run_id = str(context.run_config.get("run-id", ""))
+    nodes = registry(grid, settings.train.clients, config.to_json(settings))
+
+    def transport(
+        round_number: int, cohort: Sequence[str], tensors: Tensors, state: Mapping[str, Any]
+    ) -> Iterator[Update | Failure]:
+        absent = [client for client in cohort if client not in nodes]
+        yield from (Failure(client, "not connected") for client in absent)
+        # One content for all: the pool engine broadcasts it once.
+        content = RecordDict(
+            {
+                "instruction": ConfigRecord(
+                    {"config": config.to_json(settings), "run_id": opened.run_id, "round": round_number}
+                ),
+                "tensors": ArrayRecord({name: Array(value) for name, value in tensors.items()}),
+                "state": ArrayRecord({name: Array(value.numpy()) for name, value in state.items()}),
+            }
+        )
+        present = [client for client in cohort if client in nodes]
+        messages = [
+            Message(content, dst_node_id=nodes[client], message_type="train", group_id=str(round_number))
+            for client in present
+        ]
+        yield from answers(grid.send_and_receive(messages), {nodes[client]: client for client in present})
+
+    opened = coordinator.open_session(settings, run_id, str(context.run_config.get("progress", "auto")))
+    coordinator.coordinate(opened, transport)
+
+
+def registry(grid: Grid, clients: int, config_json: str) -> dict[str, int]:
+    """Ask every node which client of the public registry it is, and return client id -> node id.
+
+    Raises:
+        fedveil.checks.UserError: two nodes claim one id, or a node runs another version of fedveil.
+    """
+    content = RecordDict({"instruction": ConfigRecord({"config": config_json})})
+    queries = [Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()]
+    found: dict[str, int] = {}
+    for reply in grid.send_and_receive(queries):
+        if reply.has_error():
+            raise checks.UserError(f"Node {reply.metadata.src_node_id} did not say who it is: {reply.error.reason}")
+        answer = reply.content.config_records["client"]
+        name, version = str(answer["client_id"]), str(answer["version"])
+        if version != fedveil.__version__:
+            raise checks.UserError(
+                f"Client {name} runs fedveil {version}, the coordinator {fedveil.__version__}; install equal versions."
+            )
+        if name in found:
+            raise checks.UserError(f"Two nodes say that they are client {name}; give every node its own client-id.")
+        found[name] = reply.metadata.src_node_id
+    return found
+
+
+def answers(replies: Iterable[Message], clients: Mapping[int, str]) -> Iterator[Update | Failure]:
+    """Turn Flower replies into updates and failures, as they come."""
+    for reply in replies:
+        client = clients.get(reply.metadata.src_node_id)
+        if client is None:
+            continue
+        if reply.has_error():
+            yield Failure(client, str(reply.error.reason))
+        elif "refusal" in reply.content:
+            yield Failure(client, str(reply.content.config_records["refusal"]["reason"]))
+        elif list(reply.content) != ["update"] or "update" not in reply.content.array_records:
+            yield Failure(client, f"a reply with the records {sorted(reply.content)} instead of one update")
+        else:
+            arrays = reply.content.array_records["update"]
+            yield Update(client, {name: array.numpy() for name, array in arrays.items()})

@@ -1,0 +1,183 @@
+"""What watches the round loop: evaluation, checkpoint, tracking. None of them can change a round."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fedveil
+from fedveil import config, federation, pictures, protect, records, runs, tracking
+from fedveil.evaluation import protocol
+from fedveil.records import RoundReport, Tensors
+from fedveil.runs import Run
+from fedveil.schema import Config
+
+if TYPE_CHECKING:
+    from fedveil_strategies.coordinator import Session
+
+
+class Watch:
+    """The observers of one session; `history` holds one plain record per finished round."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.history: list[dict[str, Any]] = [dict(entry) for entry in session.history]
+        self.seconds_before = 0.0
+        if session.run.checkpoint.exists():
+            _, meta = runs.unpack(session.run.checkpoint)
+            self.seconds_before = float(meta.get("seconds", 0.0))
+
+    def evaluate(self, report: RoundReport) -> None:
+        """Measure the new model on public pairs with one draw, every n-th round, and remember the round."""
+        settings = self.session.settings
+        entry: dict[str, Any] = {
+            "round": report.round,
+            "accuracy": None,
+            "statements": [
+                {"unit": s.unit, "relation": s.relation, "epsilon": s.epsilon, "delta": s.delta}
+                for s in self.session.statements
+            ],
+            "seconds": report.seconds,
+            "bytes_expected": report.bytes_expected,
+        }
+        if report.round % settings.evaluation.every == 0 or report.round == report.rounds:
+            federation.set_tensors(self.session.backbone, report.tensors)
+            found = protocol.evaluate(
+                self.session.backbone, self.session.protection, self.session.state, self.session.split.evaluation,
+                draws=1, seed=settings.seed, gallery=settings.evaluation.gallery, fars=settings.evaluation.far,
+                repeats=0,
+            )  # fmt: skip
+            entry |= {"accuracy": found.accuracy, "eer": found.eer, "tar": found.tar}
+        self.history.append(records.plain(entry))
+
+    def checkpoint(self, report: RoundReport) -> None:
+        """Write everything that the next round starts from, atomically."""
+        seconds = self.seconds_before + time.perf_counter() - self.session.begun
+        runs.write_atomic(self.session.run.checkpoint, checkpoint_bytes(self.session, report, self.history, seconds))
+
+    def track(self, report: RoundReport) -> None:
+        """Show the round on the terminal and in MLflow; failures go to the operator's log alone."""
+        entry = self.history[-1]
+        self.session.console.round(entry, report)
+        self.session.tracker.log_round(report.round, round_metrics(entry, self.session))
+        if report.failures:
+            with (self.session.run.folder / "operator.log").open("a") as log:
+                for failure in report.failures:
+                    log.write(f"round {report.round} client {failure.client_id}: {failure.reason}\n")
+
+
+def checkpoint_bytes(
+    session: Session, report: RoundReport, history: Sequence[Mapping[str, Any]], seconds: float
+) -> bytes:
+    """Return the checkpoint of a round: tensors, optimiser, the protection's state, history."""
+    arrays = {
+        **{f"tensor/{name}": value for name, value in report.tensors.items()},
+        **{f"optimiser/{name}": value for name, value in report.optimiser.items()},
+        **{f"state/{name}": np.asarray(value) for name, value in session.state.items()},
+    }
+    digest = config.digest(session.settings)
+    meta = {"round": report.round, "history": [*history], "seconds": seconds, "config_hash": digest}
+    return runs.pack(arrays, meta)
+
+
+def round_metrics(entry: Mapping[str, Any], session: Session) -> dict[str, float]:
+    """Return what MLflow plots for a round; a statement without a finite epsilon is a tag, not a metric."""
+    found = {"seconds": entry["seconds"], "bytes_expected": entry["bytes_expected"]}
+    if entry["accuracy"] is not None:
+        found |= {"accuracy": entry["accuracy"], "eer": entry["eer"]}
+        found |= {f"tar_at_far_{far}": value for far, value in entry["tar"].items() if isinstance(value, float)}
+    for statement in session.statements:
+        if statement.metric_name is not None and statement.epsilon is not None:
+            found[statement.metric_name] = statement.epsilon
+    return found
+
+
+def start_tracker(settings: Config, run: Run) -> tracking.Tracker:
+    """Open the configured tracker; whatever goes wrong with it later is one warning line."""
+    tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
+    fixed = settings.privacy.test_seed is not None or settings.protection.name == "none"
+    private = "NOT PRIVATE" if fixed else "see statements"
+    info = tracking.RunInfo(
+        run_id=run.run_id,
+        experiment=settings.tracking.experiment or "fedveil",
+        run_name=run.run_id,
+        params=config.flat(settings),
+        tags={
+            "fedveil.protection": settings.protection.name,
+            "fedveil.privacy": private,
+            "fedveil.version": fedveil.__version__,
+            "fedveil.config_hash": config.digest(settings),
+        },
+    )
+    tracker.start(info)
+    return tracker
+
+
+def final_numbers(found: protocol.Result) -> dict[str, Any]:
+    """Return the `final` block of result.json."""
+    return {
+        "accuracy": found.accuracy,
+        "fold_sd": found.fold_sd,
+        "draw_sd": found.draw_sd,
+        "interval": found.interval,
+        "eer": found.eer,
+        "auc": found.auc,
+        "tar": found.tar,
+    }
+
+
+def publish(session: Session, result: Mapping[str, Any], found: protocol.Result, tensors: Tensors) -> None:
+    """Draw the pictures, then mirror them, the ledger, the configuration and the model to the tracker."""
+    run, tracker, settings = session.run, session.tracker, session.settings
+    federation.set_tensors(session.backbone, tensors)
+    made = [run.config, run.result, *draw(session, result["rounds"], found)]
+    final = result["final"]
+    numbers = {f"final_{name}": final[name] for name in ("accuracy", "fold_sd", "draw_sd", "eer", "auc")}
+    numbers["wall_seconds"] = result["wall_seconds"]
+    tracker.log_round(settings.train.rounds, {k: v for k, v in numbers.items() if v is not None})
+    private = "private" if result["private"] else "NOT PRIVATE"
+    tags = {"fedveil.privacy": private, "fedveil.model": result["model_sha256"]}
+    for statement in session.statements:
+        text = "none (epsilon is infinite)" if statement.epsilon is None else f"{statement.epsilon:.6g}"
+        tags[f"fedveil.epsilon.{statement.unit}"] = text
+    tracker.log_tags(tags)
+    for path in [*made, run.ledger]:
+        tracker.log_artifact(path)
+    if settings.tracking.log_model:
+        channels, height, width = session.protection.layout(session.split.train.size)
+        tracker.log_model(session.backbone, np.zeros((1, channels, height, width), np.float32))
+    tracker.finish("FINISHED")
+
+
+def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol.Result) -> list[Path]:
+    """Draw accuracy over rounds, ROC, sample faces (procedural or public ones only) and the budget's shape."""
+    folder, settings = session.run.folder, session.settings
+    history = [entry for entry in history if entry["accuracy"] is not None]
+    made = [
+        pictures.rounds_curve(
+            folder / "rounds.png", [e["round"] for e in history], [e["accuracy"] for e in history]
+        ),
+        pictures.roc_curve(
+            folder / "roc.png", [far for far, _ in found.roc], [tar for _, tar in found.roc], settings.protection.name
+        ),
+    ]
+    shape = session.protection.shape_picture(session.state)
+    if shape is not None:
+        made.append(pictures.budget_shape(folder / "budget_shape.png", shape))
+    if session.split.public.synthetic:
+        rows = protect.sample(session.protection, session.state, session.split.public)
+        made.append(pictures.face_grid(folder / "faces.png", rows))
+    return made
+
+
+def peak_memory_mb() -> float:
+    """Return the peak resident memory of this process and its largest ended child, MiB."""
+    scale = 1024.0**2 if sys.platform == "darwin" else 1024.0
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(who).ru_maxrss for who in both) / scale

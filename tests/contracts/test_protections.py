@@ -1,0 +1,175 @@
+"""What every protection in the folder promises, found by listing it; a new file is tested without editing this one."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from fedveil import plugins
+from fedveil.checks import UserError
+from fedveil.data.sources.procedural import draw_faces
+from fedveil.privacy import events
+from fedveil.randomness import SecretStream, test_key
+
+NAMES = plugins.names("protection")
+SIZE = (16, 16)
+FACES = draw_faces(1, 0, identities=6, images_per_identity=4, size=16)
+PUBLIC = FACES.images(np.arange(len(FACES)))
+IMAGES = torch.from_numpy(draw_faces(1, 100, identities=5, images_per_identity=1, size=16).images(np.arange(5)))
+CONFIGS = Path(__file__).parents[2] / "configs" / "protection"
+QUICK = {"fit_steps": 1}  # settings that only cost time
+
+
+def streams(purpose: str = "a", count: int = len(IMAGES)) -> list[SecretStream]:
+    return [SecretStream(test_key(1, purpose, index)) for index in range(count)]
+
+
+@pytest.fixture(params=NAMES, scope="module")
+def fitted(request: pytest.FixtureRequest) -> tuple[Any, dict[str, torch.Tensor]]:
+    known = {field.name for field in dataclasses.fields(plugins.method("protection", request.param))}
+    settings = {name: value for name, value in QUICK.items() if name in known}
+    protection = plugins.build("protection", request.param, settings)
+    return protection, protection.fit(PUBLIC, np.asarray(FACES.labels), 1, lambda done, of: None)
+
+
+def test_the_folder_has_the_two_first_methods() -> None:
+    assert {"none", "dctdp"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_yaml_file_has_the_keys_and_defaults_of_the_dataclass(name: str) -> None:
+    method = plugins.method("protection", name)
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    loaded = OmegaConf.to_container(OmegaConf.create(text))
+    defaults = {field.name: field.default for field in dataclasses.fields(method)}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    assert loaded == plain
+    assert {key: type(value) for key, value in loaded.items()} == {key: type(value) for key, value in plain.items()}
+    for line in text.splitlines():
+        if ":" in line and not line.startswith(("#", " ")):
+            assert "#" in line, f"{name}.yaml: no comment at {line!r}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_a_frozen_documented_dataclass(name: str) -> None:
+    method = plugins.method("protection", name)
+    assert dataclasses.is_dataclass(method)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method().anything = 1
+    assert plugins.summary("protection", name)
+    with pytest.raises(UserError, match="Unknown setting"):
+        plugins.build("protection", name, {"no_such_setting": 1})
+
+
+def test_shapes_types_and_untouched_inputs(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    images, before = IMAGES.clone(), {name: tensor.clone() for name, tensor in state.items()}
+    released = protection.release(images, state, streams())
+    assert released.dtype == torch.float32
+    assert released.shape == (len(images), *protection.representation(SIZE))
+    assert torch.isfinite(released).all()
+    kept = released.clone()
+    features = protection.features(released, state)
+    assert features.dtype == torch.float32
+    assert features.shape == (len(images), *protection.layout(SIZE))
+    assert 0.05 < float(features.square().mean().sqrt()) < 20
+    picture = protection.render(released, state, SIZE)
+    assert picture.dtype == torch.uint8
+    assert picture.shape == images.shape
+    assert protection.clean(images, state).shape == released.shape
+    assert torch.equal(images, IMAGES)
+    assert torch.equal(released, kept)
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    assert not released.requires_grad
+    assert not features.requires_grad
+
+
+def test_an_empty_batch_passes(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    released = protection.release(IMAGES[:0], state, [])
+    assert released.shape == (0, *protection.representation(SIZE))
+    assert protection.features(released, state).shape == (0, *protection.layout(SIZE))
+
+
+def test_equal_keys_repeat_and_other_keys_differ(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    one = protection.release(IMAGES, state, streams())
+    assert torch.equal(one, protection.release(IMAGES, state, streams()))
+    other = protection.release(IMAGES, state, streams("b"))
+    assert torch.equal(one, other) is not bool(protection.noise)
+
+
+def test_equal_images_of_a_batch_get_their_own_draws(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    one, two = protection.release(IMAGES[:1].expand(2, -1, -1, -1), state, streams(count=2))
+    assert torch.equal(one, two) is not bool(protection.noise)
+
+
+def test_a_release_does_not_depend_on_the_batch(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    together = protection.release(IMAGES, state, streams())
+    alone = protection.release(IMAGES[3:4], state, streams()[3:4])
+    assert torch.equal(together[3:4], alone)
+    apart = protection.features(together[3:4], state)
+    assert torch.allclose(protection.features(together, state)[3:4], apart, atol=1e-5)
+
+
+def test_shared_streams_are_refused(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    if not protection.noise:
+        return
+    shared = streams(count=1)[0]
+    with pytest.raises(UserError, match="stream"):
+        protection.release(IMAGES[:2], state, [shared, shared])
+    with pytest.raises(UserError, match="stream"):
+        protection.release(IMAGES, state, streams(count=1))
+
+
+def test_features_are_post_processing(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, _ = fitted
+    for method in (protection.features, protection.render):
+        taken = set(inspect.signature(method).parameters)
+        assert taken <= {"released", "state", "size"}, "nothing after the release may see a clean value"
+
+
+def test_images_of_another_kind_are_refused(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    for wrong in (IMAGES.float(), IMAGES[:, :1], IMAGES[0]):
+        with pytest.raises(UserError, match="images"):
+            protection.release(wrong, state, streams(count=len(wrong)))
+
+
+def test_the_event_is_plain_data(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    event = protection.event(SIZE, state, releases=3, max_images_per_identity=7)
+    plain = events.to_dict(event)
+    json.dumps(plain, allow_nan=False)
+    assert events.from_dict(plain) == event
+    if isinstance(event, events.LocalRelease):
+        assert (event.releases, event.max_images_per_identity) == (3, 7)
+        assert protection.noise, "a formal claim needs noise"
+        names = [name for name, _ in event.detail]
+        assert names == sorted(names)
+
+
+def test_fit_reads_only_public_faces_and_its_seed(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    torch.manual_seed(123)
+    np.random.seed(5)
+    before = PUBLIC.copy()
+    again = protection.fit(PUBLIC, np.asarray(FACES.labels), 1)
+    assert np.array_equal(before, PUBLIC)
+    assert set(again) == set(state)
+    assert bool(again) == protection.needs_fit
+    for name, tensor in again.items():
+        assert torch.equal(tensor, state[name])
+        assert not tensor.requires_grad
+        assert torch.isfinite(tensor).all()

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedveil import checks
+from fedveil.data.faces import FaceSet, from_array
+from fedveil.data.pairs import PairSet, balanced_pairs, disjoint_folds
+from fedveil.data.split import Split
+
+
+def some_faces(counts: list[int], prefix: str = "n", size: int = 8) -> FaceSet:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return from_array(
+        np.zeros((labels.size, 3, size, size), np.uint8), labels, [f"{prefix}{i}" for i in range(len(counts))]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 5), min_size=2, max_size=30).filter(lambda c: max(c) >= 2),
+    count=st.integers(1, 120),
+    folds=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_balanced_pairs_are_distinct_balanced_and_folds_share_nobody(
+    counts: list[int], count: int, folds: int, seed: int
+) -> None:
+    faces = some_faces(counts)
+    pairs = balanced_pairs(faces, count, np.random.default_rng(seed), folds)
+    assert len(pairs) <= count
+    unordered = {frozenset(pair) for pair in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)}
+    assert len(unordered) == len(pairs)
+    assert all(len(pair) == 2 for pair in unordered)
+    home: dict[int, int] = {}
+    for left, right, same, fold in zip(pairs.left, pairs.right, pairs.same, pairs.folds, strict=True):
+        assert (faces.labels[left] == faces.labels[right]) == same
+        for side in (left, right):
+            assert home.setdefault(int(faces.labels[side]), int(fold)) == fold
+    for fold in range(folds):
+        own = pairs.same[pairs.folds == fold]
+        assert own.sum() * 2 == own.size
+
+
+def test_all_pairs_are_found_when_all_are_wanted() -> None:
+    faces = some_faces([3, 3])
+    pairs = balanced_pairs(faces, 1000, np.random.default_rng(0), folds=10)
+    same = {(a, b) for a, b in itertools.combinations(range(6), 2) if faces.labels[a] == faces.labels[b]}
+    found = set(zip(pairs.left[pairs.same].tolist(), pairs.right[pairs.same].tolist(), strict=True))
+    assert found == same
+    assert (~pairs.same).sum() == len(same)
+
+
+def test_same_pairs_visit_everybody_before_anybody_twice() -> None:
+    faces = some_faces([20, 3, 3, 3])
+    pairs = balanced_pairs(faces, 8, np.random.default_rng(0), folds=1)
+    assert sorted(faces.labels[pairs.left[pairs.same]].tolist()) == [0, 1, 2, 3]
+
+
+def test_impossible_pairs_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(checks.UserError, match="at least 2 identities, got 1"):
+        balanced_pairs(some_faces([4]), 10, rng)
+    with pytest.raises(checks.UserError, match="all 3 have one"):
+        balanced_pairs(some_faces([1, 1, 1]), 10, rng)
+    faces = some_faces([2, 2])
+    with pytest.raises(checks.UserError, match="agree with the identities"):
+        PairSet(faces, np.array([0]), np.array([2]), np.array([True]), np.array([0]))
+    with pytest.raises(checks.UserError, match=r"images 0\.\.3"):
+        PairSet(faces, np.array([0]), np.array([4]), np.array([True]), np.array([0]))
+
+
+@given(
+    edges=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), min_size=1, max_size=40),
+    folds=st.integers(1, 6),
+)
+def test_disjoint_folds_never_share_a_person(edges: list[tuple[int, int]], folds: int) -> None:
+    table = np.array(edges)
+    found = disjoint_folds(table[:, 0], table[:, 1], folds)
+    people = [set(table[found == fold].ravel().tolist()) for fold in range(folds)]
+    assert sum(map(len, people)) == len(set(table.ravel().tolist()))
+    assert set(found.tolist()) <= set(range(folds))
+
+
+def test_where_keeps_the_faces() -> None:
+    pairs = balanced_pairs(some_faces([2] * 8), 8, np.random.default_rng(0), folds=2)
+    part = pairs.where(pairs.folds == 1)
+    assert part.faces is pairs.faces
+    assert set(part.folds.tolist()) == {1}
+
+
+def test_split_refuses_a_person_in_two_sets_and_mixed_sizes() -> None:
+    pairs = balanced_pairs(some_faces([2, 2], "e"), 2, np.random.default_rng(0))
+    train, public = some_faces([1, 1], "t"), some_faces([1], "u")
+    Split(train, pairs, public)
+    with pytest.raises(checks.UserError, match=r"2 identities are in both train and evaluation.*e0"):
+        Split(some_faces([1, 1, 1], "e"), pairs, public)
+    with pytest.raises(checks.UserError, match="1 identities are in both train and public"):
+        Split(train, pairs, some_faces([1], "t"))
+    Split(train.subset([1]), pairs, some_faces([1], "t"))  # a name without images is nobody
+    with pytest.raises(checks.UserError, match="one image size"):
+        Split(train, pairs, some_faces([1], "u", size=16))
