@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fedveil import checks, config, plugins
+from fedveil import checks, config, grid, plugins
 
 
 def test_groups_are_taken_before_overrides_whatever_the_order():
@@ -82,7 +82,7 @@ def test_every_method_has_one_yaml_with_its_fields_and_defaults(group):
             assert f"{key}:" in text, f"configs/{group}/{name}.yaml lacks {key}"
             if value is not dataclasses.MISSING and key not in given:
                 assert loaded[key] == value, f"configs/{group}/{name}.yaml: {key} differs from the dataclass"
-        settings = [line for line in text.splitlines() if line and not line.startswith(("#", " "))]
+        settings = [line for line in text.splitlines() if line and not line.startswith(("#", " ", "{}"))]
         assert all("#" in line for line in settings), f"a setting of configs/{group}/{name}.yaml has no comment"
 
 
@@ -90,12 +90,15 @@ def _required(group, name):
     """Settings without a usable default: paths."""
     if group != "data" or name == "procedural":
         return []
-    return [f"data.{'file' if name == 'packed' else 'root'}=somewhere"]
+    return [f"data.{'path' if name == 'packed' else 'root'}=somewhere"]
 
 
 @pytest.mark.parametrize("name", config.choices("study"))
 def test_every_study_loads(name):
-    assert config.load([f"study={name}"]).train.rounds > 0
+    swept = config.study(name)[1]
+    cells = grid.expand([f"study={name}"]).cells if swept else []
+    assert [cell.settings.train.rounds > 0 for cell in cells] == [True] * len(cells)
+    assert swept or config.load([f"study={name}"]).train.rounds > 0
 
 
 def test_every_setting_of_base_has_a_comment():

@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 import fedveil
-from fedveil import config
+from fedveil import checks, config
 from fedveil.data import partition
 from fedveil_clients import policy, training
 
@@ -71,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
         site = _site(str(config_json), str(run_id), name, node, _State(message.content.array_records["state"]))
         tensors = {key: array.numpy() for key, array in message.content.array_records["tensors"].items()}
         update: dict[str, Any] = dict(training.train_round(site, int(str(number)), tensors).tensors)
-    except policy.PolicyRefusal as refusal:
+    except (policy.PolicyRefusal, checks.UserError) as refusal:
         return Message(RecordDict({"refusal": ConfigRecord({"reason": str(refusal)})}), reply_to=message)
     return Message(RecordDict({"update": ArrayRecord(_arrays(update))}), reply_to=message)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
+import io
 import secrets
 import sqlite3
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import randomness
+from fedveil import randomness, runs
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
@@ -101,9 +100,9 @@ class Memo:
             found.append(self.memo_id(owner_key, row[0], mechanism) if row else None)
         return found
 
-    @staticmethod
-    def _has(connection: sqlite3.Connection, memo: bytes) -> bool:
-        return connection.execute("SELECT 1 FROM copy WHERE memo=?", (_label(memo),)).fetchone() is not None
+    def _has(self, connection: sqlite3.Connection, memo: bytes) -> bool:
+        row = connection.execute("SELECT segment FROM copy WHERE memo=?", (_label(memo),)).fetchone()
+        return row is not None and (self.folder / row[0]).is_file()
 
     def _draw(
         self,
@@ -130,19 +129,16 @@ class Memo:
                 "INSERT OR REPLACE INTO content VALUES (?,?)",
                 [(keys[i], content) for i, content in zip(missing, contents, strict=True)],
             )
-            # Equal pixels under two names share one copy: the first stands.
+            # Equal pixels under two names share one copy, and another process may have stored it: all are equal draws.
             connection.executemany(
-                "INSERT OR IGNORE INTO copy VALUES (?,?,?)",
+                "INSERT OR REPLACE INTO copy VALUES (?,?,?)",
                 [(_label(self.memo_id(owner_key, c, mechanism)), segment, n) for n, c in enumerate(contents)],
             )
 
     def _write(self, segment: str, values: NDArray[np.float32]) -> None:
-        handle, temporary = tempfile.mkstemp(dir=self.folder)
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, values)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.folder / segment)
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        runs.write_atomic(self.folder / segment, buffer.getvalue(), private=True)
 
     def _copies(self, connection: sqlite3.Connection, memos: Sequence[bytes | None]) -> Copies:
         rows = [

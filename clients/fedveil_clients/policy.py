@@ -62,8 +62,10 @@ def node_of(client_id: str, node_config: Mapping[str, Any], data_name: str) -> N
     """Return the settings of Flower's node configuration: `data-set`, `allow-test-seed`, `floor`, `max-epsilon`."""
     policy = None
     if "floor" in node_config or "max-epsilon" in node_config:
-        floor = str(node_config["floor"]).split() if "floor" in node_config else None
+        floor = str(node_config["floor"]).replace(",", " ").split() if "floor" in node_config else None
         limit = float(node_config["max-epsilon"]) if "max-epsilon" in node_config else None
         policy = Policy(tuple(floor) if floor is not None else None, limit)
     data_set = str(node_config.get("data-set", f"{data_name}/{client_id}"))
-    return Node(data_set, bool(node_config.get("allow-test-seed", False)), policy)
+    # A word such as "false" would count as true: only a plain yes is one.
+    allowed = node_config.get("allow-test-seed", False) is True
+    return Node(data_set, allowed, policy)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, federation, randomness, training
+from fedveil import checks, config, federation, frequency, planning, randomness, training
 from fedveil.data import partition
 from fedveil.data.faces import FaceSet
 from fedveil.privacy.events import LocalRelease
@@ -63,8 +63,9 @@ def own_faces(settings: Config, client_id: str) -> FaceSet:
 
 
 def mechanism_id(settings: Config, state: Mapping[str, torch.Tensor], size: tuple[int, int]) -> bytes:
-    """Return a hash of everything the noise depends on but the image: settings, learnt state, size."""
-    text = json.dumps([settings.protection.name, dict(settings.protection.settings), list(size)], sort_keys=True)
+    """Return a hash of everything the noise depends on but the image: settings, learnt state, size, transform."""
+    chosen = [settings.protection.name, dict(settings.protection.settings), list(size), frequency.VERSION]
+    text = json.dumps(chosen, sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for name in sorted(state):
         digest.update(name.encode() + np.ascontiguousarray(state[name].numpy()).tobytes())
@@ -92,6 +93,8 @@ def open_site(
             "least two people, or set train.bank_identities to add procedural faces as negatives."
         )
     vault = Vault(Path(settings.vault.root))
+    vault.create()
+    _reserve(settings, run_id, node, vault)
     row = Row(run_id, node.data_set, "spent", event, _note(settings))
     own = _protected(settings, protection, state, faces, vault, row)
     bank_labels = np.searchsorted(bank.identities, bank.labels) + people.size
@@ -112,6 +115,18 @@ def open_site(
     )
 
 
+def _reserve(settings: Config, run_id: str, node: policy.Node, vault: Vault) -> None:
+    """Book the whole public schedule of a client-level run on joining, not the rounds that come to be joined.
+
+    Which rounds a client joins is secret, so nothing it keeps may tell; and what it agreed to is the schedule.
+    """
+    if settings.privacy.client is None:
+        return
+    row = Row(run_id, node.data_set, "reserved", planning.whole_schedule(settings), _note(settings))
+    if not vault.ledger.has(row):
+        vault.ledger.append([row])
+
+
 def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     """Train from the global tensors with the client's own head and return local minus global, float32.
 
@@ -130,7 +145,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     )
     training.local_sgd(
         site.backbone, start, site.head, _batches(site, indices, first), train.lr,
-        weight_decay=train.weight_decay, trainable=site.allowed,
+        weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
     )  # fmt: skip
     heads.save(round_number, start.detach().numpy())
     after = dict(site.backbone.named_parameters())
@@ -173,9 +188,11 @@ def _joined(own: Features, count: int, public: Features) -> Features:
         mine = index < count
         if mine.all():
             return own(index, step)
-        both = [own(index[mine], step)] * bool(mine.any()) + [public(index[~mine] - count, step)]
+        if not mine.any():
+            return public(index - count, step)
+        both = torch.cat([own(index[mine], step), public(index[~mine] - count, step)])
         order = np.argsort(np.concatenate([np.flatnonzero(mine), np.flatnonzero(~mine)]))
-        return torch.cat(both)[torch.from_numpy(order)]
+        return both[torch.from_numpy(order)]
 
     return features
 

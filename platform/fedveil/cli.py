@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,21 @@ _EXAMPLES = {
   fedveil simulate data=folder data.root=~/faces data.evaluation=procedural
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """,
+    "sweep": """examples:
+  fedveil sweep protection=none,dctdp seed=1,2,3                   six runs, as many at once as there are cores
+  fedveil sweep protection.total_epsilon=8,50,200 seed=1,2 train.rounds=12
+  fedveil sweep privacy.client.epsilon=1,2,4,8,inf protection=none,dctdp seed=1,2,3
+  fedveil sweep study=first_frontier                               accuracy against budget, about 5 minutes
+  The same command again goes on where it stopped; finished runs are not repeated.
+""",
+    "calibrate": """example:
+  fedveil calibrate privacy.client.epsilon=8 privacy.client.delta=1e-5 privacy.client.clip=0.5 \\
+      train.clients=5000 train.cohort.rate=0.1 train.rounds=50
+""",
+    "ledger": """examples:
+  fedveil ledger 20260102-030405-dctdp-1f2e3d        what a run may claim
+  fedveil ledger --owner procedural/c0001            what the owner of a data set has spent, over all runs
+""",
     "ui": """examples:
   fedveil ui                     the run store of this folder, at http://127.0.0.1:5000
   fedveil ui --port 5001 runs.root=elsewhere
@@ -38,9 +54,13 @@ _EXAMPLES = {
   fedveil protect face.jpg protection=dctdp
   fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
 """,
+    "bundle": """examples:
+  fedveil bundle app/ study=quick
+  flwr run app/ --stream --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
+""",
     "data": """examples:
   fedveil data inspect data=procedural
-  fedveil data inspect data=folder data.root=~/faces
+  fedveil data inspect data=folder data.root=~/faces data.evaluation=procedural
 """,
 }
 
@@ -70,6 +90,19 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--json", metavar="FILE", type=Path, help="also write the result here, as JSON")
     simulate.add_argument("--resume", metavar="RUN_ID", help="go on with an interrupted run")
     simulate.add_argument("--plain", action="store_true", help="no progress bar")
+    sweep = add("sweep", "run a grid of federations and draw accuracy against privacy budget", _sweep)
+    sweep.add_argument("words", nargs="*", metavar="WORD", help="key=a,b,c sweeps; key=[a,b] is one list value")
+    sweep.add_argument("--workers", metavar="N", type=int, help="runs at once (default: one per core given)")
+    sweep.add_argument("--name", metavar="NAME", help="id of the sweep instead of a hash of its grid")
+    sweep.add_argument("--json", metavar="FILE", type=Path, help="also write what it found here, as JSON")
+    sweep.add_argument("--plain", action="store_true", help="a line per finished run instead of a live table")
+    calibrate = add("calibrate", "find the noise that meets a client-level budget, before training", _calibrate)
+    calibrate.add_argument("words", nargs="*", metavar="WORD", help="the target and the planned schedule")
+    ledger = add("ledger", "say in plain sentences what a run may claim, or what an owner has spent", _ledger)
+    ledger.add_argument("run_id", nargs="?", metavar="RUN_ID", help="a run of the run store")
+    ledger.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere vault.root=elsewhere")
+    ledger.add_argument("--owner", metavar="DATA_SET", help="a data set's id in the vault's ledger")
+    ledger.add_argument("--json", metavar="FILE", type=Path, help="also write it here, as JSON")
     ui = add("ui", "open the MLflow UI on the run store", _ui)
     ui.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://...")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
@@ -80,6 +113,9 @@ def parser() -> argparse.ArgumentParser:
     protect.add_argument("words", nargs="*", metavar="WORD", help="e.g. protection=dctdp protection.total_epsilon=8")
     protect.add_argument("--out", type=Path, default=Path("protected.png"), help="picture to write (protected.png)")
     protect.add_argument("--count", type=int, default=6, help="images of a folder to show (default 6)")
+    bundle = add("bundle", "write a thin Flower app folder for `flwr run`", _bundle)
+    bundle.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    bundle.add_argument("words", nargs="*", metavar="WORD", help="e.g. study=quick")
     data = add("data", "inspect a data source: what it holds, what is wrong with it", _data)
     data.add_argument("action", choices=["inspect"])
     data.add_argument("words", nargs="*", metavar="WORD", help="e.g. data=folder data.root=~/faces")
@@ -94,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except checks.UserError as error:
         print(f"fedveil: {error}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"fedveil: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfedveil: interrupted", file=sys.stderr)
@@ -127,6 +166,59 @@ def _simulate(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(chosen: argparse.Namespace) -> int:
+    from fedveil import sweep, tracking
+    from fedveil.sweep import live, report
+
+    made = sweep.prepare(chosen.words, chosen.name)
+    cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *chosen.words])
+    workers = min(sweep.cores() if chosen.workers is None else chosen.workers, len(cells))
+    print(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
+    print("".join(f"{note}\n" for note in made.grid.notes), end="", flush=True)
+    tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
+    try:
+        with live.Live(chosen.plain) as view:
+            outcomes = sweep.run(made, workers, view.show, lambda: tracker.start(report.describe(made)))
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        named = f" --name {chosen.name}" if chosen.name else ""
+        print(f"\ninterrupted; all workers are stopped. `{again}{named}` goes on where it stopped", file=sys.stderr)
+        return 130
+    text, found = report.finish(made, outcomes, tracker)
+    failed = any(outcome.state == "failed" for outcome in outcomes)
+    tracker.finish("FAILED" if failed else "FINISHED")
+    if chosen.json is not None:
+        runs.write_json(chosen.json, found)
+    print(text)
+    return int(failed)
+
+
+def _calibrate(chosen: argparse.Namespace) -> int:
+    from fedveil import calibrate
+
+    print(calibrate.calibrate(config.load(chosen.words)))
+    return 0
+
+
+def _ledger(chosen: argparse.Namespace) -> int:
+    from fedveil import ledger_report
+
+    words = list(chosen.words)
+    if chosen.run_id is not None and "=" in chosen.run_id:
+        words, chosen.run_id = [chosen.run_id, *words], None
+    if (chosen.run_id is None) == (chosen.owner is None):
+        raise checks.UserError("Name one: `fedveil ledger RUN_ID`, or `fedveil ledger --owner DATA_SET`.")
+    settings = config.load(words)
+    if chosen.owner is not None:
+        found = ledger_report.of_owner(Path(settings.vault.root), chosen.owner)
+    else:
+        found = ledger_report.of_run(Path(settings.runs.root), str(chosen.run_id))
+    if chosen.json is not None:
+        runs.write_json(chosen.json, found)
+    print(ledger_report.text(found))
+    return 0
+
+
 def _ui(chosen: argparse.Namespace) -> int:
     from fedveil import tracking
 
@@ -152,6 +244,16 @@ def _protect(chosen: argparse.Namespace) -> int:
 
     settings = config.load(chosen.words)
     print(protect.protect(settings, chosen.images, chosen.out, chosen.count))
+    return 0
+
+
+def _bundle(chosen: argparse.Namespace) -> int:
+    from fedveil import deploy, simulate
+
+    settings = config.load(chosen.words)
+    simulate.check(settings)
+    print(f"{deploy.bundle(settings, chosen.folder)} for {settings.train.clients} clients")
+    print(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
     return 0
 
 

@@ -2,7 +2,8 @@
 
 Three forms, in any order on the command line: `protection=dctdp` (a bare group: loads configs/protection/dctdp.yaml),
 `train.rounds=20` (a dotted override on top), `study=quick` (configs/study/quick.yaml: a base plus a grid). Groups are
-taken first. An unknown key or a wrong type is refused with the nearest name. This module alone imports OmegaConf.
+taken first. An unknown key or a wrong type is refused with the nearest name, and so is `key=a,b,c`: the values of a
+sweep (see `grid`). This module alone imports OmegaConf.
 """
 
 from __future__ import annotations
@@ -55,10 +56,7 @@ def _value(key: str, text: str) -> Any:
         return None
     if text.strip().lower() in ("inf", "-inf"):
         return float(text)
-    if "," in text and not text.lstrip().startswith(("[", "{", '"', "'")):
-        raise checks.UserError(
-            f"{key}={text} lists several values, which is a sweep; `simulate` takes one. A list is {key}=[{text}]."
-        )
+    _one(key, text)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -69,6 +67,34 @@ def _value(key: str, text: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def several(text: str) -> list[str]:
+    """Return the values that a sweep's `key=a,b,c` lists; commas within brackets or quotes separate nothing.
+
+    >>> several("1,inf"), several("[1,2],[3]"), several("'a,b'")
+    (['1', 'inf'], ['[1,2]', '[3]'], ["'a,b'"])
+    """
+    found, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        depth += 0 if quote else (sign in "[{") - (sign in "]}")
+        if sign == "," and not quote and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += sign
+    return [value.strip() for value in found]
+
+
+def _one(key: str, text: str) -> None:
+    if len(several(text)) > 1:
+        a_list = "" if key in (*METHOD_GROUPS, *SETTING_GROUPS, "study") else f" A list is {key}=[{text}]."
+        raise checks.UserError(
+            f"{key}={text} lists several values, which is a sweep of runs: `fedveil sweep {key}=...` does it.{a_list}"
+        )
 
 
 def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -84,6 +110,7 @@ def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
         if not equals or not key:
             raise checks.UserError(f"Expected group=name or section.key=value, got {word!r}.")
         if key in (*METHOD_GROUPS, *SETTING_GROUPS, "study"):
+            _one(key, text)
             groups[key] = text
         elif key.endswith(".name") and key.count(".") == 1 and key[:-5] in (*METHOD_GROUPS, *SETTING_GROUPS):
             raise checks.UserError(f"A method is chosen by its group: write {key[:-5]}={text} instead of {word}.")
@@ -125,20 +152,37 @@ def load(words: Iterable[str] = ()) -> Config:
     """
     groups, dotted = split(words)
     tree = _yaml(folder() / "base.yaml")
-    study = _read("study", groups.pop("study")) if "study" in groups else {}
-    if study.get("grid"):
-        raise checks.UserError("This study is a grid of runs; `simulate` runs one: give its values one by one.")
-    study_groups, study_dotted = split(f"{key}={_text(value)}" for key, value in (study.get("base") or {}).items())
+    name = groups.pop("study", None)
+    base, grid = study(name) if name is not None else ([], {})
+    if grid:
+        raise checks.UserError(f"study={name} is a grid of runs over {', '.join(grid)}: `fedveil sweep study={name}`.")
+    study_groups, study_dotted = split(base)
     chosen = {**{group: tree[group]["name"] for group in (*METHOD_GROUPS, *SETTING_GROUPS)}, **study_groups, **groups}
-    for group, name in chosen.items():
-        tree[group] = {"name": name, **_read(group, name)}
-    for key, value in {**study_dotted, **dotted}.items():
+    for group, method in chosen.items():
+        tree[group] = {"name": method, **_read(group, method)}
+    fitting = {key: value for key, value in study_dotted.items() if applies(key, chosen)}
+    for key, value in {**fitting, **dotted}.items():
         put(tree, key, value)
         _alternatives(tree, key)
     return parse(tree)
 
 
+def study(name: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return a study's base as command-line words, and its grid {key: values}; a study of one run has no grid."""
+    tree = _read("study", name)
+    base = [f"{key}={_text(value)}" for key, value in (tree.get("base") or {}).items()]
+    return base, {str(key): [_text(value) for value in values] for key, values in (tree.get("grid") or {}).items()}
+
+
+def applies(key: str, chosen: Mapping[str, str]) -> bool:
+    """Return whether the methods `chosen` {group: name} have the setting `key`; other sections have theirs always."""
+    group, _, setting = key.partition(".")
+    return group not in METHOD_GROUPS or group not in chosen or setting in _read(group, chosen[group])
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -195,4 +239,9 @@ def digest(config: Config) -> str:
     tree = to_tree(config)
     for section in ("engine", "tracking", "runs", "vault"):
         tree.pop(section)
+    return hashed(tree)
+
+
+def hashed(tree: Any) -> str:
+    """Return a SHA-256 over the canonical JSON of plain types."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

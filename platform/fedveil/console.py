@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,9 +77,11 @@ class Console:
             claim = f"{image['epsilon']:.6g} ({image['delta']:g}), {image['relation']}"
         place = f"{report.round:>4}/{report.rounds:<4}"
         rates = f"{percent(entry['accuracy'])} {percent(entry.get('eer'))}"
-        self.say(f"{place} {rates}   {claim:<32} {entry['seconds']:7.2f}")
-        for failure in report.failures[:3]:
-            self.say(f"          {failure.client_id} counts as zero: {failure.reason}")
+        seconds = f"{entry['seconds']:7.2f}" if "seconds" in entry else "      -"
+        self.say(f"{place} {rates}   {claim:<32} {seconds}")
+        for failure in report.failures[:3] if "seconds" in entry else ():
+            text = f"{failure.client_id} counts as zero: {failure.reason}"
+            self.say(textwrap.fill(text, 80, initial_indent=" " * 10, subsequent_indent=" " * 12))
         if self._bar is not None:
             self._bar.update(self._task, completed=report.round)
 

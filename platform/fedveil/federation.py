@@ -20,6 +20,12 @@ from fedveil.privacy.events import Event
 from fedveil.schema import Config
 
 
+@functools.lru_cache(maxsize=1)
+def _defaults() -> Config:
+    """Everything but the data, the same for all: a thousand clients read the YAML files once."""
+    return config.load(["protection=none"])
+
+
 @functools.lru_cache(maxsize=2)
 def _split(data_json: str, seed: int) -> Split:
     """One decoded copy per process: a simulation's clients share it, and forked workers inherit it."""
@@ -29,7 +35,7 @@ def _split(data_json: str, seed: int) -> Split:
 
 def split(settings: Config) -> Split:
     """Return the data of a configuration; kept per process, since every client of a simulation asks for it."""
-    only = dataclasses.replace(config.load(["protection=none"]), data=settings.data, seed=settings.seed)
+    only = dataclasses.replace(_defaults(), data=settings.data, seed=settings.seed)
     return _split(config.to_json(only), settings.seed)
 
 

@@ -48,6 +48,7 @@ class RoundReport:
         failures: what went wrong; operator's log only.
         seconds: wall time of the round's training.
         bytes_expected: expected bytes both ways, from public constants.
+        memory: released numbers that the next round starts from, such as the clipping norm.
     """
 
     round: int
@@ -58,6 +59,7 @@ class RoundReport:
     failures: tuple[Failure, ...]
     seconds: float
     bytes_expected: float
+    memory: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def model_sha256(tensors: Tensors) -> str:

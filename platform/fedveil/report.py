@@ -26,7 +26,10 @@ def _wrapped(text: str, indent: str = "  ") -> str:
 
 def headline(settings: Config, found: Sequence[Statement]) -> str:
     """Return the line above all others, with what would change it when there is no meaningful protection."""
+    client = next((s for s in found if s.unit == "client" and s.epsilon is not None), None)
     line = statements.headline(found)
+    if client is not None:
+        line = f"client-level epsilon {client.epsilon:.4g} at delta {client.delta:g} for the released models; {line}"
     meaningful = any(s.unit == "image" and s.epsilon is not None and s.meaningful for s in found)
     if meaningful:
         return line
@@ -69,7 +72,7 @@ def ledger(found: Sequence[Statement]) -> str:
         lines.append(_wrapped(f"- {statements.claim(statement)}"))
         odds = statements.odds(statement)
         if odds is not None:
-            said = "always (the bound says nothing)" if odds >= 1 else f"at most {100 * odds:.3g} % of the time"
+            said = "always (the bound says nothing)" if odds > 0.9999 else f"at most {100 * odds:.4g} % of the time"
             lines.append(
                 _wrapped(f"Telling two such inputs apart, with false alarms 1 % of the time: right {said}.", "    ")
             )

@@ -13,6 +13,8 @@ import os
 import re
 import secrets
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,10 +73,10 @@ def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
 def unpack(source: Path) -> tuple[Arrays, dict[str, Any]]:
     """Return what `pack` wrote; a file that is none is refused with its name."""
     try:
-        with np.load(source, allow_pickle=False) as file:
+        with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             meta = json.loads(file["__meta__"].tobytes().decode())
             return {name[2:]: file[name] for name in file.files if name.startswith("a/")}, meta
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise checks.UserError(f"{source} is not a readable fedveil checkpoint: {error}") from error
 
 

@@ -70,13 +70,18 @@ class Train:
     local: Local
     batch_size: int
     lr: float
+    head_lr: float
     weight_decay: float
     trainable: str
     warm_start: str | None
+    warm_steps: int
+    warm_lr: float
     bank_identities: int
 
     def __post_init__(self) -> None:
-        checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size, lr=self.lr)
+        checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
+        checks.positive(lr=self.lr, head_lr=self.head_lr)
+        checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr)
         checks.non_negative(weight_decay=self.weight_decay, bank_identities=self.bank_identities)
         if self.cohort.size is not None and self.cohort.size > self.clients:
             raise checks.UserError(f"train.cohort.size={self.cohort.size} exceeds train.clients={self.clients}.")
@@ -93,10 +98,32 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClientBudget(Budget):
+    """A budget for clients, with what its mechanism needs; all public constants.
+
+    `clip` is the largest L2 norm of one client's update. `noise_multiplier` is found from the target unless given.
+    With `quantile` the clipping norm follows that quantile of the update norms, for `quantile_share` of the budget.
+    """
+
+    noise_multiplier: float | None = None
+    quantile: float | None = None
+    quantile_share: float = 0.05
+    quantile_lr: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise checks.UserError(f"Expected privacy.client.epsilon={self.epsilon!r} > 0, `inf` or `none`.")
+        for name in ("clip", "noise_multiplier"):
+            value = getattr(self, name)
+            if value is not None:
+                checks.positive(**{f"privacy.client.{name}": value})
+
+
+@dataclasses.dataclass(frozen=True)
 class Privacy:
     """One block per unit; absent means none."""
 
-    client: Budget | None
+    client: ClientBudget | None
     image: Budget | None
     identity: Budget | None
     test_seed: int | None

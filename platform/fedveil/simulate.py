@@ -8,41 +8,51 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, engine, runs
+from fedveil import checks, config, engine, planning, runs
 from fedveil.schema import Config, Group
 
 NODE_CONFIG: Mapping[str, Any] = {"allow-test-seed": True}
 """A simulation's nodes are configured by the same person as its coordinator, who may fix the noise."""
 
+_FREE = ("runs", "engine", "tracking", "vault")
+"""Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
+
 
 def prepare(words: Sequence[str], resume: str | None) -> tuple[Config, str]:
     """Return the configuration and run id of a new run, or of the one to resume; changed overrides are refused."""
     if resume is None:
-        settings = config.load(words)
+        settings = planning.planned(config.load(words))
         check(settings)
         return settings, runs.new_run_id(settings.protection.name)
-    where = [word for word in words if word.split("=")[0].split(".")[0] in ("runs", "engine", "tracking", "vault")]
+    where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.load(where).runs.root)
     kept = config.from_json(runs.open_run(root, resume).config.read_text())
     if words:
         wanted = _on_top(kept, words)
         if config.digest(wanted) != config.digest(kept):
-            changed = [
-                f"{key}={config.flat(wanted)[key]} (was {value})"
-                for key, value in config.flat(kept).items()
-                if config.flat(wanted).get(key) != value
-            ]
             raise checks.UserError(
-                f"Run {resume} cannot go on with other settings: {', '.join(changed)}. Start a new run for them."
+                f"Run {resume} cannot go on with other settings: {', '.join(_changes(kept, wanted))}. "
+                "Start a new run for them."
             )
         kept = wanted
     check(kept)
     return dataclasses.replace(kept, runs=dataclasses.replace(kept.runs, root=str(root))), resume
 
 
+def _changes(kept: Config, wanted: Config) -> list[str]:
+    """Return `key=new (was old)` for everything that may not change; of another method, its name alone."""
+    old, new = config.flat(kept), config.flat(wanted)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key.split(".")[0] not in _FREE]
+    swapped = {key.removesuffix(".name") for key in keys if key.endswith(".name")}
+    shown = [key for key in keys if key.endswith(".name") or key.split(".")[0] not in swapped]
+    return [f"{key}={new.get(key)} (was {old.get(key)})" for key in shown]
+
+
 def _on_top(kept: Config, words: Sequence[str]) -> Config:
-    """Return `kept` with the engine, tracking and dotted overrides of `words` on top."""
+    """Return `kept` with `words` on top; words that name a study stand for a whole configuration."""
     groups, dotted = config.split(words)
+    if "study" in groups:
+        return config.load(words)
     tree = config.to_tree(kept)
     fresh = config.to_tree(config.load([f"{group}={name}" for group, name in groups.items()]))
     for group in groups:
@@ -55,7 +65,7 @@ def _on_top(kept: Config, words: Sequence[str]) -> Config:
 
 def check(settings: Config) -> None:
     """Refuse what would be accepted and then not done."""
-    for unit in ("client", "image", "identity"):
+    for unit in ("image", "identity"):
         if getattr(settings.privacy, unit) is not None:
             raise checks.UserError(
                 f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
@@ -63,9 +73,18 @@ def check(settings: Config) -> None:
             )
 
 
-def simulate(settings: Config, run_id: str, progress: str = "auto") -> dict[str, Any]:
-    """Run one federation on the configured engine and return result.json's content."""
-    run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress}
+def simulate(settings: Config, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
+    """Run one federation on the configured engine and return result.json's content; a finished run's at once.
+
+    Args:
+        settings: the configuration.
+        run_id: a new run, or one to go on with.
+        progress: see `console.Console`.
+        parent: id of the sweep that the run belongs to in MLflow; empty for none.
+    """
+    if runs.Run(Path(settings.runs.root), run_id).result.is_file():
+        return read_result(settings, run_id)
+    run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
     engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
     return read_result(settings, run_id)
 

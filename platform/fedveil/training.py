@@ -29,6 +29,7 @@ def local_sgd(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     *,
+    centre_lr: float | None = None,
     trainable: Sequence[str] | None = None,
     restrict: torch.Tensor | None = None,
     extra_negatives: torch.Tensor | None = None,
@@ -46,7 +47,8 @@ def local_sgd(
         head: margin head.
         batches: pairs of features (B, C, H, W) float32 and labels (B,) int64 in 0..K-1 (or up to K+E-1: the class of a
             fixed centre).
-        lr: step size, the same for backbone and centres.
+        lr: step size.
+        centre_lr: step size of the centres; None takes `lr`.
         momentum: heavy-ball factor in [0, 1).
         weight_decay: factor of the squared-norm penalty, on every trained tensor.
         trainable: names of the backbone's tensors to train (`select_trainable`); None trains all.
@@ -87,7 +89,8 @@ def local_sgd(
                 torch._foreach_mul_(velocity, momentum)
                 torch._foreach_add_(velocity, step)
                 step = velocity
-            torch._foreach_add_(tensors, step, alpha=-lr)
+            torch._foreach_add_(tensors[:-1], step[:-1], alpha=-lr)
+            own_centres.add_(step[-1], alpha=-(lr if centre_lr is None else centre_lr))
     return float(torch.stack(losses).mean()) if losses else math.nan
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
@@ -14,13 +15,15 @@ from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator
 
 app = ServerApp()
+_REASON = 300  # characters
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation over the nodes of `grid`. Run configuration: `config` (JSON), `run-id`, `progress`."""
+    """Run a federation over the nodes of `grid`. Run configuration: `config` (JSON), `run-id`, `progress`, `parent`."""
     settings = config.from_json(str(context.run_config["config"]))
     run_id = str(context.run_config.get("run-id", ""))
+    torch.set_num_threads(1)  # equal bits on every engine
     nodes = registry(grid, settings.train.clients, config.to_json(settings))
 
     def transport(
@@ -45,7 +48,8 @@ def main(grid: Grid, context: Context) -> None:
         ]
         yield from answers(grid.send_and_receive(messages), {nodes[client]: client for client in present})
 
-    opened = coordinator.open_session(settings, run_id, str(context.run_config.get("progress", "auto")))
+    progress, parent = str(context.run_config.get("progress", "auto")), str(context.run_config.get("parent", ""))
+    opened = coordinator.open_session(settings, run_id, progress, parent)
     coordinator.coordinate(opened, transport)
 
 
@@ -80,11 +84,23 @@ def answers(replies: Iterable[Message], clients: Mapping[int, str]) -> Iterator[
         if client is None:
             continue
         if reply.has_error():
-            yield Failure(client, str(reply.error.reason))
+            yield Failure(client, _one_line(str(reply.error.reason)))
         elif "refusal" in reply.content:
-            yield Failure(client, str(reply.content.config_records["refusal"]["reason"]))
+            yield Failure(client, _one_line(str(reply.content.config_records["refusal"]["reason"])))
         elif list(reply.content) != ["update"] or "update" not in reply.content.array_records:
             yield Failure(client, f"a reply with the records {sorted(reply.content)} instead of one update")
         else:
-            arrays = reply.content.array_records["update"]
-            yield Update(client, {name: array.numpy() for name, array in arrays.items()})
+            yield _update(client, reply.content.array_records["update"])
+
+
+def _update(client: str, arrays: ArrayRecord) -> Update | Failure:
+    try:
+        return Update(client, {name: array.numpy() for name, array in arrays.items()})
+    except Exception as error:  # bytes from outside: whatever decoding them raises concerns this client alone
+        return Failure(client, f"an update that cannot be read: {type(error).__name__}: {error}")
+
+
+def _one_line(reason: str) -> str:
+    """Return a reason that fits a log's line; Ray's hold a whole traceback, whose end says what happened."""
+    words = " ".join(reason.split())
+    return words if len(words) <= _REASON else f"... {words[-_REASON:]}"

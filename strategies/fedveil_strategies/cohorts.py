@@ -1,10 +1,11 @@
-"""Who joins a round. Rounds are drawn independently of one another, from public constants and one key."""
+"""Who joins a round: a function of public constants and of one uniform number per client of the registry."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedveil import randomness
 from fedveil.schema import Cohort
@@ -19,22 +20,21 @@ def expected_size(cohort: Cohort, registry: int) -> float:
     return cohort.rate * registry if cohort.kind == "poisson" else float(cohort.size or 0)
 
 
-def draw(cohort: Cohort, registry: Sequence[str], seed: int, round_number: int) -> tuple[str, ...]:
+def public_uniforms(seed: int, round_number: int, registry: int) -> NDArray[np.float64]:
+    """Return (registry,) numbers from the public seed: right only where no guarantee leans on the cohort's secrecy."""
+    return randomness.public_rng(seed, "cohort", round_number).random(registry)
+
+
+def draw(cohort: Cohort, registry: Sequence[str], uniforms: NDArray[np.float64]) -> tuple[str, ...]:
     """Return the clients of a round, in registry order; a Poisson cohort may be empty.
 
-    The coins come from the public seed. That is right only as long as no guarantee leans on their secrecy, which is why
-    a run with a client-level budget does not use this function.
-
     Args:
-        cohort: its law: poisson (each client by its own coin of probability `rate`) or fixed (`size` clients, without
-            replacement).
+        cohort: its law: poisson (client i joins when its number is below `rate`) or fixed (the clients of the `size`
+            smallest numbers: uniform without replacement).
         registry: all client ids.
-        seed: the run's public seed.
-        round_number: 1-based.
+        uniforms: (N,) independent uniform numbers; fresh ones for every round.
     """
-    rng = randomness.public_rng(seed, "cohort", round_number)
     if cohort.kind == "poisson":
-        joins = rng.random(len(registry)) < cohort.rate
-        return tuple(client for client, joined in zip(registry, joins, strict=True) if joined)
-    chosen = np.sort(rng.choice(len(registry), size=cohort.size, replace=False))
-    return tuple(registry[i] for i in chosen)
+        return tuple(registry[i] for i in np.flatnonzero(uniforms < cohort.rate).tolist())
+    chosen = np.sort(np.argpartition(uniforms, (cohort.size or 1) - 1)[: cohort.size])
+    return tuple(registry[i] for i in chosen.tolist())

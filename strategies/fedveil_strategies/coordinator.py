@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 
-from fedveil import config, federation, records, runs
+from fedveil import checks, config, federation, records, runs, warm_start
 from fedveil.console import Console
 from fedveil.data import partition
 from fedveil.data.split import Split
 from fedveil.evaluation import protocol
 from fedveil.privacy import statements
 from fedveil.privacy.events import Event, LocalRelease
-from fedveil.privacy.ledger import Ledger, Row
+from fedveil.privacy.ledger import GENESIS, Ledger, Row
+from fedveil.privacy.statements import Statement
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
 from fedveil.schema import Config
 from fedveil.tracking import Tracker
-from fedveil_strategies import observers, rounds
+from fedveil_strategies import client_level, observers, rounds
 
 StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], Iterable[Update | Failure]]
 
@@ -39,6 +40,9 @@ class Session:
     Attributes:
         state: the protection's public state (the learnt budget's shape, for instance).
         history: what every finished round's evaluation found.
+        statements: what the local releases may claim; `claims` adds the client level's.
+        level: the client-level guarantee, or None.
+        seconds_before: wall time of the attempts before this one, up to their last checkpoints.
     """
 
     settings: Config
@@ -49,18 +53,25 @@ class Session:
     backbone: torch.nn.Module
     start: rounds.State
     history: tuple[Mapping[str, Any], ...]
-    statements: tuple[statements.Statement, ...]
+    statements: tuple[Statement, ...]
+    plan: rounds.Plan
+    level: client_level.ClientLevel | None
     tracker: Tracker
     console: Console
     begun: float
+    seconds_before: float = 0.0
 
     @property
     def run_id(self) -> str:
         """The run's id."""
         return self.run.run_id
 
+    def claims(self, final: bool = False) -> list[Statement]:
+        """Return all statements as they stand after the rounds so far."""
+        return [*([self.level.statement(final)] if self.level is not None else []), *self.statements]
 
-def open_session(settings: Config, run_id: str, progress: str) -> Session:
+
+def open_session(settings: Config, run_id: str, progress: str, parent: str = "") -> Session:
     """Open a new run, or the one that `run_id` names, and book what it will release before anything is released."""
     begun = time.perf_counter()
     console = Console(progress)
@@ -68,9 +79,9 @@ def open_session(settings: Config, run_id: str, progress: str) -> Session:
     protection = config.build(settings, "protection")
     split = federation.split(settings)
     size = split.train.size
-    if not run.config.exists():
-        runs.write_json(run.config, config.to_tree(settings))
-    tracker = observers.start_tracker(settings, run)
+    # A registry that the data cannot fill is refused here, once, and not by every client after a long preparation.
+    partition.partition(split.train, settings.train.clients, settings.seed, settings.partition)
+    _claim(run, settings)
     arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
@@ -79,34 +90,57 @@ def open_session(settings: Config, run_id: str, progress: str) -> Session:
     backbone = federation.backbone(settings, protection, size)
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
     if not tensors:
-        tensors = _initial(settings, backbone)
+        tensors = dict(warm_start.initial(settings, protection, state, backbone, console.progress))
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
+    Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(settings, protection, size, state)
     claimed = statements.price_all(_booked(run, event, settings))
-    start = rounds.State(int(meta["round"]), tensors, optimiser)
+    plan = rounds.Plan(
+        rounds=settings.train.rounds,
+        registry=partition.client_ids(settings.train.clients),
+        cohort=settings.train.cohort,
+        seed=settings.seed,
+        allowed=federation.trainable(settings, list(tensors)),
+        # Who failed is secret under a client-level claim, so it does not stop the run unless nobody answers.
+        tolerated=0.5 if settings.privacy.client is None else 0.999,
+    )
+    level = _client_level(settings, plan, run, tensors, console)
+    start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
+    tracker = observers.start_tracker(settings, run, parent)
     return Session(
-        settings, run, split, protection, state, backbone, start, tuple(meta["history"]), tuple(claimed), tracker,
-        console, begun,
+        settings, run, split, protection, state, backbone, start, tuple(meta["history"]), tuple(claimed), plan, level,
+        tracker, console, begun, float(meta.get("seconds", 0.0)),
     )  # fmt: skip
+
+
+def _client_level(
+    settings: Config, plan: rounds.Plan, run: Run, tensors: Tensors, console: Console
+) -> client_level.ClientLevel | None:
+    if settings.privacy.client is None:
+        return None
+    level = client_level.ClientLevel(settings, plan, Ledger(run.ledger), run.run_id)
+    client_level.check_start(level, settings)
+    for line in level.lines(sum(tensors[name].size for name in plan.allowed)):
+        console.say(line)
+    return level
+
+
+def _claim(run: Run, settings: Config) -> None:
+    """Write a new run's configuration, or refuse to go on with another one under its id."""
+    if not run.config.exists():
+        runs.write_json(run.config, config.to_tree(settings))
+        return
+    kept = config.from_json(run.config.read_text())
+    if config.digest(kept) != config.digest(settings):
+        old, new = config.flat(kept), config.flat(settings)
+        changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        raise checks.UserError(f"Run {run.run_id} began with other settings ({', '.join(changed)}); use a new run id.")
 
 
 def protection_phase(settings: Config, protection: Any) -> str:
     """Return the line that announces what is learnt before the first round."""
     learnt = " (learning its budget on public faces)" if protection.needs_fit else ""
     return f"protection {settings.protection.name}{learnt}"
-
-
-def _initial(settings: Config, backbone: torch.nn.Module) -> dict[str, Any]:
-    warm = settings.train.warm_start
-    if warm is None:
-        return dict(federation.get_tensors(backbone))
-    path = Path(warm)
-    if not path.is_file():
-        path = runs.open_run(Path(settings.runs.root), warm).checkpoint
-    arrays, _ = runs.unpack(path)
-    loaded = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
-    federation.set_tensors(backbone, loaded)
-    return dict(federation.get_tensors(backbone))
 
 
 def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
@@ -130,29 +164,32 @@ def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
 def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]:
     """Run the remaining rounds, evaluate, write result.json and return its content."""
     settings = session.settings
-    names = list(session.start.tensors)
-    plan = rounds.Plan(
-        rounds=settings.train.rounds,
-        registry=partition.client_ids(settings.train.clients),
-        cohort=settings.train.cohort,
-        seed=settings.seed,
-        allowed=federation.trainable(settings, names),
-    )
+    plan, level = session.plan, session.level
     watch = observers.Watch(session)
     session.console.begin(plan.rounds, session.start.round, list(session.history))
+    watch.again()
 
     def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
         return transport(number, cohort, tensors, session.state)
 
     aggregation = config.build(settings, "aggregation")
     try:
-        end = rounds.run(plan, session.start, stateful, aggregation, [watch.evaluate, watch.checkpoint, watch.track])
-    except BaseException:
-        session.tracker.finish("FAILED")
+        watching = [watch.evaluate, watch.checkpoint, watch.track]
+        if level is None:
+            end = rounds.run(plan, session.start, stateful, aggregation, watching)
+        else:
+            end = rounds.run(
+                plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed
+            )
+            if end.round < plan.rounds:
+                session.console.say(f"the budget is spent after round {end.round} of {plan.rounds}: stopped")
+        session.console.end()
+        return finish(session, watch, end)
+    except BaseException as error:
+        session.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     finally:
         session.console.end()
-    return finish(session, watch, end)
 
 
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
@@ -165,18 +202,19 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         draws=settings.evaluation.draws, seed=settings.seed, gallery=settings.evaluation.gallery,
         fars=settings.evaluation.far, repeats=settings.evaluation.bootstrap,
     )  # fmt: skip
-    formal = [statement for statement in session.statements if statement.epsilon is not None]
+    claims = session.claims(final=True)
+    formal = any(statement.epsilon is not None for statement in claims)
     test_seed = settings.privacy.test_seed is not None
     result = {
         "run_id": session.run_id,
         "config_hash": config.digest(settings),
         "rounds": [*watch.history],
         "final": observers.final_numbers(found),
-        "statements": [statement.to_dict() for statement in session.statements],
+        "statements": [statement.to_dict() for statement in claims],
         "model_sha256": records.model_sha256(end.tensors),
         "noise_source": "test seed" if test_seed else "operating system" if formal else "none",
-        "private": bool(formal) and not test_seed and all(s.meaningful for s in session.statements),
-        "wall_seconds": watch.seconds_before + time.perf_counter() - session.begun,
+        "private": not test_seed and statements.all_meaningful(claims),
+        "wall_seconds": session.seconds_before + time.perf_counter() - session.begun,
         "peak_memory_mb": observers.peak_memory_mb(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import fedveil
 from fedveil import config, federation, pictures, protect, records, runs, tracking
 from fedveil.evaluation import protocol
+from fedveil.privacy.ledger import Ledger
 from fedveil.records import RoundReport, Tensors
 from fedveil.runs import Run
 from fedveil.schema import Config
@@ -28,10 +30,6 @@ class Watch:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.history: list[dict[str, Any]] = [dict(entry) for entry in session.history]
-        self.seconds_before = 0.0
-        if session.run.checkpoint.exists():
-            _, meta = runs.unpack(session.run.checkpoint)
-            self.seconds_before = float(meta.get("seconds", 0.0))
 
     def evaluate(self, report: RoundReport) -> None:
         """Measure the new model on public pairs with one draw, every n-th round, and remember the round."""
@@ -41,11 +39,12 @@ class Watch:
             "accuracy": None,
             "statements": [
                 {"unit": s.unit, "relation": s.relation, "epsilon": s.epsilon, "delta": s.delta}
-                for s in self.session.statements
+                for s in self.session.claims()
             ],
-            "seconds": report.seconds,
             "bytes_expected": report.bytes_expected,
         }
+        if self.session.level is None:  # durations tell who took part
+            entry["seconds"] = report.seconds
         if report.round % settings.evaluation.every == 0 or report.round == report.rounds:
             federation.set_tensors(self.session.backbone, report.tensors)
             found = protocol.evaluate(
@@ -58,8 +57,14 @@ class Watch:
 
     def checkpoint(self, report: RoundReport) -> None:
         """Write everything that the next round starts from, atomically."""
-        seconds = self.seconds_before + time.perf_counter() - self.session.begun
+        seconds = self.session.seconds_before + time.perf_counter() - self.session.begun
         runs.write_atomic(self.session.run.checkpoint, checkpoint_bytes(self.session, report, self.history, seconds))
+
+    def again(self) -> None:
+        """Track the last finished round of a resumed run: the run may have ended between checkpoint and tracking."""
+        if self.history:
+            entry = self.history[-1]
+            self.session.tracker.log_round(int(entry["round"]), round_metrics(entry, self.session))
 
     def track(self, report: RoundReport) -> None:
         """Show the round on the terminal and in MLflow; failures go to the operator's log alone."""
@@ -67,7 +72,8 @@ class Watch:
         self.session.console.round(entry, report)
         self.session.tracker.log_round(report.round, round_metrics(entry, self.session))
         if report.failures:
-            with (self.session.run.folder / "operator.log").open("a") as log:
+            path = self.session.run.folder / "operator.log"
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as log:
                 for failure in report.failures:
                     log.write(f"round {report.round} client {failure.client_id}: {failure.reason}\n")
 
@@ -82,24 +88,33 @@ def checkpoint_bytes(
         **{f"state/{name}": np.asarray(value) for name, value in session.state.items()},
     }
     digest = config.digest(session.settings)
-    meta = {"round": report.round, "history": [*history], "seconds": seconds, "config_hash": digest}
+    meta = {
+        "round": report.round,
+        "history": [*history],
+        "seconds": seconds,
+        "config_hash": digest,
+        "memory": dict(report.memory),
+        "ledger_head": Ledger(session.run.ledger).head(),
+    }
     return runs.pack(arrays, meta)
 
 
 def round_metrics(entry: Mapping[str, Any], session: Session) -> dict[str, float]:
     """Return what MLflow plots for a round; a statement without a finite epsilon is a tag, not a metric."""
-    found = {"seconds": entry["seconds"], "bytes_expected": entry["bytes_expected"]}
+    found = {"bytes_expected": entry["bytes_expected"]}
+    if "seconds" in entry:
+        found["seconds"] = entry["seconds"]
     if entry["accuracy"] is not None:
         found |= {"accuracy": entry["accuracy"], "eer": entry["eer"]}
         found |= {f"tar_at_far_{far}": value for far, value in entry["tar"].items() if isinstance(value, float)}
-    for statement in session.statements:
+    for statement in session.claims():
         if statement.metric_name is not None and statement.epsilon is not None:
             found[statement.metric_name] = statement.epsilon
     return found
 
 
-def start_tracker(settings: Config, run: Run) -> tracking.Tracker:
-    """Open the configured tracker; whatever goes wrong with it later is one warning line."""
+def start_tracker(settings: Config, run: Run, parent: str = "") -> tracking.Tracker:
+    """Open the configured tracker, below the sweep `parent` if any; what goes wrong with it later is one warning."""
     tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
     fixed = settings.privacy.test_seed is not None or settings.protection.name == "none"
     private = "NOT PRIVATE" if fixed else "see statements"
@@ -114,6 +129,8 @@ def start_tracker(settings: Config, run: Run) -> tracking.Tracker:
             "fedveil.version": fedveil.__version__,
             "fedveil.config_hash": config.digest(settings),
         },
+        parent=parent or None,
+        hide_times=settings.privacy.client is not None,
     )
     tracker.start(info)
     return tracker
@@ -143,7 +160,8 @@ def publish(session: Session, result: Mapping[str, Any], found: protocol.Result,
     tracker.log_round(settings.train.rounds, {k: v for k, v in numbers.items() if v is not None})
     private = "private" if result["private"] else "NOT PRIVATE"
     tags = {"fedveil.privacy": private, "fedveil.model": result["model_sha256"]}
-    for statement in session.statements:
+    tags["fedveil.ledger_head"] = Ledger(session.run.ledger).head()
+    for statement in session.claims(final=True):
         text = "none (epsilon is infinite)" if statement.epsilon is None else f"{statement.epsilon:.6g}"
         tags[f"fedveil.epsilon.{statement.unit}"] = text
     tracker.log_tags(tags)

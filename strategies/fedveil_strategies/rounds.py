@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,20 +50,32 @@ class State:
         round: number of finished rounds.
         tensors: global tensors.
         optimiser: the server optimiser's tensors.
+        memory: released numbers that combining remembers, such as the clipping norm; empty for the plain mean.
     """
 
     round: int
     tensors: Tensors
     optimiser: Tensors
+    memory: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors) -> Update | Failure:
-    """Return an update that is exactly the allow-list, in shape, dtype and finite, or the failure to be so.
+@dataclasses.dataclass(frozen=True)
+class Combined:
+    """A round's answers as one mean update over the expected cohort, float64, and who failed."""
 
-    >>> bad = Update("c1", {"w": np.array([np.nan], np.float32)})
-    >>> validated(bad, ["w"], {"w": np.zeros(1, np.float32)})
-    Failure(client_id='c1', reason='tensor w holds values that are not finite')
-    """
+    mean: Mean
+    failures: tuple[Failure, ...]
+    memory: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+Combine = Callable[[int, Iterable[Update | Failure], State], Combined]
+"""(round, answers in registry order, the state before it) -> what goes to the server optimiser."""
+Draw = Callable[[int], Sequence[str]]
+"""Round -> the clients that join it, in registry order."""
+
+
+def shaped(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors) -> Update | Failure:
+    """Return an update that is exactly the allow-list in names, shapes and dtypes, or the failure to be so."""
     if isinstance(answer, Failure):
         return answer
     if set(answer.tensors) != set(allowed):
@@ -74,9 +86,23 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
         if value.dtype != np.float32 or value.shape != tensors[name].shape:
             found = f"{value.dtype} {value.shape}"
             return Failure(answer.client_id, f"tensor {name} is {found}, expected float32 {tensors[name].shape}")
-        if not np.isfinite(value).all():
-            return Failure(answer.client_id, f"tensor {name} holds values that are not finite")
     return answer
+
+
+def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors) -> Update | Failure:
+    """Return an update that `shaped` accepts and that is finite, or the failure to be so.
+
+    >>> bad = Update("c1", {"w": np.array([np.nan], np.float32)})
+    >>> validated(bad, ["w"], {"w": np.zeros(1, np.float32)})
+    Failure(client_id='c1', reason='tensor w holds values that are not finite')
+    """
+    found = shaped(answer, allowed, tensors)
+    if isinstance(found, Failure):
+        return found
+    for name in allowed:
+        if not np.isfinite(found.tensors[name]).all():
+            return Failure(answer.client_id, f"tensor {name} holds values that are not finite")
+    return found
 
 
 def ordered(answers: Iterable[Update | Failure], cohort: Sequence[str]) -> Iterator[Update | Failure]:
@@ -117,10 +143,41 @@ def expected_mean(
     return total, failures
 
 
+def plain(plan: Plan) -> Combine:
+    """Return the combination without privacy: `expected_mean`."""
+
+    def combine(number: int, answers: Iterable[Update | Failure], state: State) -> Combined:
+        mean, failures = expected_mean(answers, plan, state.tensors)
+        return Combined(mean, tuple(failures))
+
+    return combine
+
+
+def public(plan: Plan) -> Draw:
+    """Return the cohorts that the public seed draws."""
+
+    def draw(number: int) -> Sequence[str]:
+        return cohorts.draw(
+            plan.cohort, plan.registry, cohorts.public_uniforms(plan.seed, number, len(plan.registry))
+        )
+
+    return draw
+
+
 def run(
-    plan: Plan, state: State, transport: Transport, aggregation: Aggregation, observers: Sequence[Observer]
+    plan: Plan,
+    state: State,
+    transport: Transport,
+    aggregation: Aggregation,
+    observers: Sequence[Observer],
+    draw: Draw | None = None,
+    combine: Combine | None = None,
+    proceed: Callable[[int], bool] = lambda number: True,
 ) -> State:
     """Run the rounds that `state` has not seen and return the last state; observers are told after every round.
+
+    Cohorts come from the public seed and answers are averaged unless `draw` and `combine` say otherwise; the run ends
+    before the first round that `proceed` refuses.
 
     Raises:
         fedveil.checks.UserError: more than the tolerated share of a cohort fails; the message has the first reason.
@@ -128,21 +185,24 @@ def run(
     size = sum(value.nbytes for value in state.tensors.values())
     back = sum(state.tensors[name].nbytes for name in plan.allowed)
     expected_bytes = cohorts.expected_size(plan.cohort, len(plan.registry)) * (size + back)
+    draw, combine = draw or public(plan), combine or plain(plan)
     for number in range(state.round + 1, plan.rounds + 1):
+        if not proceed(number):
+            break
         begun = time.perf_counter()
-        cohort = cohorts.draw(plan.cohort, plan.registry, plan.seed, number)
-        answers = ordered(transport(number, cohort, state.tensors), cohort)
-        mean, failures = expected_mean(answers, plan, state.tensors)
+        cohort = draw(number)
+        combined = combine(number, ordered(transport(number, cohort, state.tensors), cohort), state)
+        failures = combined.failures
         if len(failures) > plan.tolerated * len(cohort):
             raise checks.UserError(
                 f"Round {number}: {len(failures)} of {len(cohort)} clients failed; the first, "
                 f"{failures[0].client_id}: {failures[0].reason}"
             )
-        tensors, optimiser = aggregation.step(dict(state.tensors), mean, dict(state.optimiser))
-        state = State(number, tensors, optimiser)
+        tensors, optimiser = aggregation.step(dict(state.tensors), combined.mean, dict(state.optimiser))
+        state = State(number, tensors, optimiser, combined.memory)
         seconds = time.perf_counter() - begun
         report = RoundReport(
-            number, plan.rounds, tensors, optimiser, len(cohort), tuple(failures), seconds, expected_bytes
+            number, plan.rounds, tensors, optimiser, len(cohort), failures, seconds, expected_bytes, combined.memory
         )
         for observer in observers:
             observer(report)

@@ -7,7 +7,7 @@ import pytest
 
 from fedveil.privacy import events, gaussian, statements
 from fedveil.privacy.events import LocalRelease, NonPrivate
-from fedveil.privacy.ledger import Ledger, Row
+from fedveil.privacy.ledger import GENESIS, BrokenLedger, Ledger, Row
 
 LAPLACE = LocalRelease("laplace", 8.0, max_images_per_identity=3, detail=(("radius", 2.5), ("mode", "image")))
 NONE = NonPrivate("image", "the server", "no noise")
@@ -36,6 +36,42 @@ def test_rows_cannot_be_changed_or_deleted_through_the_file(tmp_path):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     connection.close()
+
+
+def _edit(path, statement):
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TRIGGER no_update")
+    connection.execute("DROP TRIGGER no_delete")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE row SET note='x' WHERE id=2", "DELETE FROM row WHERE id=2", "UPDATE row SET run_id='r9' WHERE id=1"],
+)
+def test_an_edit_breaks_the_chain(tmp_path, statement):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append([Row("r1", "set", "spent", LAPLACE)] * 3)
+    assert len(set(ledger.heads())) == 3
+    _edit(ledger.path, statement)
+    with pytest.raises(BrokenLedger, match="was edited"):
+        ledger.heads()
+
+
+def test_truncation_shows_against_an_anchored_head(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append([Row("r1", "set", "spent", LAPLACE)])
+    first = ledger.head()
+    ledger.append([Row("r1", "set", "spent", NONE)])
+    last = ledger.head()
+    ledger.check_holds(first)
+    _edit(ledger.path, "DELETE FROM row WHERE id=2")
+    assert ledger.head() == first
+    with pytest.raises(BrokenLedger, match="cut, rolled back or replaced"):
+        ledger.check_holds(last)
+    ledger.check_holds(GENESIS)
 
 
 def test_events_survive_json_and_digests_tell_them_apart():
@@ -85,3 +121,6 @@ def test_metric_names_carry_unit_relation_delta_and_view():
 def test_odds_follow_the_definition():
     image = statements.price(LocalRelease("laplace", 1.0))[0]
     assert statements.odds(image, 0.01) == pytest.approx(math.e * 0.01)
+    assert statements.odds(image, 0.9) == pytest.approx(1 - 0.1 / math.e)
+    strong = statements.price(LocalRelease("laplace", 8.0))[0]
+    assert statements.odds(strong, 0.01) == pytest.approx(1 - 0.99 * math.exp(-8))

@@ -66,7 +66,7 @@ def test_energy_start_has_less_error_than_uniform() -> None:
 def test_learning_moves_the_shape_from_zeros() -> None:
     _, start = fit(init="zeros", fit_steps=0)
     _, learnt = fit(init="zeros", fit_steps=5)
-    assert torch.equal(start["weights"], torch.ones(189, 1, 1))
+    assert torch.allclose(start["weights"], torch.ones(189, 1, 1))
     assert float((learnt["weights"] - 1).abs().max()) > 0.1
 
 

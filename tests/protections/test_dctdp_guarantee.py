@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from fedveil import frequency
 from fedveil.privacy import clipping, gaussian, noise
 from fedveil.protections.dctdp import DCTDP
 from fedveil.randomness import SecretStream, test_key
@@ -17,7 +18,7 @@ State = dict[str, torch.Tensor]
 VARIANTS = {
     "laplace": {"total_epsilon": 8.0},
     "gaussian": {"total_epsilon": 8.0, "noise": "gaussian"},
-    "spatial": {"total_epsilon": 300.0, "spatial": True},
+    "spatial": {"total_epsilon": 300.0, "spatial": True, "radius_quantile": 0.1},
     "published": {"mode": "coefficient", "mean_epsilon": 0.5},
     "half-pixel": {"mode": "coefficient", "mean_epsilon": 4.0, "align_corners": False},
 }
@@ -35,13 +36,19 @@ def streams(count: int, purpose: str = "noise") -> list[SecretStream]:
     return [SecretStream(test_key(5, purpose, index)) for index in range(count)]
 
 
-def hostile_images() -> torch.Tensor:
-    """Checkerboards, their negatives, noise and black: the images that are furthest apart."""
+def hostile_images(state: State) -> torch.Tensor:
+    """Images that are furthest apart: the loudest channel's pattern, checkerboards, noise, their negatives, black."""
     yy, xx = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     boards = torch.stack([(yy + xx) % 2, yy // 4 % 2, xx // 8, (xx + yy) // 4 % 2]) * 255
     boards = boards[:, None].expand(-1, 3, -1, -1)
     random = torch.randint(0, 256, (4, 3, *SIZE), generator=torch.Generator().manual_seed(4))
-    return torch.cat([boards, 255 - boards, random, 255 - random, torch.zeros(1, 3, *SIZE)]).to(torch.uint8)
+    loudest = boards[:1]
+    if state["weights"].shape[0] == 189:
+        spectrum = torch.zeros(1, 189, 2, 2)
+        spectrum[:, int(state["weights"].mean((1, 2)).argmax())] = 1.0
+        loudest = (frequency.block_idct(spectrum, frequency.AC) > 128) * 255
+    half = torch.cat([loudest, boards, random])
+    return torch.cat([half, 255 - half, torch.zeros(1, 3, *SIZE)]).to(torch.uint8)
 
 
 def locations_and_scales(protection: DCTDP, state: State) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +59,7 @@ def locations_and_scales(protection: DCTDP, state: State) -> tuple[torch.Tensor,
         seen.append(scale.double().clone())
         return torch.zeros_like(scale, dtype=torch.float64)
 
-    images = hostile_images()
+    images = hostile_images(state)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise, "laplace", silent)
         patch.setattr(noise, "gaussian", silent)
@@ -62,7 +69,7 @@ def locations_and_scales(protection: DCTDP, state: State) -> tuple[torch.Tensor,
 
 
 def check_loss(protection: DCTDP, state: State) -> float:
-    """The worst distance of two images in units of the noise must not exceed what the event states; return their ratio."""
+    """Two images must not be further apart, in units of the noise, than the event states; return the ratio."""
     centres, scales = locations_and_scales(protection, state)
     unit = (centres / scales).flatten(1)
     worst = float(torch.cdist(unit, unit, p=1.0 if protection.noise == "laplace" else 2.0).max())
@@ -73,7 +80,7 @@ def check_loss(protection: DCTDP, state: State) -> float:
 
 def check_law(protection: DCTDP, state: State) -> None:
     """Release minus centre must have the law and the scale that the guarantee assumes, in every coefficient."""
-    image = hostile_images()[8:9]
+    image = hostile_images(state)[5:6]
     drawn = 200 if protection.mode == "image" else 4
     centre = protection.clean(image, state)
     released = protection.release(image.expand(drawn, -1, -1, -1), state, streams(drawn))
@@ -92,14 +99,12 @@ def check_law(protection: DCTDP, state: State) -> None:
 
 def check_independence(release: Callable[[torch.Tensor, Sequence[SecretStream]], torch.Tensor]) -> None:
     """Two equal images in one batch must get two independent draws."""
-    image = hostile_images()[8:9]
+    image = torch.full((1, 3, *SIZE), 77, dtype=torch.uint8)
     one, two = release(image.expand(2, -1, -1, -1), streams(2)).double().flatten(1)
     assert not torch.equal(one, two), "the batch shares one draw"
-    ranks = torch.stack([one - one.median(), two - two.median()]).sign()
     alone = [release(image, streams(2)[index : index + 1]).double().flatten() for index in (0, 1)]
     assert torch.equal(one, alone[0]), "a draw depends on the batch"
     assert torch.equal(two, alone[1]), "a draw depends on the batch"
-    assert ranks.shape[0] == 2
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -123,8 +128,8 @@ def test_every_image_has_its_own_draw(variant: str) -> None:
 def test_sampled_log_likelihood_ratios_stay_below_epsilon() -> None:
     protection, state = fitted("laplace")
     centres, scales = locations_and_scales(protection, state)
-    one, other = centres[0], centres[4]
-    released = protection.release(hostile_images()[:1].expand(50, -1, -1, -1), state, streams(50)).double()
+    one, other = centres[0], centres[9]
+    released = protection.release(hostile_images(state)[:1].expand(50, -1, -1, -1), state, streams(50)).double()
     ratio = (((released - other).abs() - (released - one).abs()) / scales).flatten(1).sum(1)
     assert float(ratio.max()) <= protection.total_epsilon * (1 + 1e-6)
     assert float(ratio.mean()) > 0

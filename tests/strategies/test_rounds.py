@@ -132,13 +132,17 @@ def test_observers_see_every_round_and_an_empty_cohort_is_a_round():
 
 def test_poisson_coins_have_their_rate_and_fixed_cohorts_their_size():
     registry = tuple(f"c{n}" for n in range(500))
-    sizes = [len(cohorts.draw(Cohort("poisson", 0.2), registry, 3, number)) for number in range(100)]
+
+    def draw(cohort, number):
+        return cohorts.draw(cohort, registry, cohorts.public_uniforms(3, number, len(registry)))
+
+    sizes = [len(draw(Cohort("poisson", 0.2), number)) for number in range(100)]
     assert abs(np.mean(sizes) - 100) < 3.6  # four standard errors
     assert np.std(sizes) == pytest.approx(np.sqrt(500 * 0.2 * 0.8), rel=0.3)
-    joined = cohorts.draw(Cohort("fixed", size=7), registry, 3, 1)
+    joined = draw(Cohort("fixed", size=7), 1)
     assert len(set(joined)) == 7
-    assert joined != cohorts.draw(Cohort("fixed", size=7), registry, 3, 2)
-    assert joined == cohorts.draw(Cohort("fixed", size=7), registry, 3, 1)
+    assert joined != draw(Cohort("fixed", size=7), 2)
+    assert joined == draw(Cohort("fixed", size=7), 1)
 
 
 def test_aggregation_rules_against_scalars_by_hand():

@@ -35,7 +35,7 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
     kind = kinds[engine.name]
     if kind is PoolGrid and sys.platform != "linux":
         kind = InlineGrid  # forking is safe on Linux alone; results are equal
-    workers = engine.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers = engine.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     settings = _flower.Settings(clients, run_config, node_config, workers, engine.wire)
     grid = kind(load(CLIENT_APP), settings)
     try:

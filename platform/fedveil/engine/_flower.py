@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -80,16 +81,17 @@ def from_bytes(data: bytes) -> Message:
 def own_copy(message: Message) -> Message:
     """Return a message whose records are the receiver's own: a client cannot change what another one is sent.
 
-    The arrays' bytes are immutable and shared.
+    Only the arrays' bytes are shared, and those are immutable.
     """
     copies: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
     for name, record in message.content.items():
         if isinstance(record, ArrayRecord):
-            copies[name] = ArrayRecord(dict(record))
+            arrays = {key: Array(a.dtype, tuple(a.shape), a.stype, bytes(a.data)) for key, a in record.items()}
+            copies[name] = ArrayRecord(arrays)
         elif isinstance(record, MetricRecord):
-            copies[name] = MetricRecord(dict(record))
+            copies[name] = MetricRecord(copy.deepcopy(dict(record)))
         else:
-            copies[name] = ConfigRecord(dict(record))
+            copies[name] = ConfigRecord(copy.deepcopy(dict(record)))
     copied: Message = Message(metadata=message.metadata, content=RecordDict(copies))  # type: ignore[call-overload]
     return copied  # Flower's own way to rebuild a message; its public overloads leave it out
 

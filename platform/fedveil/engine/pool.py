@@ -71,14 +71,11 @@ def _serve(
     content: tuple[int, bytes] = (0, b"")
     with contextlib.suppress(EOFError, OSError):
         while True:
-            generation, length, data = pipe.recv()
-            if generation:
-                if generation != content[0]:
-                    content = (generation, bytes(board[:length]))
-                message = _flower.from_bytes(content[1])
-                message.metadata.__dict__.update(data)
-            else:
-                message = _flower.from_bytes(data)
+            generation, length, metadata = pipe.recv()
+            if generation != content[0]:
+                content = (generation, bytes(board[:length]))
+            message = _flower.from_bytes(content[1])
+            message.metadata.__dict__.update(metadata)
             node = message.metadata.dst_node_id
             place = contexts.setdefault(node, _flower.client_context(settings, node))
             pipe.send_bytes(_flower.to_bytes(_flower.answer(app, message, place)))
@@ -122,15 +119,10 @@ class PoolGrid(LocalGrid):
         if self._posted is None or self._posted[0] is not message.content:
             data = _flower.to_bytes(message)
             board = self._start(len(data))
-            self._drained()
             board[: len(data)] = data
             self._generation += 1
             self._posted = (message.content, len(data))
         return self._generation, self._posted[1], dict(message.metadata.__dict__)
-
-    def _drained(self) -> None:
-        if any(worker.pending for worker in self._workers):
-            raise RuntimeError("Messages of one call must share their content or be sent in separate calls.")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield replies as they finish. `timeout` has no meaning here: a local worker that dies is noticed at once."""
@@ -140,7 +132,11 @@ class PoolGrid(LocalGrid):
         while queued:  # messages that share one content travel together
             together = [message for message in queued if message.content is queued[0].content]
             queued = [message for message in queued if message.content is not together[0].content]
-            yield from self._wave(together)
+            try:
+                yield from self._wave(together)
+            finally:  # whoever stops listening halfway must not get old answers to the next question
+                if any(worker.pending for worker in self._workers):
+                    self.close()
 
     def _wave(self, messages: list[Message]) -> Iterator[Message]:
         self._post(messages[0])
@@ -183,4 +179,4 @@ class PoolGrid(LocalGrid):
         self._workers = []
         if self._board is not None:
             self._board.close()
-            self._board = None
+            self._board = self._posted = None

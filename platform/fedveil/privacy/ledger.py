@@ -1,20 +1,23 @@
 """Append-only ledgers: what was released, on disk before the released value is used.
 
 One SQLite file per store. Rows hold public parameters only: an event, who is concerned (a data set's stable id in the
-owner's ledger, the run in the coordinator's), and a note. The file refuses changes and deletions of rows by itself;
-someone who can write the file can still replace it, which this version does not detect.
+owner's ledger, the run in the coordinator's), and a note. Every row carries a SHA-256 over the row before it and
+itself, so an edit breaks the chain. Truncation and rollback show only against a head hash that was kept elsewhere: the
+run's is in its checkpoint and in MLflow. Rolling back everything together is out of scope.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedveil import checks
 from fedveil.privacy import events
 from fedveil.privacy.events import Event
 
@@ -22,7 +25,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS row (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at TEXT NOT NULL, run_id TEXT NOT NULL, subject TEXT NOT NULL, status TEXT NOT NULL,
-  event TEXT NOT NULL, digest TEXT NOT NULL, note TEXT NOT NULL);
+  event TEXT NOT NULL, digest TEXT NOT NULL, note TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS by_run ON row (run_id, subject);
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
@@ -49,6 +53,14 @@ class Row:
     at: str = ""
 
 
+GENESIS = "0" * 64
+"""The hash before the first row."""
+
+
+class BrokenLedger(checks.UserError):
+    """The chain of hashes does not hold: a row was changed, removed or inserted."""
+
+
 class Ledger:
     """An append-only file of rows; safe for several processes at once."""
 
@@ -69,16 +81,55 @@ class Ledger:
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows in one transaction; they are on disk when this returns."""
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        values = [
-            (at, r.run_id, r.subject, r.status, json.dumps(events.to_dict(r.event)), events.digest(r.event), r.note)
-            for r in rows
-        ]
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
+            last = connection.execute("SELECT hash FROM row ORDER BY id DESC LIMIT 1").fetchone()
+            head = last[0] if last else GENESIS
+            values = []
+            for row in rows:
+                fields = (at, row.run_id, row.subject, row.status, json.dumps(events.to_dict(row.event)), row.note)
+                head = _chained(head, fields)
+                values.append((*fields, events.digest(row.event), head))
             connection.executemany(
-                "INSERT INTO row (at, run_id, subject, status, event, digest, note) VALUES (?,?,?,?,?,?,?)", values
+                "INSERT INTO row (at, run_id, subject, status, event, note, digest, hash) VALUES (?,?,?,?,?,?,?,?)",
+                values,
             )
             connection.execute("COMMIT")
+
+    def heads(self) -> list[str]:
+        """Return the hash after each row, first to last, having checked the whole chain.
+
+        Raises:
+            BrokenLedger: naming the file and the first row that does not fit.
+        """
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            query = "SELECT id, at, run_id, subject, status, event, note, hash FROM row ORDER BY id"
+            found = connection.execute(query).fetchall()
+        head, heads = GENESIS, []
+        for number, *fields, kept in found:
+            head = _chained(head, tuple(fields))
+            if head != kept:
+                raise BrokenLedger(f"{self.path}: row {number} does not follow from the rows before it; it was edited.")
+            heads.append(head)
+        return heads
+
+    def check_holds(self, anchor: str) -> None:
+        """Refuse a ledger that does not contain the head `anchor`: it was cut, rolled back or replaced.
+
+        Raises:
+            BrokenLedger: naming the file.
+        """
+        if anchor != GENESIS and anchor not in self.heads():
+            raise BrokenLedger(
+                f"{self.path} does not hold the entry {anchor[:12]} that the checkpoint was written after: it was cut, "
+                "rolled back or replaced. Restore it; without its ledger a checkpoint cannot be continued."
+            )
+
+    def head(self) -> str:
+        """Return the hash after the last row, having checked the chain."""
+        return ([GENESIS, *self.heads()])[-1]
 
     def rows(self, run_id: str | None = None) -> list[Row]:
         """Return all rows, or those of one run, in the order of writing; an absent file holds none."""
@@ -98,3 +149,7 @@ class Ledger:
         with self._open() as connection:
             query = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
             return connection.execute(query, (row.run_id, row.subject, row.status, digest)).fetchone() is not None
+
+
+def _chained(head: str, fields: tuple[str, ...]) -> str:
+    return hashlib.sha256((head + json.dumps(fields)).encode()).hexdigest()

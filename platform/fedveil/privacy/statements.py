@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fedveil import checks
 from fedveil.privacy import gaussian
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate
 
@@ -106,6 +107,11 @@ def price(event: Event) -> list[Statement]:
         return [
             Statement(event.unit, "none", event.view, event.reason, None, None, "none", False, (), ("everything",)),
         ]
+    if not isinstance(event, LocalRelease):
+        raise checks.UserError(
+            f"Expected event={type(event).__name__} to be priced by an accountant (fedveil.privacy.accounting); "
+            "only local releases and non-private ones have closed-form statements."
+        )
     repeats = () if event.releases == 1 else (f"each image leaves at most {event.releases} times, freshly noised",)
     found = [_formal(event, _total(event, 1), "image", repeats)]
     cap = event.max_images_per_identity
@@ -113,6 +119,24 @@ def price(event: Event) -> list[Statement]:
         held = (*repeats, f"at most {cap} images of one identity are used (enforced), all of one owner")
         found.append(_formal(event, _total(event, cap), "identity", held))
     return found
+
+
+def repeated(event: LocalRelease, count: int) -> LocalRelease:
+    """Return the event that stands for `count` equal ones."""
+    return dataclasses.replace(event, releases=event.releases * count)
+
+
+def composed(parts: Sequence[Statement], epsilon: float, delta: float, mechanism: str) -> Statement:
+    """Return the statement of several composed ones of the same unit, relation and view; assumptions are joined."""
+    return dataclasses.replace(
+        parts[0],
+        epsilon=epsilon,
+        delta=delta,
+        mechanism=mechanism,
+        meaningful=epsilon <= MEANINGFUL,
+        assumptions=tuple(dict.fromkeys(text for part in parts for text in part.assumptions)),
+        not_covered=tuple(dict.fromkeys(text for part in parts for text in part.not_covered)),
+    )
 
 
 def price_all(events: Iterable[Event]) -> list[Statement]:
@@ -134,10 +158,27 @@ def claim(statement: Statement) -> str:
 
 
 def odds(statement: Statement, false_alarm: float = 0.01) -> float | None:
-    """Return the largest true-positive rate of any test at this false-alarm rate; None without a bound."""
+    """Return the largest true-positive rate of any test at this false-alarm rate; None without a bound.
+
+    Both sides of the definition bound it: TPR <= e^eps FPR + delta, and 1 - FPR <= e^eps (1 - TPR) + delta.
+    """
     if statement.epsilon is None or statement.delta is None:
         return None
-    return min(1.0, math.exp(min(statement.epsilon, 700.0)) * false_alarm + statement.delta)
+    grown = math.exp(min(statement.epsilon, 700.0)) * false_alarm + statement.delta
+    missed = math.exp(-statement.epsilon) * (1.0 - false_alarm - statement.delta)
+    return max(0.0, min(1.0, grown, 1.0 - max(0.0, missed)))
+
+
+def all_meaningful(statements: Sequence[Statement]) -> bool:
+    """Return whether every release of a run has a meaningful guarantee; identity rows follow from the images' ones.
+
+    A missing guarantee for a representation does not count against a run whose only release, the model, is covered at
+    client level: nothing but the model leaves in training.
+    """
+    rows = [statement for statement in statements if statement.unit != "identity"]
+    if any(statement.unit == "client" and statement.meaningful for statement in rows):
+        rows = [statement for statement in rows if statement.epsilon is not None]
+    return bool(rows) and all(statement.meaningful for statement in rows)
 
 
 def headline(statements: Sequence[Statement]) -> str:

@@ -184,7 +184,8 @@ class ImageMechanism:
                 layout = frequency.upsampled_dct(pixels, frequency.AC, self.align_corners)
                 total += layout.square().mean((2, 3)).sum(0, dtype=torch.float64)
         exact, noised = (totals / len(images)).sqrt().clamp(min=1e-6)
-        return (exact * (noised / exact).square().mean().sqrt()).float()
+        divisors: torch.Tensor = exact * (noised / exact).square().mean().sqrt()
+        return divisors.float()
 
 
 def _statistics(images: torch.Tensor, spatial: bool) -> dict[str, torch.Tensor]:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as functional
 
 from fedveil import plugins
 from fedveil.models.heads import base as heads
 from fedveil.protections.base import Progress
 
-_BATCH = 64
+_BATCHES = (16, 64)  # smallest and largest; in between as many images as fit the number of values below
+_VALUES = 4_000_000
+_SIDE = 64
 _EMBEDDING = 64
 
 
@@ -82,6 +85,9 @@ def through_recognition(
     The noise is fresh in every step and reparameterised, scale times a unit draw, so the loss sees the scales (as
     published). The generator is a *public* one: these faces are nobody's secret.
 
+    Inputs of more than 64 pixels a side are averaged over 2x2 for the small network, if its sides stay multiples of 8:
+    finer detail counts for little there.
+
     Args:
         features: maps (B,) image indices and a generator to the noised network input (B, C, H, W), with a graph to
             `parameters`.
@@ -92,7 +98,15 @@ def through_recognition(
         lr: learning rate of the logits; the network's is fixed.
         progress: told after each step.
     """
-    probe = features(torch.zeros(1, dtype=torch.int64), generator)
+
+    def fed(index: torch.Tensor) -> torch.Tensor:
+        values = features(index, generator)
+        height, width = values.shape[2:]
+        halve = min(height, width) > _SIDE and height % 16 == 0 and width % 16 == 0
+        return functional.avg_pool2d(values, 2) if halve else values
+
+    probe = fed(torch.zeros(1, dtype=torch.int64))
+    batch = min(max(_VALUES // probe.numel(), _BATCHES[0]), _BATCHES[1], len(labels))
     network = plugins.build("model", "tiny_ir", {"embedding": _EMBEDDING}).build(
         int(probe.shape[1]), (int(probe.shape[2]), int(probe.shape[3])), generator
     )
@@ -100,8 +114,8 @@ def through_recognition(
     centres = torch.randn(int(labels.max()) + 1, _EMBEDDING, generator=generator).requires_grad_(True)
     optimiser = Adam([([*network.parameters(), centres], 2e-3), (parameters, lr)])
     for step in range(steps):
-        chosen = torch.randint(len(labels), (min(_BATCH, len(labels)),), generator=generator)
-        loss = heads.loss(head, network(features(chosen, generator)), centres, labels[chosen])
+        chosen = torch.randint(len(labels), (batch,), generator=generator)
+        loss = heads.loss(head, network(fed(chosen)), centres, labels[chosen])
         torch.autograd.backward(loss)
         optimiser.step()
         if progress is not None:

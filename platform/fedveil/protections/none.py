@@ -81,7 +81,9 @@ class NoProtection:
         max_images_per_identity: int | None = None,
     ) -> NonPrivate:
         """Return a `NonPrivate` event: the clean image is what would leave."""
-        return NonPrivate("image", "the representation or anything computed from it", "the representation is the image itself")
+        return NonPrivate(
+            "image", "the representation or anything computed from it", "the representation is the image itself"
+        )
 
     def shape_picture(self, state: base.State) -> None:
         """Return None: there is no budget."""

@@ -24,8 +24,8 @@ class CosFace:
     tensor([[6., 5.]])
     """
 
-    scale: float = 32.0
-    margin: float = 0.2
+    scale: float = 16.0
+    margin: float = 0.5
 
     def __post_init__(self) -> None:
         checks.positive(scale=self.scale)

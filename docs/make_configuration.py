@@ -1,0 +1,171 @@
+"""Write docs/configuration.md from configs/ and the schema: `python docs/make_configuration.py`.
+
+The comments of the YAML files are the reference; a test writes the page again and compares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from fedveil import config, plugins, schema
+
+HEAD = """\
+# Configuration
+
+<!-- Written by docs/make_configuration.py from configs/ and the schema; edit those, not this page. -->
+
+A run is configured by words on the command line, in any order:
+
+| word | meaning |
+| --- | --- |
+| `protection=dctdp` | choose a method of a group; loads `configs/protection/dctdp.yaml` |
+| `train.rounds=30` | override one setting; an unknown key or a wrong type is refused with the nearest name |
+| `study=quick` | start from `configs/study/quick.yaml` |
+
+Groups and studies are taken first, overrides go on top. `none` (or `null`) and `inf` are typed words, `true` and
+`false` are truth values. A list is `evaluation.far=[0.1,0.01]`, a block is `'train.local={epochs: 1}'`. Relative paths
+start at the folder in which the command runs.
+
+`configs/base.yaml` holds every section and names one method per group; a method's settings stand in its own file and
+nowhere else. `runs/RUN_ID/config.json` is the complete configuration of a run, with everything filled in. Settings of
+`engine`, `tracking`, `runs` and `vault` never change a result, so they may differ when a run is resumed.
+"""
+
+_LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):\s*(?P<value>.*?)\s*(?:#\s*(?P<note>.*))?$")
+_WORDS = {int: "whole number", float: "number", str: "word", bool: "true or false"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One setting of a YAML file: dotted key, value as written (empty for a block), comment."""
+
+    key: str
+    value: str
+    note: str
+
+
+def entries(text: str) -> Iterator[Entry]:
+    """Yield the settings of a YAML file in its order."""
+    path: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if not found:
+            continue
+        indent = len(found["indent"])
+        path = [(depth, key) for depth, key in path if depth < indent] + [(indent, found["key"])]
+        yield Entry(".".join(key for _, key in path), found["value"], found["note"] or "")
+
+
+def kind(hint: Any) -> str:
+    """Return a type in words.
+
+    >>> kind(int | None)
+    'whole number or null'
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(["null" if part is type(None) else kind(part) for part in arguments])
+    if origin is Literal:
+        return " or ".join(f"`{choice}`" for choice in arguments)
+    if origin is tuple:
+        return f"list of {kind(arguments[0])}s"
+    if dataclasses.is_dataclass(hint):
+        return "block {" + ", ".join(field.name for field in dataclasses.fields(hint)) + "}"
+    return _WORDS[hint]
+
+
+def hint_of(kind_: Any, key: str) -> Any:
+    """Return the type of a dotted key."""
+    first, _, rest = key.partition(".")
+    hint = typing.get_type_hints(kind_)[first]
+    return hint_of(hint, rest) if rest else hint
+
+
+def table(rows: list[tuple[str, str, str, str]]) -> str:
+    """Return a table of settings: key, default, type, meaning."""
+    lines = ["| setting | default | type | meaning |", "| --- | --- | --- | --- |"]
+    cells = [tuple(cell.replace("|", "/") for cell in row) for row in rows]
+    return "\n".join(lines + [f"| `{key}` | `{value}` | {type_} | {note} |" for key, value, type_, note in cells])
+
+
+def base_tables() -> str:
+    """Return the sections of base.yaml."""
+    text = (config.folder() / "base.yaml").read_text()
+    groups = (*config.METHOD_GROUPS, *config.SETTING_GROUPS)
+    parts, general, choices = [], [], []
+    sections: dict[str, list[tuple[str, str, str, str]]] = {}
+    notes: dict[str, str] = {}
+    for entry in entries(text):
+        section, _, inner = entry.key.partition(".")
+        if section in groups:
+            default = entry.value.removeprefix("{name: ").removesuffix("}")
+            names = " or ".join(f"[`{name}`](#{section}{name})" for name in config.choices(section))
+            choices.append(f"| `{section}` | `{default}` | {names} | {entry.note} |")
+        elif section == "seed":
+            general.append((entry.key, entry.value, kind(int), entry.note))
+        elif entry.value.startswith("{root:"):
+            general.append((f"{entry.key}.root", entry.value[7:-1], kind(str), entry.note))
+        elif not entry.value:
+            if inner:
+                continue
+            sections[section], notes[section] = [], entry.note
+        else:
+            hint = hint_of(schema.Config, entry.key)
+            sections[section].append((entry.key, entry.value, kind(hint), entry.note))
+    parts.append("## General\n\n" + table(general))
+    lines = ["## Groups", "", "| group | default | choices | meaning |", "| --- | --- | --- | --- |", *choices]
+    parts.append("\n".join(lines))
+    for section, rows in sections.items():
+        note = f"{notes[section][:1].upper()}{notes[section][1:]}.\n\n" if notes[section] else ""
+        parts.append(f"## `{section}`\n\n{note}{table(rows)}")
+    return "\n\n".join(parts)
+
+
+def group_tables() -> str:
+    """Return one table per file of a group."""
+    parts = []
+    for group in (*config.METHOD_GROUPS, *config.SETTING_GROUPS):
+        parts.append(f"## Group `{group}`")
+        for name in config.choices(group):
+            text = (config.folder() / group / f"{name}.yaml").read_text()
+            if group in config.METHOD_GROUPS:
+                hints = plugins.method(group, name)
+                about = plugins.summary(group, name)
+            else:
+                hints = getattr(schema, group.capitalize())
+                comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+                about = " ".join(comments)
+            rows = [
+                (f"{group}.{entry.key}", entry.value, kind(hint_of(hints, entry.key)), entry.note)
+                for entry in entries(text)
+            ]
+            body = table(rows) if rows else "No settings."
+            parts.append(f"### `{group}={name}`\n\n" + (f"{about}\n\n" if about else "") + body)
+    return "\n\n".join(parts)
+
+
+def studies() -> str:
+    """Return the list of studies."""
+    lines = ["## Studies", ""]
+    for name in config.choices("study"):
+        text = (config.folder() / "study" / f"{name}.yaml").read_text()
+        about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
+        lines.append(f"- `study={name}`: {about}")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return the whole page."""
+    return "\n\n".join([HEAD.rstrip(), base_tables(), group_tables(), studies()]) + "\n"
+
+
+if __name__ == "__main__":
+    target = Path(__file__).parent / "configuration.md"
+    target.write_text(page())
+    print(target)

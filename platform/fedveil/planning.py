@@ -1,0 +1,104 @@
+"""From a client-level budget to the public constants that meet it, the same on both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from fedveil import checks
+from fedveil.privacy import calibration, events
+from fedveil.privacy.events import Relation, Release
+from fedveil.schema import ClientBudget, Config
+
+VIEW = "every released global model"
+
+
+def relation_of(settings: Config) -> Relation:
+    """Return zero-out for Poisson cohorts; replace-one for fixed ones, whose members replace one another."""
+    return "zero-out" if settings.train.cohort.kind == "poisson" else "replace-one"
+
+
+def round_event(settings: Config, noise_multiplier: float) -> events.Event:
+    """Return what one round does to the registry's clients.
+
+    Clients keep heads and vaults, so a fixed cohort is not amplified: it is priced as if all clients were in it.
+    """
+    cohort, gaussian = settings.train.cohort, events.Gaussian(noise_multiplier)
+    if cohort.kind == "poisson":
+        return events.PoissonSampled(cohort.rate, gaussian)
+    return events.FixedSize(cohort.size or 1, settings.train.clients, gaussian, stateless=False)
+
+
+def round_release(settings: Config) -> Release | events.NonPrivate:
+    """Return the release of one round of a planned configuration at client level."""
+    budget = _budget(settings)
+    if budget.noise_multiplier is None:
+        return events.NonPrivate("client", VIEW, "updates are clipped, but no noise is added (epsilon inf)")
+    detail = (
+        ("clip", budget.clip or 0.0),
+        ("clients", settings.train.clients),
+        ("quantile", budget.quantile if budget.quantile is not None else "none"),
+        ("rounds", settings.train.rounds),
+    )
+    return Release("client", relation_of(settings), VIEW, round_event(settings, budget.noise_multiplier), detail)
+
+
+def whole_schedule(settings: Config) -> Release | events.NonPrivate:
+    """Return all rounds of the public schedule as one release: what an owner reserves on joining."""
+    one = round_release(settings)
+    if isinstance(one, events.NonPrivate):
+        return one
+    return dataclasses.replace(one, event=events.Repeated(one.event, settings.train.rounds))
+
+
+def planned(settings: Config) -> Config:
+    """Return the configuration with the noise multiplier that its client-level budget needs, found once.
+
+    The multiplier becomes a public constant of the run: it is in config.json and reaches every client.
+
+    Raises:
+        fedveil.checks.UserError: a budget that is incomplete, meaningless or cannot be met.
+    """
+    budget = settings.privacy.client
+    if budget is None:
+        return settings
+    if budget.epsilon is None and budget.noise_multiplier is None:
+        return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=None))
+    _check(settings, budget)
+    if budget.noise_multiplier is not None or budget.epsilon == math.inf:
+        return settings
+    found = calibration.calibrate(
+        budget.epsilon or 0.0,
+        budget.delta or 0.0,
+        lambda noise: events.Repeated(round_event(settings, noise), settings.train.rounds),
+        relation_of(settings),
+    )
+    chosen = dataclasses.replace(budget, noise_multiplier=found.noise_multiplier)
+    return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=chosen))
+
+
+def _check(settings: Config, budget: ClientBudget) -> None:
+    if budget.clip is None:
+        raise checks.UserError(
+            "privacy.client.clip is needed: the largest L2 norm of one client's update, a public constant, for "
+            "example privacy.client.clip=0.5; with privacy.client.quantile=0.5 it is only where clipping starts."
+        )
+    if budget.epsilon == math.inf and budget.noise_multiplier is None:
+        return
+    if budget.delta is None:
+        raise checks.UserError(
+            f"privacy.client.delta is needed: below 1 / train.clients = {1 / settings.train.clients:g}, for example "
+            "privacy.client.delta=1e-5."
+        )
+    if not 0 < budget.delta < 1 / settings.train.clients:
+        raise checks.UserError(
+            f"Expected privacy.client.delta={budget.delta!r} in (0, 1 / train.clients = "
+            f"{1 / settings.train.clients:g}): at or above it, publishing one client's data in full would "
+            "count as private."
+        )
+
+
+def _budget(settings: Config) -> ClientBudget:
+    if settings.privacy.client is None:
+        raise ValueError("No client-level budget is configured.")
+    return settings.privacy.client

@@ -1,0 +1,154 @@
+"""A client-level guarantee while a run goes on: secret cohorts, events before noise, a budget that stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from fedveil import checks, planning, randomness
+from fedveil.privacy import calibration, statements
+from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
+from fedveil.privacy.events import NonPrivate
+from fedveil.privacy.ledger import Ledger, Row
+from fedveil.privacy.statements import Statement
+from fedveil.randomness import SecretStream
+from fedveil.records import Failure, Update
+from fedveil.schema import Config
+from fedveil_strategies import cohorts, private, rounds
+
+_ASSUMPTIONS = (
+    "the server adds the noise, keeps it and the coins secret, and forgets both",
+    "the registry, its size and all settings are public",
+    "the schedule was fixed before the run",
+)
+_NOT_COVERED = (
+    "the server itself, which sees every update before clipping",
+    "the operator's log: who took part, when, and what failed",
+    "floating-point effects of the noise (real arithmetic is assumed)",
+    "each person's share of a client that holds many people",
+)
+
+
+class ClientLevel:
+    """The client-level side of one session.
+
+    Every round writes its event to the run ledger and syncs it before the noisy sum is used; an interrupted round is
+    run again as a new, counted event with new coins and new noise, because both are drawn from the operating system
+    and never stored.
+    """
+
+    def __init__(self, settings: Config, plan: rounds.Plan, ledger: Ledger, run_id: str) -> None:
+        budget = settings.privacy.client
+        if budget is None:
+            raise ValueError("No client-level budget is configured.")
+        self._settings, self._plan, self._ledger, self._run_id = settings, plan, ledger, run_id
+        self._budget = budget
+        self.event = planning.round_release(settings)
+        self.mechanism = private.Mechanism(
+            noise_multiplier=budget.noise_multiplier or 0.0,
+            clip=budget.clip or 1.0,
+            expected=cohorts.expected_size(plan.cohort, len(plan.registry)),
+            quantile=budget.quantile,
+            share=budget.quantile_share,
+            clip_lr=budget.quantile_lr,
+        )
+        self._accountant = PldAccountant(planning.relation_of(settings), "client")
+        spent = sum(row.event == self.event for row in ledger.rows(run_id))
+        if spent and not isinstance(self.event, NonPrivate):
+            self._accountant = self._accountant.compose(self.event, spent)
+
+    def _stream(self, purpose: str, number: int) -> SecretStream:
+        seed = self._settings.privacy.test_seed
+        key = randomness.os_key() if seed is None else randomness.test_key(seed, purpose, number)
+        return SecretStream(key)
+
+    def draw(self, number: int) -> Sequence[str]:
+        """Return a round's cohort from secret coins."""
+        uniforms = self._stream("cohort", number).uniform(len(self._plan.registry))
+        return cohorts.draw(self._plan.cohort, self._plan.registry, uniforms)
+
+    def proceed(self, number: int) -> bool:
+        """Return whether another round keeps the run within its budget."""
+        target = self._budget.epsilon
+        if target is None or math.isinf(target) or isinstance(self.event, NonPrivate):
+            return True
+        return self._accountant.compose(self.event).upper(self._budget.delta or 0.0) <= target
+
+    def combine(self, number: int, answers: Iterable[Update | Failure], state: rounds.State) -> rounds.Combined:
+        """Clip, sum, book the event, add the noise, divide by the public cohort."""
+        clip = state.memory.get("clip", self.mechanism.clip)
+        total, count, failures = private.bounded_sums(answers, self._plan, state.tensors, clip)
+        self._spend(number)
+        stream = self._stream("noise", number)
+        noisy = private.released(total, count, self._plan, state.tensors, self.mechanism, clip, stream)
+        return rounds.Combined(noisy.mean, tuple(failures), {"clip": noisy.clip})
+
+    def _spend(self, number: int) -> None:
+        """Book this round's release; a round that is run again draws again and is booked again.
+
+        Under a test seed it draws the same, so it stays one row: the run is NOT PRIVATE and repeats exactly.
+        """
+        if self._settings.privacy.test_seed is not None:
+            note = f"round {number}, NOT PRIVATE: fixed noise (privacy.test_seed)"
+            if any(row.note == note for row in self._ledger.rows(self._run_id)):
+                return
+        else:
+            note = f"round {number}"
+        self._ledger.append([Row(self._run_id, "run", "spent", self.event, note)])
+        if not isinstance(self.event, NonPrivate):
+            self._accountant = self._accountant.compose(self.event)
+
+    def statement(self, final: bool = False) -> Statement:
+        """Return what may be claimed of the rounds so far; the final one is priced on the finer grid."""
+        if isinstance(self.event, NonPrivate):
+            return statements.price(self.event)[0]
+        accountant = dataclasses.replace(self._accountant, grid=FINAL_GRID) if final else self._accountant
+        delta = self._budget.delta or 0.0
+        bound = accountant.epsilon(delta)
+        epsilon = bound.upper
+        fixed = self._plan.cohort.kind == "fixed"
+        rate = self._plan.cohort.rate
+        cohort = "fixed cohorts, not amplified" if fixed else f"secret Poisson cohorts of rate {rate:g}"
+        return Statement(
+            unit="client",
+            relation=planning.relation_of(self._settings),
+            view=planning.VIEW,
+            mechanism=f"Gaussian noise on the sum of clipped updates, {cohort} ({bound.method})",
+            epsilon=epsilon,
+            delta=delta if epsilon is not None else None,
+            guarantee="formal" if epsilon is not None else "none",
+            meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
+            assumptions=_ASSUMPTIONS,
+            not_covered=_NOT_COVERED,
+        )
+
+    def lines(self, dimension: int) -> list[str]:
+        """Return what was chosen, for people: noise, cohort, noise-to-signal ratio and a remedy when it is hopeless."""
+        if isinstance(self.event, NonPrivate):
+            return [f"client level: updates clipped to {self.mechanism.clip:g}, no noise: no guarantee"]
+        ratio = calibration.noise_to_signal(self.mechanism.update_multiplier, dimension, self.mechanism.expected)
+        chosen = (
+            f"client level: noise multiplier {self.mechanism.noise_multiplier:.4g}, clipping norm "
+            f"{self.mechanism.clip:g}, {self.mechanism.expected:g} clients expected of {len(self._plan.registry)}, "
+            f"{dimension:,} trained numbers, noise-to-signal ratio {ratio.ratio:.3g}"
+        )
+        return [chosen, ratio.warning] if ratio.warning else [chosen]
+
+
+def check_start(level: ClientLevel, settings: Config) -> None:
+    """Refuse to start when the whole schedule exceeds the budget and the owner of the run said so."""
+    budget = settings.privacy.client
+    if budget is None or budget.on_exhausted != "refuse_to_start" or budget.epsilon is None:
+        return
+    schedule = planning.whole_schedule(settings)
+    if isinstance(schedule, NonPrivate) or math.isinf(budget.epsilon):
+        return
+    cost = PldAccountant(planning.relation_of(settings), "client").compose(schedule).upper(budget.delta or 0.0)
+    if cost > budget.epsilon:
+        raise checks.UserError(
+            f"The {settings.train.rounds} rounds of this run cost epsilon {cost:.4g} at delta {budget.delta:g}, above "
+            f"privacy.client.epsilon={budget.epsilon:g}: lower train.rounds, raise privacy.client.noise_multiplier, or "
+            "set privacy.client.on_exhausted=stop."
+        )
+

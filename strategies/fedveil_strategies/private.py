@@ -1,0 +1,168 @@
+"""Client-level differential privacy at the coordinator: clip -> sum -> noise -> divide by the public cohort.
+
+Our own code from clip to noise: nothing on this path comes from Flower's wrappers. One client's whole contribution to
+a round is a vector in a ball of radius C; the noise has standard deviation z * C on the *sum*. Neighbouring federations
+differ in one client's reply being replaced by nothing, which moves the sum by at most C (Poisson cohorts, zero-out), or
+by any other client's, 2 C (fixed cohorts, replace-one): the accountant applies that factor to the event's z.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import checks
+from fedveil.privacy import clipping, noise
+from fedveil.randomness import SecretStream
+from fedveil.records import Failure, Tensors, Update
+from fedveil_strategies import rounds
+from fedveil_strategies.aggregation.base import Mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanism:
+    """Public constants of a client-level guarantee.
+
+    Attributes:
+        noise_multiplier: z, the accounted noise of a whole round in units of C; 0 clips without noise.
+        clip: C in round 1, the largest L2 norm of one client's update.
+        expected: the public divisor, q * N or the fixed size.
+        quantile: which quantile of update norms C follows; None keeps C.
+        share: of the round's budget, what the quantile's noisy count may spend; in (0, 1).
+        clip_lr: step of the geometric update of C.
+    """
+
+    noise_multiplier: float
+    clip: float
+    expected: float
+    quantile: float | None = None
+    share: float = 0.05
+    clip_lr: float = 0.2
+
+    def __post_init__(self) -> None:
+        checks.non_negative(noise_multiplier=self.noise_multiplier)
+        checks.positive(clip=self.clip, expected=self.expected, clip_lr=self.clip_lr)
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise checks.UserError(f"Expected privacy.client.quantile={self.quantile!r} in (0, 1).")
+        if not 0 < self.share < 1:
+            raise checks.UserError(f"Expected privacy.client.quantile_share={self.share!r} in (0, 1).")
+
+    @property
+    def update_multiplier(self) -> float:
+        """Noise on the sum of updates in units of C: z, or z / sqrt(1 - share) beside a noisy count.
+
+        Two Gaussian queries of multipliers a and b cost what one of (a^-2 + b^-2)^-1/2 costs.
+        """
+        return self.noise_multiplier / (math.sqrt(1 - self.share) if self.quantile is not None else 1.0)
+
+    @property
+    def count_multiplier(self) -> float:
+        """Noise on the centred count in units of one indicator's size, 1/2."""
+        return self.noise_multiplier / math.sqrt(self.share)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisySum:
+    """What a round releases; everything computed from it is free.
+
+    Attributes:
+        mean: the noisy sum over the expected cohort, by tensor.
+        clip: C of the next round.
+    """
+
+    mean: Mean
+    clip: float
+
+
+def flat(tensors: Mapping[str, NDArray[np.float32]], allowed: Sequence[str]) -> torch.Tensor:
+    """Return the allow-listed tensors as one float64 vector, in allow-list order, scalars included."""
+    return torch.from_numpy(np.concatenate([np.asarray(tensors[name], np.float64).ravel() for name in allowed]))
+
+
+def clipped(update: torch.Tensor, bound: float) -> torch.Tensor:
+    """Return the vector (d,) within the ball of radius `bound`, float64; non-finite entries become zero first."""
+    ones = torch.ones(update.numel(), dtype=torch.float64)
+    return clipping.clip_norm(update[None], ones, bound, order=2)[0]
+
+
+def indicator(update: torch.Tensor, bound: float) -> float:
+    """Return 1/2 when the update's norm is at most `bound`, else -1/2: centred, so its sensitivity is 1/2, not 1."""
+    finite = update.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return 0.5 if float(torch.linalg.vector_norm(finite)) <= bound else -0.5
+
+
+def bounded_sums(
+    answers: Iterable[Update | Failure], plan: rounds.Plan, tensors: Tensors, bound: float
+) -> tuple[torch.Tensor, float, list[Failure]]:
+    """Return the sum of clipped updates (d,), the sum of centred indicators, and the failures (zero in both).
+
+    Guarantee: replacing any one answer by a failure moves the first sum by at most `bound` and the second by at most
+    1/2; replacing it by anything else moves them by at most 2 * `bound` and 1. Non-finite values become zero here, not
+    a failure: whether a client's update was finite is as secret as the rest of it.
+    """
+    total = torch.zeros(sum(int(np.prod(tensors[name].shape)) for name in plan.allowed), dtype=torch.float64)
+    count = 0.0
+    failures: list[Failure] = []
+    for answer in answers:
+        checked = rounds.shaped(answer, plan.allowed, tensors)
+        if isinstance(checked, Failure):
+            failures.append(checked)
+            continue
+        vector = flat(checked.tensors, plan.allowed)
+        total += clipped(vector, bound)
+        count += indicator(vector, bound)
+    return total, count, failures
+
+
+def released(
+    total: torch.Tensor, count: float, plan: rounds.Plan, tensors: Tensors, mechanism: Mechanism, clip: float,
+    stream: SecretStream,
+) -> NoisySum:  # fmt: skip
+    """Return the noisy sums of a round, divided by the public cohort; an empty cohort's sums are noised alike.
+
+    Args:
+        total: sum of clipped updates.
+        count: sum of centred indicators.
+        plan: public constants of the run.
+        tensors: the global tensors, for their shapes.
+        mechanism: public constants of the guarantee.
+        clip: C of this round.
+        stream: this round's secret stream, used for nothing else.
+    """
+    noisy = total
+    if mechanism.noise_multiplier > 0:
+        sigma = mechanism.update_multiplier * clip
+        noisy = total + noise.gaussian(stream, torch.full_like(total, sigma))
+    mean = split(noisy / mechanism.expected, plan, tensors)
+    return NoisySum(mean, _next_clip(count, mechanism, clip, stream))
+
+
+def _next_clip(count: float, mechanism: Mechanism, clip: float, stream: SecretStream) -> float:
+    """Return C * exp(-lr * (share of norms within C - quantile)), from a noisy count (Andrew et al., NeurIPS 2021).
+
+    Too many norms within C shrink it, too few grow it, so it comes to the quantile from both sides.
+    """
+    if mechanism.quantile is None:
+        return clip
+    if mechanism.noise_multiplier > 0:
+        sigma = mechanism.count_multiplier * 0.5
+        count += float(noise.gaussian(stream, torch.tensor([sigma], dtype=torch.float64))[0])
+    within = count / mechanism.expected + 0.5
+    return clip * math.exp(-mechanism.clip_lr * (within - mechanism.quantile))
+
+
+def split(vector: torch.Tensor, plan: rounds.Plan, tensors: Tensors) -> Mean:
+    """Return the vector (d,) as tensors: the inverse of `flat`."""
+    values: Mean = {}
+    place = 0
+    for name in plan.allowed:
+        shape = tensors[name].shape
+        size = int(np.prod(shape))
+        values[name] = vector[place : place + size].numpy().reshape(shape).copy()
+        place += size
+    return values

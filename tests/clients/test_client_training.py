@@ -1,0 +1,278 @@
+"""A client's round: what it computes from, what leaves, and what does not."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedveil import checks, config, federation
+from fedveil.engine import _flower
+from fedveil.privacy.ledger import Ledger
+from fedveil.records import model_sha256
+from fedveil.schema import Policy
+from fedveil_clients import app as client_app
+from fedveil_clients import training
+from fedveil_clients.policy import Node, PolicyRefusal
+
+SMALL = (
+    "study=quick", "tracking=none", "data.identities=8", "data.images_per_identity=4", "data.evaluation_identities=4",
+    "data.evaluation_images=2", "data.pairs=8", "data.public_identities=4", "data.public_images=4",
+    "protection.fit_steps=0", "protection.init=zeros", "model.width=8", "model.embedding=16", "train.clients=3",
+    "train.local.steps=2", "train.batch_size=6",
+)  # fmt: skip
+NODE = Node("here/c0002", allow_test_seed=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return lambda *words: config.load([*SMALL, f"vault.root={tmp_path / 'vault'}", *words])
+
+
+def public_state(chosen):
+    public = federation.split(chosen).public
+    return config.build(chosen, "protection").fit(public.images(), public.labels, chosen.seed)
+
+
+def start(chosen):
+    size = federation.split(chosen).train.size
+    return federation.get_tensors(federation.backbone(chosen, config.build(chosen, "protection"), size))
+
+
+def site_of(chosen, client="c0002", run="run", node=NODE):
+    return training.open_site(chosen, run, client, node, public_state(chosen))
+
+
+def test_the_update_is_local_minus_global(settings):
+    chosen = settings()
+    site, tensors = site_of(chosen), start(chosen)
+    kept = {name: value.copy() for name, value in tensors.items()}
+    update = training.train_round(site, 1, tensors)
+    after = federation.get_tensors(site.backbone)
+    assert set(update.tensors) == set(tensors)
+    assert update.client_id == "c0002"
+    for name, value in update.tensors.items():
+        assert value.dtype == np.float32
+        assert np.array_equal(value, after[name] - kept[name])
+        assert np.array_equal(tensors[name], kept[name])  # the broadcast tensors are only read
+    assert any(np.any(value) for value in update.tensors.values())
+
+
+def test_one_step_is_one_sgd_step_by_finite_differences(settings):
+    chosen = settings("train.local.steps=1", "train.weight_decay=0.0", "train.lr=0.01")
+    site, tensors = site_of(chosen), start(chosen)
+    index = next(
+        training.training.batch_indices(len(site.labels), 6, chosen.seed, "batches", "c0002", start_step=0, steps=1)
+    )
+    features, labels = site.features(index, 0).double(), site.labels[torch.from_numpy(index)]
+    centres = training._first_head(site).double()
+
+    def loss(moved):
+        federation.set_tensors(site.backbone, moved)
+        with torch.no_grad():
+            embedded = torch.nn.functional.normalize(site.backbone.double()(features))
+            cosine = embedded @ torch.nn.functional.normalize(centres).T
+            found = float(torch.nn.functional.cross_entropy(site.head.logits(cosine, labels), labels))
+        site.backbone.float()
+        return found
+
+    name = max(tensors, key=lambda key: tensors[key].size)
+    direction = np.random.default_rng(0).normal(size=tensors[name].shape).astype(np.float32)
+    step = 2e-4
+    up, down = ({**tensors, name: tensors[name] + sign * step * direction} for sign in (1, -1))
+    slope = (loss(up) - loss(down)) / (2 * step)
+    update = training.train_round(site, 1, tensors)
+    assert float((update.tensors[name] * direction).sum()) == pytest.approx(-0.01 * slope, rel=2e-2)
+
+
+def test_only_the_allow_list_is_trained_and_leaves(settings):
+    chosen = settings("train.trainable=embed.*")
+    site, tensors = site_of(chosen), start(chosen)
+    update = training.train_round(site, 1, tensors)
+    assert set(update.tensors) == {name for name in tensors if name.startswith("embed.")} != set()
+    after = federation.get_tensors(site.backbone)
+    frozen = set(tensors) - set(update.tensors)
+    assert all(np.array_equal(after[name], tensors[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("protection", ["dctdp", "none"])
+def test_a_round_run_again_gives_equal_bits(settings, protection):
+    words = [] if protection == "dctdp" else ["protection.fit_steps=0"]
+    chosen = settings(*words) if protection == "dctdp" else bare(settings())
+    tensors = start(chosen)
+    site = site_of(chosen)
+    training.train_round(site, 1, tensors)
+    second = model_sha256(training.train_round(site, 2, tensors).tensors)
+    assert model_sha256(training.train_round(site, 2, tensors).tensors) == second
+    assert model_sha256(training.train_round(site_of(chosen), 2, tensors).tensors) == second  # after a restart
+    assert model_sha256(training.train_round(site, 3, tensors).tensors) != second
+
+
+def bare(chosen):
+    from fedveil import simulate
+
+    return simulate.without_protection(chosen)
+
+
+def test_the_release_is_booked_once_per_run_then_reused(settings, tmp_path):
+    chosen = settings()
+    site_of(chosen)
+    site_of(chosen)
+    site_of(chosen, run="later")
+    rows = Ledger(tmp_path / "vault" / "ledger.sqlite").rows()
+    found = [(row.run_id, row.subject, row.status) for row in rows]
+    assert found[0] == ("run", NODE.data_set, "spent")
+    assert found[-1] == ("later", NODE.data_set, "reused")
+    assert [status for *_, status in found].count("spent") == 1
+
+
+def test_a_refusing_owner_touches_nothing(settings, tmp_path):
+    with pytest.raises(PolicyRefusal):
+        site_of(settings(), node=Node("d", policy=Policy(("nothing",), None)))
+    assert not (tmp_path / "vault").exists()
+
+
+def test_the_vault_is_closed_whatever_the_protection(settings, tmp_path):
+    site_of(bare(settings()))
+    assert (tmp_path / "vault").stat().st_mode & 0o777 == 0o700
+
+
+def test_clean_images_are_read_once_when_copies_are_memoised(settings, monkeypatch):
+    chosen = settings()
+    read = []
+    images = training.FaceSet.images
+    monkeypatch.setattr(training.FaceSet, "images", lambda self, index=None: read.append(index) or images(self, index))
+    state = public_state(chosen)
+    read.clear()
+    site = training.open_site(chosen, "run", "c0002", NODE, state)
+    own = np.concatenate(read)
+    assert sorted(own.tolist()) == list(range(len(own)))  # each image exactly once
+    read.clear()
+    for number in (1, 2):
+        training.train_round(site, number, start(chosen))
+    training.open_site(chosen, "run", "c0002", NODE, state)
+    assert read == []
+
+
+def test_fresh_noise_differs_from_step_to_step_and_is_booked_for_the_whole_run(settings, tmp_path):
+    chosen = settings("protection.memoise=false")
+    site = site_of(chosen)
+    index = np.arange(2)
+    assert not torch.equal(site.features(index, 0), site.features(index, 1))
+    assert Ledger(tmp_path / "vault" / "ledger.sqlite").rows()[0].event.releases == 3 * 2
+    site_of(chosen)  # every attempt draws afresh, and is counted
+    assert len(Ledger(tmp_path / "vault" / "ledger.sqlite").rows()) == 2
+
+
+def test_one_person_is_refused_unless_there_is_a_bank(settings):
+    alone = settings("partition.max_identities=1")
+    with pytest.raises(checks.UserError, match="bank_identities"):
+        site_of(alone)
+    site = site_of(settings("partition.max_identities=1", "train.bank_identities=3"))
+    assert site.classes == 4
+    assert sorted(set(site.labels.tolist())) == [0, 1, 2, 3]
+    training.train_round(site, 1, start(alone))
+
+
+def test_bank_negatives_are_public_faces_with_labels_of_their_own(settings, monkeypatch):
+    chosen = settings("train.bank_identities=2")
+    plain = site_of(settings())
+    site = site_of(chosen)
+    own = len(plain.labels)
+    assert torch.equal(site.labels[:own], plain.labels)
+    assert set(site.labels[own:].tolist()) == {plain.classes, plain.classes + 1}
+    split = federation.split(chosen)
+    public = split.public.subset(np.isin(split.public.labels, split.public.identities[:2]))
+    assert len(site.labels) - own == len(public)
+    read = []
+    images = training.FaceSet.images
+    monkeypatch.setattr(
+        training.FaceSet, "images", lambda self, index=None: read.append(self.present_names) or images(self, index)
+    )
+    mixed = site.features(np.array([own, 0, own + 1, 1]), 0)
+    assert {name for names in read for name in names} <= set(split.public.present_names)
+    monkeypatch.undo()
+    assert torch.equal(mixed[[1, 3]], plain.features(np.array([0, 1]), 0))
+    assert torch.equal(mixed[[0, 2]], site.features(np.array([own, own + 1]), 5))
+
+
+def test_a_bank_larger_than_the_public_faces_is_refused(settings):
+    with pytest.raises(checks.UserError, match="bank_identities=5"):
+        site_of(settings("train.bank_identities=5"))
+
+
+def ask(chosen, number=1, node_config=None, tensors=None):
+    engine = _flower.Settings(chosen.train.clients, {}, node_config or {})
+    _flower.identify()
+    content = RecordDict(
+        {
+            "instruction": ConfigRecord({"config": config.to_json(chosen), "run_id": "run", "round": number}),
+            "tensors": ArrayRecord(client_app._arrays(tensors or start(chosen))),
+            "state": ArrayRecord(client_app._arrays({k: v.numpy() for k, v in public_state(chosen).items()})),
+        }
+    )
+    message = Message(content, dst_node_id=2, message_type="train")
+    _flower.number(message, "m1")
+    context = _flower.client_context(engine, 2)
+    return client_app.app(message, context), context
+
+
+def test_nothing_but_the_update_is_in_the_reply_or_the_context(settings, caplog, capfd):
+    chosen = settings()
+    tensors = start(chosen)
+    with caplog.at_level(logging.DEBUG):
+        reply, context = ask(chosen, tensors=tensors)
+    assert list(reply.content) == ["update"]
+    assert list(reply.content.array_records) == ["update"]
+    update = reply.content.array_records["update"]
+    assert sorted(update) == sorted(tensors)
+    assert {name: tuple(array.shape) for name, array in update.items()} == {n: v.shape for n, v in tensors.items()}
+    assert len(context.state) == 0
+    own = [record for record in caplog.records if record.name.startswith("fedveil")]
+    assert own == []
+    assert capfd.readouterr().out == ""
+    expected = training.train_round(site_of(chosen, run="again"), 1, tensors)
+    assert model_sha256({n: a.numpy() for n, a in update.items()}) == model_sha256(expected.tensors)
+
+
+def test_the_head_is_in_no_message(settings, tmp_path):
+    chosen = settings()
+    reply, _ = ask(chosen)
+    head = site_of(chosen).vault.heads("run", "c0002").before(2)
+    data = _flower.to_bytes(reply)
+    for row in head:
+        assert row.tobytes()[:16] not in data
+
+
+@pytest.mark.parametrize(
+    ("words", "node", "reason"),
+    [
+        (["privacy.test_seed=1"], {}, "test_seed"),
+        ([], {"floor": "elsewhere"}, "floor"),
+        (["partition.max_identities=1"], {}, "bank_identities"),
+    ],
+)
+def test_a_refusal_is_a_reason_and_nothing_else(settings, words, node, reason):
+    reply, _ = ask(settings(*words), node_config=node)
+    assert list(reply.content) == ["refusal"]
+    assert list(reply.content.config_records["refusal"]) == ["reason"]
+    assert reason in str(reply.content.config_records["refusal"]["reason"])
+
+
+def test_every_person_has_one_client_and_unknown_clients_are_refused(settings):
+    chosen = settings()
+    people = [set(training.own_faces(chosen, name).present_names) for name in ("c0001", "c0002", "c0003")]
+    assert sum(len(part) for part in people) == len(set.union(*people)) == 8
+    with pytest.raises(checks.UserError, match="c0009"):
+        training.own_faces(chosen, "c0009")

@@ -1,0 +1,78 @@
+"""The owner's floor: what a node refuses, with the reason, whatever the coordinator's configuration says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fedveil import config
+from fedveil.privacy.events import LocalRelease, NonPrivate
+from fedveil.schema import Policy
+from fedveil_clients import policy
+from fedveil_clients.policy import Node, PolicyRefusal
+
+NOISED = LocalRelease("laplace", 8.0)
+BARE = NonPrivate("image", "everything", "no noise")
+
+
+def settings(*words):
+    return config.load(["tracking=none", *words])
+
+
+def test_without_a_policy_everything_is_accepted():
+    policy.check(settings(), Node("d"), NOISED)
+    policy.check(settings("protection=none"), Node("d"), BARE)
+
+
+def test_a_protection_below_the_floor_is_refused_by_name():
+    node = Node("d", policy=Policy(("dctdp",), None))
+    policy.check(settings(), node, NOISED)
+    with pytest.raises(PolicyRefusal, match="'none'"):
+        policy.check(settings("protection=none"), node, BARE)
+
+
+@pytest.mark.parametrize(("event", "shown"), [(NOISED, "8 at delta 0"), (BARE, "infinite")])
+def test_more_than_the_largest_epsilon_is_refused_with_the_number(event, shown):
+    policy.check(settings(), Node("d", policy=Policy(None, 8.0)), NOISED)
+    with pytest.raises(PolicyRefusal, match=shown):
+        policy.check(settings(), Node("d", policy=Policy(None, 7.9)), event)
+
+
+def test_repeated_releases_count():
+    with pytest.raises(PolicyRefusal, match="80"):
+        policy.check(settings(), Node("d", policy=Policy(None, 8.0)), dataclasses.replace(NOISED, releases=10))
+
+
+def test_fixed_noise_needs_the_nodes_own_permission():
+    chosen = settings("privacy.test_seed=1")
+    policy.check(chosen, Node("d", allow_test_seed=True), NOISED)
+    with pytest.raises(PolicyRefusal, match="test_seed"):
+        policy.check(chosen, Node("d"), NOISED)
+
+
+def test_the_nodes_policy_beats_the_runs():
+    lax = settings("policy.floor=[none,dctdp]", "policy.max_epsilon=1000000", "protection=none")
+    with pytest.raises(PolicyRefusal):
+        policy.check(lax, Node("d", policy=Policy(("dctdp",), 8.0)), BARE)
+    strict = settings("policy.floor=[dctdp]", "protection=none")
+    with pytest.raises(PolicyRefusal):  # a node that says nothing takes the run's, as a simulation does
+        policy.check(strict, Node("d"), BARE)
+
+
+def test_node_configuration_is_read_cautiously():
+    assert policy.node_of("c0001", {}, "folder") == Node("folder/c0001", False, None)
+    found = policy.node_of("c1", {"floor": "dctdp, none", "max-epsilon": 8, "data-set": "clinic-7"}, "folder")
+    assert found == Node("clinic-7", False, Policy(("dctdp", "none"), 8.0))
+    assert policy.node_of("c1", {"max-epsilon": "8.5"}, "folder").policy == Policy(None, 8.5)
+    assert policy.node_of("c1", {"allow-test-seed": True}, "folder").allow_test_seed
+    for no in ("false", "no", "", 0, None):
+        assert not policy.node_of("c1", {"allow-test-seed": no}, "folder").allow_test_seed
+
+
+def test_a_floor_that_cannot_be_read_accepts_nothing():
+    with pytest.raises(ValueError, match="low"):
+        policy.node_of("c1", {"max-epsilon": "low"}, "folder")
+    nothing = policy.node_of("c1", {"floor": ""}, "folder")
+    with pytest.raises(PolicyRefusal):
+        policy.check(settings(), nothing, NOISED)
