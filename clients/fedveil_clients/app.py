@@ -1,12 +1,12 @@
 """The Flower adapter of a data owner: message -> training -> message.
 
-Node configuration (the owner's own): `client-id` or Flower's `partition-id`; `data-set`, `floor`, `max-epsilon`,
-`allow-test-seed` (see `policy`).
+Node configuration (the owner's own): `client-id` or Flower's `partition-id`, and the words that `policy` lists.
 """
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 import fedveil
-from fedveil import checks, config
+from fedveil import checks, config, federation
 from fedveil.data import partition
+from fedveil.schema import Config
 from fedveil_clients import policy, training
+from fedveil_clients.vault import Vault
 
 app = ClientApp()
 
@@ -28,10 +30,15 @@ def client_id(context: Context, count: int) -> str:
     return partition.client_ids(count)[int(context.node_config["partition-id"])]
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=8)
+def _settings(config_json: str) -> Config:
+    return config.from_json(config_json)
+
+
+@functools.lru_cache(maxsize=8192)
 def _site(config_json: str, run_id: str, name: str, node: policy.Node, state: _State) -> training.Site:
     torch.set_num_threads(1)  # equal bits on every engine
-    return training.open_site(config.from_json(config_json), run_id, name, node, state.tensors())
+    return training.open_site(_settings(config_json), run_id, name, node, state.tensors())
 
 
 class _State:
@@ -53,10 +60,21 @@ class _State:
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Tell the coordinator which client of the registry this node is; nothing about its data."""
-    settings = config.from_json(str(message.content.config_records["instruction"]["config"]))
-    answer = ConfigRecord({"client_id": client_id(context, settings.train.clients), "version": fedveil.__version__})
-    return Message(RecordDict({"client": answer}), reply_to=message)
+    """Tell the coordinator which client of the registry this node is and which vault it has; nothing about its data."""
+    settings = _settings(str(message.content.config_records["instruction"]["config"]))
+    name = client_id(context, settings.train.clients)
+    node = policy.node_of(name, context.node_config, settings.data.name)
+    answer: dict[str, Any] = {
+        "client_id": name,
+        "version": fedveil.__version__,
+        "vault": _vault_identity(node.at_home(settings).vault.root),
+    }
+    return Message(RecordDict({"client": ConfigRecord(answer)}), reply_to=message)
+
+
+@functools.lru_cache(maxsize=8)
+def _vault_identity(root: str) -> str:
+    return Vault(Path(root)).identity()
 
 
 @app.train()
@@ -64,16 +82,23 @@ def train(message: Message, context: Context) -> Message:
     """Train one round and answer with the update, or with the owner's reason for refusing."""
     instruction = message.content.config_records["instruction"]
     config_json, run_id, number = (instruction[key] for key in ("config", "run_id", "round"))
-    settings = config.from_json(str(config_json))
+    settings = _settings(str(config_json))
     name = client_id(context, settings.train.clients)
-    node = policy.node_of(name, context.node_config, settings.data.name)
+    node = policy.node_of(name, context.node_config, federation.data_id(settings))
     try:
         site = _site(str(config_json), str(run_id), name, node, _State(message.content.array_records["state"]))
         tensors = {key: array.numpy() for key, array in message.content.array_records["tensors"].items()}
         update: dict[str, Any] = dict(training.train_round(site, int(str(number)), tensors).tensors)
-    except (policy.PolicyRefusal, checks.UserError) as refusal:
-        return Message(RecordDict({"refusal": ConfigRecord({"reason": str(refusal)})}), reply_to=message)
+    except policy.PolicyRefusal as refusal:
+        return _refusal(message, str(refusal))
+    except checks.UserError as error:
+        # Under a client-level claim a reason may tell what a client holds: it stays with the owner.
+        return _refusal(message, str(error) if settings.privacy.client is None else "the client could not train")
     return Message(RecordDict({"update": ArrayRecord(_arrays(update))}), reply_to=message)
+
+
+def _refusal(message: Message, reason: str) -> Message:
+    return Message(RecordDict({"refusal": ConfigRecord({"reason": reason})}), reply_to=message)
 
 
 def _arrays(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ mechanism is another key and a fresh, counted draw: one unit draw used at two sc
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -77,27 +78,35 @@ class Memo:
             draw: clips and noises images (B, 3, H, W) with one stream each.
             before_drawing: called before the first draw: writes the event to the ledger.
         """
+        drawn = 0
         with closing(self._connect()) as connection:
-            memos = self._known(connection, owner_key, mechanism, keys)
-            missing = np.flatnonzero([memo is None or not self._has(connection, memo) for memo in memos])
-            if missing.size:
+            while True:
+                contents = self._known(connection, keys)
+                memos = [
+                    None if content is None else self.memo_id(owner_key, content, mechanism, rank)
+                    for content, rank in zip(contents, _ranks(contents), strict=True)
+                ]
+                missing = np.flatnonzero([memo is None or not self._has(connection, memo) for memo in memos])
+                if not missing.size:
+                    return self._copies(connection, memos), drawn
                 before_drawing()
-                self._draw(connection, owner_key, mechanism, keys, missing, read, draw)
-                memos = self._known(connection, owner_key, mechanism, keys)
-            return self._copies(connection, memos), int(missing.size)
+                self._draw(connection, owner_key, mechanism, keys, contents, missing, read, draw)
+                drawn += int(missing.size)
 
     @staticmethod
-    def memo_id(owner_key: bytes, content: bytes, mechanism: bytes) -> bytes:
-        """Return the memo id, which also keys the noise of this one copy."""
-        return randomness.subkey(owner_key, "memo", content, mechanism)
+    def memo_id(owner_key: bytes, content: bytes, mechanism: bytes, rank: int = 0) -> bytes:
+        """Return the memo id, which also keys the noise of this one copy.
 
-    def _known(
-        self, connection: sqlite3.Connection, owner_key: bytes, mechanism: bytes, keys: Sequence[str]
-    ) -> list[bytes | None]:
+        `rank` counts the images of the set before this one with equal pixels: two equal pictures are two records with
+        two draws, because equal copies would tell that the pictures are equal.
+        """
+        return randomness.subkey(owner_key, "memo", content, mechanism, rank)
+
+    def _known(self, connection: sqlite3.Connection, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for key in keys:
             row = connection.execute("SELECT hash FROM content WHERE key=?", (key,)).fetchone()
-            found.append(self.memo_id(owner_key, row[0], mechanism) if row else None)
+            found.append(row[0] if row else None)
         return found
 
     def _has(self, connection: sqlite3.Connection, memo: bytes) -> bool:
@@ -110,29 +119,32 @@ class Memo:
         owner_key: bytes,
         mechanism: bytes,
         keys: Sequence[str],
+        contents: list[bytes | None],
         missing: NDArray[np.int64],
         read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
         draw: Callable[[torch.Tensor, list[randomness.SecretStream]], torch.Tensor],
     ) -> None:
-        contents: list[bytes] = []
+        memos: list[bytes] = []
         drawn: list[NDArray[np.float32]] = []
         for start in range(0, missing.size, _CHUNK):
-            images = read(missing[start : start + _CHUNK])
-            hashes = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in images]
-            streams = [randomness.SecretStream(self.memo_id(owner_key, h, mechanism)) for h in hashes]
-            drawn.append(draw(torch.from_numpy(images), streams).numpy())
-            contents.extend(hashes)
+            chunk = missing[start : start + _CHUNK]
+            images = read(chunk)
+            for place, image in zip(chunk, images, strict=True):
+                contents[place] = hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
+            ranks = _ranks(contents)
+            ids = [self.memo_id(owner_key, contents[place] or b"", mechanism, ranks[place]) for place in chunk]
+            drawn.append(draw(torch.from_numpy(images), [randomness.SecretStream(memo) for memo in ids]).numpy())
+            memos.extend(ids)
         segment = f"{secrets.token_hex(8)}.npy"
         self._write(segment, np.concatenate(drawn))
         with connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO content VALUES (?,?)",
-                [(keys[i], content) for i, content in zip(missing, contents, strict=True)],
+                "INSERT OR REPLACE INTO content VALUES (?,?)", [(keys[place], contents[place]) for place in missing]
             )
-            # Equal pixels under two names share one copy, and another process may have stored it: all are equal draws.
+            # Another process may have stored the same copy meanwhile: it is the same draw.
             connection.executemany(
                 "INSERT OR REPLACE INTO copy VALUES (?,?,?)",
-                [(_label(self.memo_id(owner_key, c, mechanism)), segment, n) for n, c in enumerate(contents)],
+                [(_label(memo), segment, number) for number, memo in enumerate(memos)],
             )
 
     def _write(self, segment: str, values: NDArray[np.float32]) -> None:
@@ -152,6 +164,20 @@ class Memo:
             np.array([names.index(segment) for segment, _ in rows], np.int64),
             np.array([place for _, place in rows], np.int64),
         )
+
+
+def _ranks(contents: Sequence[bytes | None]) -> list[int]:
+    """Return for each image how many before it are known to have the same pixels.
+
+    >>> _ranks([b"x", None, b"y", b"x"])
+    [0, 0, 0, 1]
+    """
+    seen: collections.Counter[bytes | None] = collections.Counter()
+    ranks = []
+    for content in contents:
+        ranks.append(seen[content] if content is not None else 0)
+        seen[content] += 1
+    return ranks
 
 
 def _label(memo: bytes) -> bytes:

@@ -1,5 +1,9 @@
 """The owner's floor: refuse a run weaker than local policy, and say why. The coordinator cannot lower it.
 
+Words of Flower's node configuration: `data-set` (the owner's stable id of the data set), `data-root` (the owner's own
+folder or file of faces), `vault-root`, `floor` (acceptable protections), `max-epsilon` (of one image's release),
+`allow-test-seed` (true on simulated nodes only).
+
 The floor comes from the node's own configuration when it has one. It is a safety rail, not a proof: whoever can replace
 the code at the owner can replace the policy.
 """
@@ -10,9 +14,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fedveil import checks
 from fedveil.privacy import statements
 from fedveil.privacy.events import Event
-from fedveil.schema import Config, Policy
+from fedveil.schema import Config, Group, Policy, Root
 
 
 class PolicyRefusal(Exception):
@@ -27,11 +32,27 @@ class Node:
         data_set: the owner's stable id of the data set.
         allow_test_seed: fixed noise is acceptable (simulations, tests).
         policy: the node's policy; None takes the run configuration's, as a simulation does.
+        data_root: where this owner's own pictures are; None takes its share of the run's data, as a simulation does.
+        vault_root: where this owner's vault is; None takes the run configuration's.
     """
 
     data_set: str
     allow_test_seed: bool = False
     policy: Policy | None = None
+    data_root: str | None = None
+    vault_root: str | None = None
+
+    def at_home(self, settings: Config) -> Config:
+        """Return the run's configuration with this owner's own places."""
+        if self.vault_root is not None:
+            settings = dataclasses.replace(settings, vault=Root(self.vault_root))
+        if self.data_root is None:
+            return settings
+        field = next((name for name in ("root", "path") if name in settings.data.settings), None)
+        if field is None:
+            raise checks.UserError(f"data={settings.data.name} has no place that this node's data-root could be.")
+        data = Group(settings.data.name, {**settings.data.settings, field: self.data_root})
+        return dataclasses.replace(settings, data=data, train=dataclasses.replace(settings.train, clients=1))
 
 
 def check(settings: Config, node: Node, event: Event) -> None:
@@ -59,7 +80,7 @@ def check(settings: Config, node: Node, event: Event) -> None:
 
 
 def node_of(client_id: str, node_config: Mapping[str, Any], data_name: str) -> Node:
-    """Return the settings of Flower's node configuration: `data-set`, `allow-test-seed`, `floor`, `max-epsilon`."""
+    """Return the settings of Flower's node configuration; the module's docstring lists its words."""
     policy = None
     if "floor" in node_config or "max-epsilon" in node_config:
         floor = str(node_config["floor"]).replace(",", " ").split() if "floor" in node_config else None
@@ -68,4 +89,5 @@ def node_of(client_id: str, node_config: Mapping[str, Any], data_name: str) -> N
     data_set = str(node_config.get("data-set", f"{data_name}/{client_id}"))
     # A word such as "false" would count as true: only a plain yes is one.
     allowed = node_config.get("allow-test-seed", False) is True
-    return Node(data_set, allowed, policy)
+    places = {word: str(node_config[word]) if word in node_config else None for word in ("data-root", "vault-root")}
+    return Node(data_set, allowed, policy, places["data-root"], places["vault-root"])

@@ -6,6 +6,7 @@ Only the update of the allow-listed tensors leaves. The head (class centres), lo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -53,13 +54,11 @@ class Site:
     allowed: tuple[str, ...]
 
 
-def own_faces(settings: Config, client_id: str) -> FaceSet:
-    """Return the faces of one client of the registry: whole people, under the public caps."""
-    train = federation.split(settings).train
-    parts = partition.partition(train, settings.train.clients, settings.seed, settings.partition)
-    if client_id not in parts:
-        raise checks.UserError(f"Client {client_id!r} is not in the registry of {settings.train.clients} clients.")
-    return train.subset(parts[client_id])
+def own_faces(settings: Config, client_id: str, node: policy.Node) -> FaceSet:
+    """Return the faces of a client: all of its own data root, or its share of the run's data; under the public caps."""
+    if node.data_root is None:
+        return federation.faces_of(settings, client_id)
+    return federation.faces_of(node.at_home(settings), partition.client_ids(1)[0])
 
 
 def mechanism_id(settings: Config, state: Mapping[str, torch.Tensor], size: tuple[int, int]) -> bytes:
@@ -82,7 +81,7 @@ def open_site(
         fedveil.checks.UserError: the client cannot train on what it has.
     """
     protection = config.build(settings, "protection")
-    faces = own_faces(settings, client_id)
+    faces = own_faces(settings, client_id, node)
     event = federation.release_event(settings, protection, faces.size, state)
     policy.check(settings, node, event)
     people, local = np.unique(faces.labels, return_inverse=True)
@@ -92,13 +91,13 @@ def open_site(
             f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
             "least two people, or set train.bank_identities to add procedural faces as negatives."
         )
-    vault = Vault(Path(settings.vault.root))
+    vault = Vault(Path(node.at_home(settings).vault.root))
     vault.create()
     _reserve(settings, run_id, node, vault)
     row = Row(run_id, node.data_set, "spent", event, _note(settings))
     own = _protected(settings, protection, state, faces, vault, row)
     bank_labels = np.searchsorted(bank.identities, bank.labels) + people.size
-    backbone = federation.backbone(settings, protection, faces.size)
+    backbone = _skeleton(config.to_json(settings), faces.size)
     names = [name for name, _ in backbone.named_parameters()]
     return Site(
         settings=settings,
@@ -115,6 +114,13 @@ def open_site(
     )
 
 
+@functools.lru_cache(maxsize=2)
+def _skeleton(config_json: str, size: tuple[int, int]) -> torch.nn.Module:
+    """One module per process: a round sets all its tensors before it reads any."""
+    settings = config.from_json(config_json)
+    return federation.backbone(settings, config.build(settings, "protection"), size)
+
+
 def _reserve(settings: Config, run_id: str, node: policy.Node, vault: Vault) -> None:
     """Book the whole public schedule of a client-level run on joining, not the rounds that come to be joined.
 
@@ -123,8 +129,7 @@ def _reserve(settings: Config, run_id: str, node: policy.Node, vault: Vault) -> 
     if settings.privacy.client is None:
         return
     row = Row(run_id, node.data_set, "reserved", planning.whole_schedule(settings), _note(settings))
-    if not vault.ledger.has(row):
-        vault.ledger.append([row])
+    vault.ledger.append_once(row)
 
 
 def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
@@ -204,8 +209,10 @@ def _protected(
 
     def book(status: str, again: bool = False) -> None:
         entry = dataclasses.replace(row, status=status)
-        if again or not vault.ledger.has(entry):
+        if again:
             vault.ledger.append([entry])
+        else:
+            vault.ledger.append_once(entry)
 
     test_seed = settings.privacy.test_seed
     if not isinstance(row.event, LocalRelease):  # no noise protects anyone: the draws may be public

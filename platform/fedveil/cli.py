@@ -43,6 +43,13 @@ _EXAMPLES = {
   fedveil ledger 20260102-030405-dctdp-1f2e3d        what a run may claim
   fedveil ledger --owner procedural/c0001            what the owner of a data set has spent, over all runs
 """,
+    "audit": """examples:
+  fedveil audit 20260102-030405-none-1f2e3d          attack a run's claim; exit status 1 when it is refuted
+  fedveil audit protection=none privacy.client.epsilon=8 privacy.client.delta=1e-5 privacy.client.clip=0.5 \\
+      train.clients=2000 train.cohort.rate=0.25 train.rounds=10
+  fedveil audit protection=dctdp protection.total_epsilon=8 --json audit.json
+  No private data is read: canary clients and drawn patterns stand in for it.
+""",
     "ui": """examples:
   fedveil ui                     the run store of this folder, at http://127.0.0.1:5000
   fedveil ui --port 5001 runs.root=elsewhere
@@ -103,6 +110,12 @@ def parser() -> argparse.ArgumentParser:
     ledger.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere vault.root=elsewhere")
     ledger.add_argument("--owner", metavar="DATA_SET", help="a data set's id in the vault's ledger")
     ledger.add_argument("--json", metavar="FILE", type=Path, help="also write it here, as JSON")
+    audit = add("audit", "attack what a run or a configuration claims: lower bounds on epsilon", _audit)
+    audit.add_argument("run_id", nargs="?", metavar="RUN_OR_WORD", help="a run of the run store, or the first word")
+    audit.add_argument("words", nargs="*", metavar="WORD", help="with a run: runs.root=elsewhere")
+    audit.add_argument("--canaries", type=int, default=1000, help="canary clients of the replayed run (default 1000)")
+    audit.add_argument("--draws", type=int, default=100_000, help="draws of a single release (default 100000)")
+    audit.add_argument("--json", metavar="FILE", type=Path, help="also write it here, as JSON")
     ui = add("ui", "open the MLflow UI on the run store", _ui)
     ui.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://...")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
@@ -131,20 +144,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except checks.UserError as error:
         print(f"fedveil: {error}", file=sys.stderr)
         return 2
-    except PermissionError as error:
-        print(f"fedveil: {error.filename}: {error.strerror}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"fedveil: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfedveil: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _simulate(chosen: argparse.Namespace) -> int:
     from fedveil import report, simulate
 
+    if chosen.json is not None and chosen.json.is_dir():
+        raise checks.UserError(f"--json {chosen.json} is a folder; name a file.")
     settings, run_id = simulate.prepare(chosen.words, chosen.resume)
     mode = "plain" if chosen.plain else "auto"
     print(f"run {run_id} in {settings.runs.root}/")
@@ -217,6 +232,17 @@ def _ledger(chosen: argparse.Namespace) -> int:
         runs.write_json(chosen.json, found)
     print(ledger_report.text(found))
     return 0
+
+
+def _audit(chosen: argparse.Namespace) -> int:
+    from fedveil import audit
+
+    words = [*([] if chosen.run_id is None else [chosen.run_id]), *chosen.words]
+    found = audit.audit(audit.subject(words), chosen.canaries, chosen.draws)
+    if chosen.json is not None:
+        runs.write_json(chosen.json, found)
+    print(audit.text(found))
+    return int(found["violated"])
 
 
 def _ui(chosen: argparse.Namespace) -> int:

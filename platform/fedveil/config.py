@@ -207,8 +207,17 @@ def to_tree(config: Config) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     for group in METHOD_GROUPS:
         tree[group] = {"name": tree[group]["name"], **tree[group]["settings"]}
-    plain: dict[str, Any] = json.loads(json.dumps(tree))
+    plain: dict[str, Any] = json.loads(json.dumps(_words(tree), allow_nan=False))
     return plain
+
+
+def _words(value: Any) -> Any:
+    """Return a tree in which infinities are the word `inf`: JSON has no number for them."""
+    if isinstance(value, dict):
+        return {key: _words(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_words(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 
 def to_json(config: Config) -> str:

@@ -66,15 +66,16 @@ class Console:
             self._bar = self._progress()
             self._bar.start()
             self._task = self._bar.add_task("rounds", total=rounds, completed=done)
-        self.say("round    accuracy     EER   epsilon of an image (delta)        seconds")
+        self.say("round    accuracy     EER   epsilon (delta), unit, relation      seconds")
 
     def round(self, entry: Mapping[str, Any], report: RoundReport) -> None:
         """Show one finished round."""
-        image = next((s for s in entry["statements"] if s["unit"] == "image"), None)
-        if image is None or image["epsilon"] is None:
+        # The client level grows from round to round; without it, the images' guarantee is what there is.
+        shown = next((s for s in entry["statements"] if s["unit"] in ("client", "image")), None)
+        if shown is None or shown["epsilon"] is None:
             claim = "infinite: no guarantee"
         else:
-            claim = f"{image['epsilon']:.6g} ({image['delta']:g}), {image['relation']}"
+            claim = f"{shown['epsilon']:.4g} ({shown['delta']:g}), {shown['unit']}, {shown['relation']}"
         place = f"{report.round:>4}/{report.rounds:<4}"
         rates = f"{percent(entry['accuracy'])} {percent(entry.get('eer'))}"
         seconds = f"{entry['seconds']:7.2f}" if "seconds" in entry else "      -"

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import fedveil
-from fedveil import checks, config, engine
+from fedveil import checks, config, engine, planning
 from fedveil.schema import Config, Root
 
 _PYPROJECT = """\
@@ -54,7 +54,7 @@ def bundle(settings: Config, folder: Path) -> Path:
     if others:
         raise checks.UserError(f"{folder} holds {others[:3]}, which Flower would send to every node; use a new folder.")
     here = dataclasses.replace(
-        settings,
+        planning.planned(settings),
         runs=Root(str(Path(settings.runs.root).resolve())),
         vault=Root(str(Path(settings.vault.root).resolve())),
     )

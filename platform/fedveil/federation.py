@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, config, randomness, training
+from fedveil.data import partition
+from fedveil.data.faces import FaceSet
 from fedveil.data.split import Split
 from fedveil.privacy.events import Event
-from fedveil.schema import Config
+from fedveil.schema import Config, Partition
 
 
 @functools.lru_cache(maxsize=1)
@@ -37,6 +41,36 @@ def split(settings: Config) -> Split:
     """Return the data of a configuration; kept per process, since every client of a simulation asks for it."""
     only = dataclasses.replace(_defaults(), data=settings.data, seed=settings.seed)
     return _split(config.to_json(only), settings.seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _shares(data_json: str, seed: int, clients: int, dealt: Partition) -> dict[str, NDArray[np.int64]]:
+    return partition.partition(_split(data_json, seed).train, clients, seed, dealt)
+
+
+def data_id(settings: Config) -> str:
+    """Return the default id of what a simulation deals out: another source, seed or deal is another data set.
+
+    >>> data_id(config.load(["protection=none"]))[:11]
+    'procedural-'
+    """
+    dealt = [settings.seed, settings.train.clients, dataclasses.asdict(settings.partition)]
+    text = json.dumps([settings.data.name, dict(settings.data.settings), *dealt], sort_keys=True)
+    return f"{settings.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def faces_of(settings: Config, client_id: str) -> FaceSet:
+    """Return the faces of one client of the registry: whole people, under the public caps.
+
+    Raises:
+        fedveil.checks.UserError: no such client.
+    """
+    train = split(settings).train
+    only = dataclasses.replace(_defaults(), data=settings.data, seed=settings.seed)
+    shares = _shares(config.to_json(only), settings.seed, settings.train.clients, settings.partition)
+    if client_id not in shares:
+        raise checks.UserError(f"Client {client_id!r} is not in the registry of {settings.train.clients} clients.")
+    return train.subset(shares[client_id])
 
 
 def backbone(settings: Config, protection: Any, size: tuple[int, int]) -> nn.Module:

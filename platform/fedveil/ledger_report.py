@@ -41,6 +41,9 @@ def of_run(root: Path, run_id: str) -> dict[str, Any]:
 def claims(rows: Sequence[Row], settings: Config) -> list[Statement]:
     """Return the statements that a run's rows support; equal releases compose."""
     found: list[Statement] = []
+    if any("NOT PRIVATE" in row.note for row in rows):
+        fixed = "NOT PRIVATE, the noise was fixed (privacy.test_seed)"
+        return statements.price(NonPrivate("image", "anything this run released", fixed))
     spent = collections.Counter(row.event for row in rows if row.status == "spent")
     accountant = PldAccountant(planning.relation_of(settings), "client", grid=FINAL_GRID)
     client = [(event, count) for event, count in spent.items() if isinstance(event, Release)]
@@ -87,15 +90,16 @@ def of_owner(root: Path, data_set: str) -> dict[str, Any]:
 def owner_claims(rows: Sequence[Row]) -> list[Statement]:
     """Return the composed totals of one data set over all its runs."""
     found: list[Statement] = []
-    local = {row.event for row in rows if row.status == "spent" and isinstance(row.event, LocalRelease)}
-    pure = [event for event in local if isinstance(event, LocalRelease) and event.mechanism == "laplace"]
-    noisy = [event for event in local if isinstance(event, LocalRelease) and event.mechanism == "gaussian"]
-    if pure or noisy:
-        priced = [statements.price(event)[0] for event in (*pure, *noisy)]
+    if any("NOT PRIVATE" in row.note for row in rows):
+        fixed = "NOT PRIVATE, the noise of at least one run was fixed (privacy.test_seed)"
+        found += statements.price(NonPrivate("image", "anything those runs released", fixed))
+        rows = [row for row in rows if "NOT PRIVATE" not in row.note]
+    # Every row "spent" is draws of its own, even where two events look equal.
+    local = [row.event for row in rows if row.status == "spent" and isinstance(row.event, LocalRelease)]
+    if local:
+        priced = [statements.price(event)[0] for event in local]
         epsilon, delta = sum(s.epsilon or 0.0 for s in priced), sum(s.delta or 0.0 for s in priced)
-        found.append(
-            statements.composed(priced, epsilon, delta, f"sum over {len(priced)} distinct mechanisms of one image")
-        )
+        found.append(statements.composed(priced, epsilon, delta, f"sum over {len(priced)} releases of one image"))
     reserved = [row for row in rows if row.status == "reserved" and isinstance(row.event, Release)]
     relations: tuple[Relation, ...] = ("zero-out", "replace-one")
     for relation in relations:
@@ -104,7 +108,7 @@ def owner_claims(rows: Sequence[Row]) -> list[Statement]:
         for event in chosen:
             accountant = accountant.compose(event)
         if chosen:
-            delta = 1e-5
+            delta = max(float(dict(event.detail).get("delta", 1e-5)) for event in chosen)
             bound = accountant.epsilon(delta)
             found.append(_client(bound.upper, delta, relation, f"{len(chosen)} reserved schedules ({bound.method})"))
     for none in {row.event for row in rows if isinstance(row.event, NonPrivate)}:

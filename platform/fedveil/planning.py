@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 from fedveil import checks
 from fedveil.privacy import calibration, events
 from fedveil.privacy.events import Relation, Release
-from fedveil.schema import ClientBudget, Config
+from fedveil.schema import ClientBudget, Cohort, Config
 
 VIEW = "every released global model"
 
 
 def relation_of(settings: Config) -> Relation:
     """Return zero-out for Poisson cohorts; replace-one for fixed ones, whose members replace one another."""
-    return "zero-out" if settings.train.cohort.kind == "poisson" else "replace-one"
+    return _relation(settings.train.cohort)
 
 
-def round_event(settings: Config, noise_multiplier: float) -> events.Event:
+def _relation(cohort: Cohort) -> Relation:
+    return "zero-out" if cohort.kind == "poisson" else "replace-one"
+
+
+def _sampled(cohort: Cohort, clients: int, noise_multiplier: float) -> events.Event:
     """Return what one round does to the registry's clients.
 
     Clients keep heads and vaults, so a fixed cohort is not amplified: it is priced as if all clients were in it.
     """
-    cohort, gaussian = settings.train.cohort, events.Gaussian(noise_multiplier)
+    gaussian = events.Gaussian(noise_multiplier)
     if cohort.kind == "poisson":
         return events.PoissonSampled(cohort.rate, gaussian)
-    return events.FixedSize(cohort.size or 1, settings.train.clients, gaussian, stateless=False)
+    return events.FixedSize(cohort.size or 1, clients, gaussian, stateless=False)
+
+
+def round_event(settings: Config, noise_multiplier: float) -> events.Event:
+    """Return what one round with this noise does to the registry's clients."""
+    return _sampled(settings.train.cohort, settings.train.clients, noise_multiplier)
 
 
 def round_release(settings: Config) -> Release | events.NonPrivate:
     """Return the release of one round of a planned configuration at client level."""
     budget = _budget(settings)
     if budget.noise_multiplier is None:
+        if budget.epsilon != math.inf:
+            raise ValueError("A client-level target was not planned: call `planned` before a run starts.")
         return events.NonPrivate("client", VIEW, "updates are clipped, but no noise is added (epsilon inf)")
     detail = (
         ("clip", budget.clip or 0.0),
         ("clients", settings.train.clients),
+        ("delta", budget.delta or 0.0),
         ("quantile", budget.quantile if budget.quantile is not None else "none"),
         ("rounds", settings.train.rounds),
     )
-    return Release("client", relation_of(settings), VIEW, round_event(settings, budget.noise_multiplier), detail)
+    event = round_event(settings, budget.noise_multiplier)
+    return Release("client", relation_of(settings), VIEW, event, detail)
 
 
 def whole_schedule(settings: Config) -> Release | events.NonPrivate:
@@ -67,14 +81,21 @@ def planned(settings: Config) -> Config:
     _check(settings, budget)
     if budget.noise_multiplier is not None or budget.epsilon == math.inf:
         return settings
-    found = calibration.calibrate(
-        budget.epsilon or 0.0,
-        budget.delta or 0.0,
-        lambda noise: events.Repeated(round_event(settings, noise), settings.train.rounds),
-        relation_of(settings),
+    multiplier = _calibrated(
+        budget.epsilon or 0.0, budget.delta or 0.0, settings.train.cohort, settings.train.clients, settings.train.rounds
     )
-    chosen = dataclasses.replace(budget, noise_multiplier=found.noise_multiplier)
+    chosen = dataclasses.replace(budget, noise_multiplier=multiplier)
     return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=chosen))
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(epsilon: float, delta: float, cohort: Cohort, clients: int, rounds: int) -> float:
+    """Return the multiplier of one schedule; a sweep asks for the same one many times."""
+
+    def plan(noise: float) -> events.Event:
+        return events.Repeated(_sampled(cohort, clients, noise), rounds)
+
+    return calibration.calibrate(epsilon, delta, plan, _relation(cohort)).noise_multiplier
 
 
 def _check(settings: Config, budget: ClientBudget) -> None:

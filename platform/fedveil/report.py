@@ -9,6 +9,7 @@ from typing import Any
 
 from fedveil.console import clock, percent
 from fedveil.privacy import statements
+from fedveil.privacy.events import LocalRelease
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
 from fedveil.schema import Config
@@ -78,8 +79,10 @@ def ledger(found: Sequence[Statement]) -> str:
             )
     formal = [statement for statement in found if statement.epsilon is not None]
     if formal:
-        lines.append(_wrapped(f"This assumes: {'; '.join(formal[0].assumptions)}."))
-        lines.append(_wrapped(f"It does not cover: {'; '.join(formal[0].not_covered)}."))
+        assumed = dict.fromkeys(text for statement in formal for text in statement.assumptions)
+        left_out = dict.fromkeys(text for statement in formal for text in statement.not_covered)
+        lines.append(_wrapped(f"This assumes: {'; '.join(assumed)}."))
+        lines.append(_wrapped(f"It does not cover: {'; '.join(left_out)}."))
     return "\n".join(lines)
 
 
@@ -89,13 +92,17 @@ def vault(settings: Config, run_id: str) -> str:
     rows = Ledger(root / "ledger.sqlite").rows(run_id)
     spent = sum(row.status == "spent" for row in rows)
     reused = sum(row.status == "reused" for row in rows)
-    if not any(row.event.__class__.__name__ == "LocalRelease" for row in rows):
+    noisy = [row.event for row in rows if isinstance(row.event, LocalRelease)]
+    if not noisy:
         return f"vault {root}: heads and the owners' ledger; no noisy copies (nothing here is noised)."
-    done = f"{spent} data sets drew fresh noise" if spent else f"{reused} data sets reused their stored noisy copies"
+    if noisy[0].releases > 1:
+        return f"vault {root}: heads and the owners' ledger. Noise was fresh at every reading; a second run pays anew."
+    drawn = [f"{spent} data sets drew fresh noise"] * bool(spent)
+    drawn += [f"{reused} data sets reused their stored noisy copies"] * bool(reused)
     return (
-        f"vault {root}: {done}. A second run with this mechanism reads the same copies and spends nothing more; "
-        f"another budget or shape is a new release. `rm -r {root}` deletes it: the next run then draws again, a second "
-        "release that no ledger remembers."
+        f"vault {root}: {', '.join(drawn)}. A second run with this mechanism reads the same copies and spends nothing "
+        f"more; another budget or shape is a new release. `rm -r {root}` deletes it: the next run then draws again, a "
+        "second release that no ledger remembers."
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import fcntl
 import io
 import json
 import os
@@ -34,21 +35,27 @@ def new_run_id(label: str) -> str:
     return f"{stamp}-{re.sub('[^A-Za-z0-9]+', '-', label)}-{secrets.token_hex(3)}"
 
 
-def write_atomic(path: Path, data: bytes, private: bool = False) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+def write_atomic(path: Path, data: bytes, private: bool = False, durable: bool = True) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+
+    A file that is not `durable` survives a crash of the program, but perhaps not one of the machine.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         if not private:
             os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -119,6 +126,35 @@ class Run:
     def result(self) -> Path:
         """What the run found; written when it ends."""
         return self.folder / "result.json"
+
+
+class Lock:
+    """A lock on a run, held until `close` or the end of the process, however hard."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle: int | None = handle
+
+    def close(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def lock(run: Run) -> Lock:
+    """Return a lock on a run.
+
+    Raises:
+        fedveil.checks.UserError: another process has the run open.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise checks.UserError(f"Run {run.run_id} is open in another process; wait for it or stop it.") from error
+    return Lock(handle)
 
 
 def open_run(root: Path, run_id: str) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -74,6 +75,7 @@ class Train:
     weight_decay: float
     trainable: str
     warm_start: str | None
+    warm_start_is_public: bool
     warm_steps: int
     warm_lr: float
     bank_identities: int
@@ -105,6 +107,8 @@ class ClientBudget(Budget):
     With `quantile` the clipping norm follows that quantile of the update norms, for `quantile_share` of the budget.
     """
 
+    delta: float | None = 1e-5
+    clip: float | None = 0.5
     noise_multiplier: float | None = None
     quantile: float | None = None
     quantile_share: float = 0.05
@@ -270,6 +274,8 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return int(value) if whole and not isinstance(value, bool) else _fail(path, value, "a whole number")
     if kind is float:
+        if value == "inf":
+            return math.inf
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return float(value) if number else _fail(path, value, "a number")
     if kind is str:

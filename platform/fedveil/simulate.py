@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, engine, planning, runs
+from fedveil import checks, config, engine, federation, planning, runs
 from fedveil.schema import Config, Group
 
 NODE_CONFIG: Mapping[str, Any] = {"allow-test-seed": True}
 """A simulation's nodes are configured by the same person as its coordinator, who may fix the noise."""
 
-_FREE = ("runs", "engine", "tracking", "vault")
+_FREE = ("runs", "engine", "tracking")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
 
 
@@ -99,13 +99,18 @@ def without_protection(settings: Config) -> Config:
     """Return the same recipe on unprotected faces."""
     bare = config.load(["protection=none"]).protection
     off = dataclasses.replace(settings.policy, floor=None, max_epsilon=None)
-    return dataclasses.replace(settings, protection=Group(bare.name, bare.settings), policy=off)
+    bare_privacy = dataclasses.replace(settings.privacy, client=None)
+    return dataclasses.replace(
+        settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy
+    )
 
 
 def reference(settings: Config, progress: str) -> tuple[str, dict[str, Any]] | None:
     """Return (run id, result) of the same recipe without protection: an earlier run's if there is one; None if off."""
     if not settings.evaluation.reference or settings.protection.name == "none":
         return None
+    if not federation.split(settings).public_benchmark:
+        return None  # training on clean private faces for a comparison would be the very thing they are protected from
     bare = without_protection(settings)
     wanted = config.digest(bare)
     for path in sorted(Path(settings.runs.root).glob("*/result.json")):

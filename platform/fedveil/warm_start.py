@@ -10,10 +10,22 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, config, federation, randomness, runs, training
+from fedveil.privacy.events import NonPrivate
 from fedveil.protections.base import Progress, State
 from fedveil.schema import Config
 
 PUBLIC = "public"
+
+
+def leak(settings: Config) -> NonPrivate | None:
+    """Return the event of a start that nobody declared public: what it learnt from is in no guarantee of this run."""
+    warm = settings.train.warm_start
+    if warm in (None, PUBLIC) or settings.train.warm_start_is_public:
+        return None
+    reason = f"the backbone starts from {warm}, which may have learnt from private faces (train.warm_start_is_public)"
+    return NonPrivate("image", "the released model", reason)
+
+
 _MOMENTUM = 0.9
 
 

@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = config.from_json(str(context.run_config["config"]))
     run_id = str(context.run_config.get("run-id", ""))
     torch.set_num_threads(1)  # equal bits on every engine
-    nodes = registry(grid, settings.train.clients, config.to_json(settings))
+    nodes, vaults = registry(grid, settings.train.clients, config.to_json(settings))
 
     def transport(
         round_number: int, cohort: Sequence[str], tensors: Tensors, state: Mapping[str, Any]
@@ -49,12 +49,12 @@ def main(grid: Grid, context: Context) -> None:
         yield from answers(grid.send_and_receive(messages), {nodes[client]: client for client in present})
 
     progress, parent = str(context.run_config.get("progress", "auto")), str(context.run_config.get("parent", ""))
-    opened = coordinator.open_session(settings, run_id, progress, parent)
+    opened = coordinator.open_session(settings, run_id, progress, parent, vaults)
     coordinator.coordinate(opened, transport)
 
 
-def registry(grid: Grid, clients: int, config_json: str) -> dict[str, int]:
-    """Ask every node which client of the public registry it is, and return client id -> node id.
+def registry(grid: Grid, clients: int, config_json: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Ask every node which client of the public registry it is; return client id -> node id, and -> vault identity.
 
     Raises:
         fedveil.checks.UserError: two nodes claim one id, or a node runs another version of fedveil.
@@ -62,6 +62,7 @@ def registry(grid: Grid, clients: int, config_json: str) -> dict[str, int]:
     content = RecordDict({"instruction": ConfigRecord({"config": config_json})})
     queries = [Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()]
     found: dict[str, int] = {}
+    vaults: dict[str, str] = {}
     for reply in grid.send_and_receive(queries):
         if reply.has_error():
             raise checks.UserError(f"Node {reply.metadata.src_node_id} did not say who it is: {reply.error.reason}")
@@ -73,8 +74,8 @@ def registry(grid: Grid, clients: int, config_json: str) -> dict[str, int]:
             )
         if name in found:
             raise checks.UserError(f"Two nodes say that they are client {name}; give every node its own client-id.")
-        found[name] = reply.metadata.src_node_id
-    return found
+        found[name], vaults[name] = reply.metadata.src_node_id, str(answer["vault"])
+    return found, vaults
 
 
 def answers(replies: Iterable[Message], clients: Mapping[int, str]) -> Iterator[Update | Failure]:

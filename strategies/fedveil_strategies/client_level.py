@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Iterable, Sequence
 
@@ -44,6 +45,8 @@ class ClientLevel:
             raise ValueError("No client-level budget is configured.")
         self._settings, self._plan, self._ledger, self._run_id = settings, plan, ledger, run_id
         self._budget = budget
+        # All rows carry one time: how long a round took tells something about who took part in it.
+        self._opened = datetime.datetime.now(datetime.UTC).isoformat(timespec="hours")
         self.event = planning.round_release(settings)
         self.mechanism = private.Mechanism(
             noise_multiplier=budget.noise_multiplier or 0.0,
@@ -95,7 +98,7 @@ class ClientLevel:
                 return
         else:
             note = f"round {number}"
-        self._ledger.append([Row(self._run_id, "run", "spent", self.event, note)])
+        self._ledger.append([Row(self._run_id, "run", "spent", self.event, note, self._opened)])
         if not isinstance(self.event, NonPrivate):
             self._accountant = self._accountant.compose(self.event)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ class Session:
         statements: what the local releases may claim; `claims` adds the client level's.
         level: the client-level guarantee, or None.
         seconds_before: wall time of the attempts before this one, up to their last checkpoints.
+        vaults: identity of each client's vault, so that a resumed run meets the same noisy copies.
+        lock: held while the session is open.
     """
 
     settings: Config
@@ -60,6 +63,8 @@ class Session:
     console: Console
     begun: float
     seconds_before: float = 0.0
+    vaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lock: runs.Lock | None = None
 
     @property
     def run_id(self) -> str:
@@ -67,15 +72,34 @@ class Session:
         return self.run.run_id
 
     def claims(self, final: bool = False) -> list[Statement]:
-        """Return all statements as they stand after the rounds so far."""
-        return [*([self.level.statement(final)] if self.level is not None else []), *self.statements]
+        """Return all statements as they stand after the rounds so far; none is a guarantee under a test seed."""
+        found = [*([self.level.statement(final)] if self.level is not None else []), *self.statements]
+        return found if self.settings.privacy.test_seed is None else [statements.void(one) for one in found]
 
 
-def open_session(settings: Config, run_id: str, progress: str, parent: str = "") -> Session:
-    """Open a new run, or the one that `run_id` names, and book what it will release before anything is released."""
+def open_session(
+    settings: Config, run_id: str, progress: str, parent: str = "", vaults: Mapping[str, str] | None = None
+) -> Session:
+    """Open a new run, or the one that `run_id` names, and book what it will release before anything is released.
+
+    Raises:
+        fedveil.checks.UserError: the run is open elsewhere, began with other settings, or a client's vault is not the
+            one it began with: its noisy copies would be drawn again, a second release that no statement counts.
+    """
+    run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
+    lock = runs.lock(run)
+    try:
+        return _opened(settings, run, progress, parent, dict(vaults or {}), lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _opened(
+    settings: Config, run: Run, progress: str, parent: str, vaults: dict[str, str], lock: runs.Lock
+) -> Session:
     begun = time.perf_counter()
     console = Console(progress)
-    run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
     protection = config.build(settings, "protection")
     split = federation.split(settings)
     size = split.train.size
@@ -92,25 +116,44 @@ def open_session(settings: Config, run_id: str, progress: str, parent: str = "")
     if not tensors:
         tensors = dict(warm_start.initial(settings, protection, state, backbone, console.progress))
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
+    vaults = _same_vaults(run, vaults, meta.get("vaults", {}))
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(settings, protection, size, state)
-    claimed = statements.price_all(_booked(run, event, settings))
+    claimed = statements.price_all([*_booked(run, event, settings), *_warm(run, settings)])
     plan = rounds.Plan(
         rounds=settings.train.rounds,
         registry=partition.client_ids(settings.train.clients),
         cohort=settings.train.cohort,
         seed=settings.seed,
         allowed=federation.trainable(settings, list(tensors)),
-        # Who failed is secret under a client-level claim, so it does not stop the run unless nobody answers.
-        tolerated=0.5 if settings.privacy.client is None else 0.999,
+        tolerated=0.5 if settings.privacy.client is None else None,
     )
     level = _client_level(settings, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     tracker = observers.start_tracker(settings, run, parent)
     return Session(
         settings, run, split, protection, state, backbone, start, tuple(meta["history"]), tuple(claimed), plan, level,
-        tracker, console, begun, float(meta.get("seconds", 0.0)),
+        tracker, console, begun, float(meta.get("seconds", 0.0)), vaults, lock,
     )  # fmt: skip
+
+
+def _same_vaults(run: Run, now: dict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    changed = sorted(client for client, vault in now.items() if before.get(client, vault) != vault)
+    if changed:
+        raise checks.UserError(
+            f"Run {run.run_id} began with another vault of client {changed[0]}: its noisy copies would be drawn again. "
+            "Restore the vault, or start a new run, which is a new release."
+        )
+    return {**before, **now}
+
+
+def _warm(run: Run, settings: Config) -> list[Event]:
+    """Book a start that nobody declared public."""
+    leak = warm_start.leak(settings)
+    if leak is None:
+        return []
+    Ledger(run.ledger).append_once(Row(run.run_id, "run", "spent", leak))
+    return [leak]
 
 
 def _client_level(
@@ -121,7 +164,7 @@ def _client_level(
     level = client_level.ClientLevel(settings, plan, Ledger(run.ledger), run.run_id)
     client_level.check_start(level, settings)
     for line in level.lines(sum(tensors[name].size for name in plan.allowed)):
-        console.say(line)
+        console.say(textwrap.fill(line, 80))
     return level
 
 
@@ -190,6 +233,8 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
         raise
     finally:
         session.console.end()
+        if session.lock is not None:
+            session.lock.close()
 
 
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
@@ -218,6 +263,9 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "peak_memory_mb": observers.peak_memory_mb(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))
+    # result.json comes last but for its own copy: a run that has one is complete.
+    observers.publish(session, plain, found, end.round, end.tensors)
     runs.write_json(session.run.result, plain)
-    observers.publish(session, plain, found, end.tensors)
+    session.tracker.log_artifact(session.run.result)
+    session.tracker.finish("FINISHED")
     return plain

@@ -58,7 +58,8 @@ class Watch:
     def checkpoint(self, report: RoundReport) -> None:
         """Write everything that the next round starts from, atomically."""
         seconds = self.session.seconds_before + time.perf_counter() - self.session.begun
-        runs.write_atomic(self.session.run.checkpoint, checkpoint_bytes(self.session, report, self.history, seconds))
+        data = checkpoint_bytes(self.session, report, self.history, seconds)
+        runs.write_atomic(self.session.run.checkpoint, data, private=True)
 
     def again(self) -> None:
         """Track the last finished round of a resumed run: the run may have ended between checkpoint and tracking."""
@@ -95,6 +96,7 @@ def checkpoint_bytes(
         "config_hash": digest,
         "memory": dict(report.memory),
         "ledger_head": Ledger(session.run.ledger).head(),
+        "vaults": dict(session.vaults),
     }
     return runs.pack(arrays, meta)
 
@@ -116,7 +118,8 @@ def round_metrics(entry: Mapping[str, Any], session: Session) -> dict[str, float
 def start_tracker(settings: Config, run: Run, parent: str = "") -> tracking.Tracker:
     """Open the configured tracker, below the sweep `parent` if any; what goes wrong with it later is one warning."""
     tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
-    fixed = settings.privacy.test_seed is not None or settings.protection.name == "none"
+    bare = settings.protection.name == "none" and settings.privacy.client is None
+    fixed = settings.privacy.test_seed is not None or bare
     private = "NOT PRIVATE" if fixed else "see statements"
     info = tracking.RunInfo(
         run_id=run.run_id,
@@ -149,15 +152,18 @@ def final_numbers(found: protocol.Result) -> dict[str, Any]:
     }
 
 
-def publish(session: Session, result: Mapping[str, Any], found: protocol.Result, tensors: Tensors) -> None:
+def publish(
+    session: Session, result: Mapping[str, Any], found: protocol.Result, rounds: int, tensors: Tensors
+) -> None:
     """Draw the pictures, then mirror them, the ledger, the configuration and the model to the tracker."""
     run, tracker, settings = session.run, session.tracker, session.settings
     federation.set_tensors(session.backbone, tensors)
-    made = [run.config, run.result, *draw(session, result["rounds"], found)]
+    made = [run.config, *draw(session, result["rounds"], found)]
     final = result["final"]
     numbers = {f"final_{name}": final[name] for name in ("accuracy", "fold_sd", "draw_sd", "eer", "auc")}
-    numbers["wall_seconds"] = result["wall_seconds"]
-    tracker.log_round(settings.train.rounds, {k: v for k, v in numbers.items() if v is not None})
+    if session.level is None:  # durations tell who took part
+        numbers["wall_seconds"] = result["wall_seconds"]
+    tracker.log_round(rounds, {k: v for k, v in numbers.items() if v is not None})
     private = "private" if result["private"] else "NOT PRIVATE"
     tags = {"fedveil.privacy": private, "fedveil.model": result["model_sha256"]}
     tags["fedveil.ledger_head"] = Ledger(session.run.ledger).head()
@@ -170,17 +176,23 @@ def publish(session: Session, result: Mapping[str, Any], found: protocol.Result,
     if settings.tracking.log_model:
         channels, height, width = session.protection.layout(session.split.train.size)
         tracker.log_model(session.backbone, np.zeros((1, channels, height, width), np.float32))
-    tracker.finish("FINISHED")
 
 
 def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol.Result) -> list[Path]:
     """Draw accuracy over rounds, ROC, sample faces (procedural or public ones only) and the budget's shape."""
     folder, settings = session.run.folder, session.settings
     history = [entry for entry in history if entry["accuracy"] is not None]
-    made = [
-        pictures.rounds_curve(
-            folder / "rounds.png", [e["round"] for e in history], [e["accuracy"] for e in history]
-        ),
+    made = []
+    if history:  # a budget may be spent before the first evaluated round
+        made.append(
+            pictures.rounds_curve(
+                folder / "rounds.png",
+                [entry["round"] for entry in history],
+                [entry["accuracy"] for entry in history],
+                [_client_epsilon(entry) for entry in history] if session.level is not None else None,
+            )
+        )
+    made += [
         pictures.roc_curve(
             folder / "roc.png", [far for far, _ in found.roc], [tar for _, tar in found.roc], settings.protection.name
         ),
@@ -192,6 +204,11 @@ def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol
         rows = protect.sample(session.protection, session.state, session.split.public)
         made.append(pictures.face_grid(folder / "faces.png", rows))
     return made
+
+
+def _client_epsilon(entry: Mapping[str, Any]) -> float | None:
+    """Return the client-level epsilon spent after a round."""
+    return next((s["epsilon"] for s in entry["statements"] if s["unit"] == "client"), None)
 
 
 def peak_memory_mb() -> float:

@@ -272,7 +272,7 @@ def test_a_refusal_is_a_reason_and_nothing_else(settings, words, node, reason):
 
 def test_every_person_has_one_client_and_unknown_clients_are_refused(settings):
     chosen = settings()
-    people = [set(training.own_faces(chosen, name).present_names) for name in ("c0001", "c0002", "c0003")]
+    people = [set(federation.faces_of(chosen, name).present_names) for name in ("c0001", "c0002", "c0003")]
     assert sum(len(part) for part in people) == len(set.union(*people)) == 8
     with pytest.raises(checks.UserError, match="c0009"):
-        training.own_faces(chosen, "c0009")
+        federation.faces_of(chosen, "c0009")

@@ -48,10 +48,10 @@ class Owner:
         return copies.batch(np.arange(len(copies))).numpy(), drawn
 
 
-def expected(image, mechanism=b"m", key=KEY):
+def expected(image, mechanism=b"m", key=KEY, rank=0):
     """The direct release, with the documented key derivation written out."""
     stream = randomness.SecretStream(
-        randomness.subkey(key, "memo", hashlib.sha256(image.tobytes()).digest(), mechanism)
+        randomness.subkey(key, "memo", hashlib.sha256(image.tobytes()).digest(), mechanism, rank)
     )
     return noised(torch.from_numpy(image[None]), [stream]).numpy()[0]
 
@@ -103,13 +103,29 @@ def test_another_mechanism_or_owner_is_a_fresh_booked_draw(tmp_path, mechanism, 
     assert np.array_equal(kept, first)
 
 
-def test_equal_pixels_under_two_names_share_one_copy(tmp_path):
+def test_equal_pictures_have_their_own_draws(tmp_path):
+    """Equal copies would tell an adversary that two of an owner's pictures are equal, at any epsilon."""
     owner = Owner(tmp_path, np.concatenate([PIXELS[:2], PIXELS[:1]]))
-    copies, _ = owner.open(["a", "b", "renamed a"])
-    assert np.array_equal(copies[0], copies[2])
-    later, drawn = owner.open(["moved a", "b", "renamed a"])
+    copies, _ = owner.open(["a", "b", "again a"])
+    assert np.array_equal(copies[0], expected(PIXELS[0]))
+    assert np.array_equal(copies[2], expected(PIXELS[0], rank=1))
+    assert not np.array_equal(copies[0], copies[2])
+
+
+def test_a_renamed_picture_keeps_its_copy(tmp_path):
+    owner = Owner(tmp_path, PIXELS[:2])
+    copies, _ = owner.open(["a", "b"])
+    later, drawn = owner.open(["moved a", "b"])
     assert drawn == 1  # read once more to learn that it is known; never another draw
     assert np.array_equal(later, copies)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0), (0, 0, 1), (1, 0, 0)])
+def test_equal_pictures_found_later_never_share_a_draw(tmp_path, order):
+    owner = Owner(tmp_path, PIXELS[list(order)])
+    owner.open([f"first {n}" for n in range(3)])
+    moved, _ = Owner(tmp_path, PIXELS[list(order)]).open(["new", "first 1", "first 2"])
+    assert len({copy.tobytes() for copy in moved}) == 3
 
 
 def test_a_grown_set_draws_for_the_new_images_alone(tmp_path):

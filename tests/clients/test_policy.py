@@ -76,3 +76,25 @@ def test_a_floor_that_cannot_be_read_accepts_nothing():
     nothing = policy.node_of("c1", {"floor": ""}, "folder")
     with pytest.raises(PolicyRefusal):
         policy.check(settings(), nothing, NOISED)
+
+
+def test_a_node_brings_its_own_faces_and_vault(tmp_path):
+    from PIL import Image
+
+    from fedveil import config
+    from fedveil.data.sources.procedural import draw_faces
+    from fedveil_clients import training
+
+    for who, owner in enumerate(("north", "south")):
+        faces = draw_faces(1, 10 * who, 3, 4, 32)
+        for number, pixels in enumerate(faces.images()):
+            path = tmp_path / owner / f"{owner}{faces.labels[number]}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+    words = ["data=folder", f"data.root={tmp_path / 'north'}", "data.size=32", "data.evaluation=procedural"]
+    settings = config.load([*words, "train.clients=2", "protection=none"])
+    node = policy.node_of("c0002", {"data-root": str(tmp_path / "south"), "vault-root": str(tmp_path / "v")}, "folder")
+    assert set(training.own_faces(settings, "c0002", node).present_names) == {"south0", "south1", "south2"}
+    assert node.at_home(settings).vault.root == str(tmp_path / "v")
+    shared = policy.node_of("c0002", {}, "folder")
+    assert all(name.startswith("north") for name in training.own_faces(settings, "c0002", shared).present_names)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fedveil import cli, config
+from fedveil import cli, config, federation, simulate
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
+from fedveil_clients import app as client_app
 
 SMALL = (
     "data.identities=9", "data.images_per_identity=4", "data.evaluation_identities=6", "data.evaluation_images=3",
@@ -145,7 +147,8 @@ def test_tracking_off_or_broken_changes_nothing_and_copies_are_reused(first, sec
 
 def test_the_owners_ledger_has_one_row_per_data_set_and_run(first, second):
     ledger = Ledger(Path(".fedveil/vault/ledger.sqlite"))
-    owners = [f"procedural/c000{number}" for number in (1, 2, 3)]
+    data = federation.data_id(config.from_json(Path("runs", first.run_id, "config.json").read_text()))
+    owners = [f"{data}/c000{number}" for number in (1, 2, 3)]
     assert sorted((row.subject, row.status) for row in ledger.rows(first.run_id)) == [(o, "spent") for o in owners]
     assert sorted((row.subject, row.status) for row in ledger.rows(second.run_id)) == [(o, "reused") for o in owners]
     (row,) = Ledger(Path("runs", first.run_id, "ledger.sqlite")).rows()
@@ -183,7 +186,7 @@ def test_the_run_store_names_no_client_and_mlflow_has_every_round(first):
     result = read("made/first.json")
     history = client.get_metric_history(run.info.run_id, "accuracy")
     assert [(entry.step, entry.value) for entry in history] == [(e["round"], e["accuracy"]) for e in result["rounds"]]
-    epsilons = {name: value for name, value in run.data.metrics.items() if name.startswith("epsilon/image/replace-one")}
+    epsilons = {name: value for name, value in run.data.metrics.items() if name.startswith("epsilon.image.replace-one")}
     assert list(epsilons.values()) == [1000]
     assert "delta" in "".join(epsilons)
     assert run.data.params["protection.total_epsilon"] == "1000.0"
@@ -294,3 +297,67 @@ def test_bundle_writes_a_thin_app_folder(place):
     assert config.digest(carried) == config.digest(config.load(SMALL))
     assert carried.vault.root == str((place / ".fedveil/vault").resolve())
     assert carried.runs.root == str((place / "runs").resolve())
+
+
+CLIENT_LEVEL = ["study=quick", "tracking=none", "protection=none", "train.clients=12", "train.cohort.rate=0.5",
+                "privacy.client.epsilon=8", "privacy.client.delta=1e-3"]  # fmt: skip
+
+
+def test_a_client_level_run_claims_what_its_ledger_holds_and_hides_times(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["simulate", *CLIENT_LEVEL, "--json", "out.json", "--plain"]) == 0
+    result = json.loads(Path("out.json").read_text())
+    client = result["statements"][0]
+    assert (client["unit"], client["relation"], client["delta"]) == ("client", "zero-out", 1e-3)
+    assert 7 < client["epsilon"] <= 8
+    assert result["private"]
+    grown = [entry["statements"][0]["epsilon"] for entry in result["rounds"]]
+    assert grown == sorted(grown)
+    assert grown[-1] <= 8
+    assert all("seconds" not in entry for entry in result["rounds"])
+    ledger = Ledger(Path("runs", result["run_id"], "ledger.sqlite"))
+    assert len({row.at for row in ledger.rows() if row.event != ledger.rows()[0].event}) == 1
+    owner = Ledger(Path(".fedveil/vault/ledger.sqlite")).rows()
+    assert {row.status for row in owner} == {"spent", "reserved"}
+
+
+def test_a_budget_spent_at_once_stops_and_still_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*CLIENT_LEVEL, "privacy.client.noise_multiplier=0.05"]
+    assert cli.main(["simulate", *words, "--json", "out.json", "--plain"]) == 0
+    assert "the budget is spent after round 0 of 3" in capsys.readouterr().out
+    assert json.loads(Path("out.json").read_text())["rounds"] == []
+
+
+def test_a_warm_start_nobody_declared_public_voids_the_claim(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["study=quick", "tracking=none", "train.rounds=1"]
+    assert cli.main(["simulate", *quick, "protection=none", "--plain", "--json", "a.json"]) == 0
+    source = json.loads(Path("a.json").read_text())["run_id"]
+    warm = [*quick, "protection.total_epsilon=8", f"train.warm_start={source}"]
+    assert cli.main(["simulate", *warm, "--plain", "--json", "b.json"]) == 0
+    assert not json.loads(Path("b.json").read_text())["private"]
+    declared = [*warm, "train.warm_start_is_public=true", "seed=2"]
+    assert cli.main(["simulate", *declared, "--plain", "--json", "c.json"]) == 0
+    assert json.loads(Path("c.json").read_text())["private"]
+
+
+def test_another_vault_is_refused_on_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["study=quick", "tracking=none", "train.rounds=2", "--plain"]
+    assert cli.main(["simulate", *words, "--json", "a.json"]) == 0
+    run_id = json.loads(Path("a.json").read_text())["run_id"]
+    Path("runs", run_id, "result.json").unlink()
+    shutil.rmtree(".fedveil/vault")
+    client_app._vault_identity.cache_clear()  # a process keeps the name of its vault
+    assert cli.main(["simulate", "--resume", run_id]) == 2
+    assert "another vault" in capsys.readouterr().err
+    assert cli.main(["simulate", "--resume", run_id, "vault.root=elsewhere"]) == 2
+
+
+def test_no_unprotected_reference_on_private_faces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(simulate, "simulate", lambda *_: pytest.fail("trained on clean private faces"))
+    private = dataclasses.replace(federation.split(config.load(["study=quick"])), public_benchmark=False)
+    monkeypatch.setattr(federation, "split", lambda settings: private)
+    assert simulate.reference(config.load(["study=quick", "evaluation.reference=true"]), "quiet") is None

@@ -115,7 +115,7 @@ def test_headline_says_when_there_is_no_meaningful_protection():
 
 def test_metric_names_carry_unit_relation_delta_and_view():
     name = statements.price(LAPLACE)[0].metric_name
-    assert name == "epsilon/image/replace-one/delta=0/noisy-copies"
+    assert name == "epsilon.image.replace-one.delta-0.noisy-copies"
 
 
 def test_odds_follow_the_definition():

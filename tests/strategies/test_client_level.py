@@ -156,7 +156,7 @@ def test_fixed_cohorts_are_replace_one_and_not_amplified(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["privacy.client.epsilon=4"], "privacy.client.delta is needed"),
+        (["privacy.client.epsilon=4", "privacy.client.delta=none"], "privacy.client.delta is needed"),
         (["privacy.client.epsilon=4", "privacy.client.delta=0.5"], "privacy.client.delta=0.5"),
         (["privacy.client.epsilon=-1", "privacy.client.delta=1e-3"], "privacy.client.epsilon=-1"),
         ([*TARGET, "privacy.client.clip=none"], "privacy.client.clip is needed"),

@@ -42,7 +42,7 @@ class Row:
         status: "spent" for a release, "reused" when a memoised copy was read again (costs nothing).
         event: what happened.
         note: a remark for people, e.g. that the run is NOT PRIVATE.
-        at: UTC time of writing, ISO 8601; filled in by the ledger.
+        at: UTC time of writing, ISO 8601; filled in by the ledger unless given, as where times tell who took part.
     """
 
     run_id: str
@@ -80,20 +80,17 @@ class Ledger:
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows in one transaction; they are on disk when this returns."""
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            last = connection.execute("SELECT hash FROM row ORDER BY id DESC LIMIT 1").fetchone()
-            head = last[0] if last else GENESIS
-            values = []
-            for row in rows:
-                fields = (at, row.run_id, row.subject, row.status, json.dumps(events.to_dict(row.event)), row.note)
-                head = _chained(head, fields)
-                values.append((*fields, events.digest(row.event), head))
-            connection.executemany(
-                "INSERT INTO row (at, run_id, subject, status, event, note, digest, hash) VALUES (?,?,?,?,?,?,?,?)",
-                values,
-            )
+            _insert(connection, rows)
+            connection.execute("COMMIT")
+
+    def append_once(self, row: Row) -> None:
+        """Write a row unless an equal one of the same run, subject and status is there; on disk when this returns."""
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute(_SAME, _identity(row)).fetchone() is None:
+                _insert(connection, [row])
             connection.execute("COMMIT")
 
     def heads(self) -> list[str]:
@@ -143,12 +140,32 @@ class Ledger:
 
     def has(self, row: Row) -> bool:
         """Return whether an equal row of the same run, subject and status is there already (a resumed attempt)."""
-        digest = events.digest(row.event)
         if not self.path.exists():
             return False
         with self._open() as connection:
-            query = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
-            return connection.execute(query, (row.run_id, row.subject, row.status, digest)).fetchone() is not None
+            return connection.execute(_SAME, _identity(row)).fetchone() is not None
+
+
+_SAME = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
+
+
+def _identity(row: Row) -> tuple[str, str, str, str]:
+    return (row.run_id, row.subject, row.status, events.digest(row.event))
+
+
+def _insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    """Chain rows to the last one of the file, inside the caller's transaction."""
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    last = connection.execute("SELECT hash FROM row ORDER BY id DESC LIMIT 1").fetchone()
+    head = last[0] if last else GENESIS
+    values = []
+    for row in rows:
+        fields = (row.at or at, row.run_id, row.subject, row.status, json.dumps(events.to_dict(row.event)), row.note)
+        head = _chained(head, fields)
+        values.append((*fields, events.digest(row.event), head))
+    connection.executemany(
+        "INSERT INTO row (at, run_id, subject, status, event, note, digest, hash) VALUES (?,?,?,?,?,?,?,?)", values
+    )
 
 
 def _chained(head: str, fields: tuple[str, ...]) -> str:

@@ -54,18 +54,19 @@ class Statement:
 
     @property
     def metric_name(self) -> str | None:
-        """Return e.g. `epsilon/image/replace-one/delta=0/noisy-copies`; None where there is no guarantee."""
+        """Return e.g. `epsilon.image.replace-one.delta-0.noisy-copies`; None where there is no guarantee."""
         if self.epsilon is None:
             return None
         view = "noisy-copies" if "noisy copies" in self.view else "-".join(self.view.split()[:3])
-        return f"epsilon/{self.unit}/{self.relation}/delta={self.delta:g}/{view}"
+        return f"epsilon.{self.unit}.{self.relation}.delta-{self.delta:g}.{view}"
 
 
 _LOCAL_ASSUMPTIONS = (
     "labels, presence and the number of images are known to the adversary",
     "the clipping radius and the budget's shape were learnt on public or procedural faces",
-    "noise comes from the operating system and each noisy copy is drawn once and kept",
 )
+_DRAWN_ONCE = "noise comes from the operating system and each noisy copy is drawn once and kept"
+_DRAWN_AFRESH = "noise comes from the operating system and is fresh at every reading"
 _LOCAL_NOT_COVERED = (
     "floating-point effects of the noise (real arithmetic is assumed)",
     "another photograph of the same person, which is another release",
@@ -85,7 +86,7 @@ def _formal(release: LocalRelease, diameter: float, unit: str, extra: tuple[str,
         delta=0.0 if pure else release.delta,
         guarantee="formal",
         meaningful=epsilon <= MEANINGFUL,
-        assumptions=(*_LOCAL_ASSUMPTIONS, *extra),
+        assumptions=(*_LOCAL_ASSUMPTIONS, _DRAWN_ONCE if release.releases == 1 else _DRAWN_AFRESH, *extra),
         not_covered=_LOCAL_NOT_COVERED,
     )
 
@@ -139,6 +140,20 @@ def composed(parts: Sequence[Statement], epsilon: float, delta: float, mechanism
     )
 
 
+def void(statement: Statement) -> Statement:
+    """Return what is left of a statement when its noise was fixed: nothing."""
+    if statement.epsilon is None:
+        return statement
+    return dataclasses.replace(
+        statement,
+        epsilon=None,
+        delta=None,
+        guarantee="none",
+        meaningful=False,
+        mechanism=f"NOT PRIVATE, the noise was fixed (privacy.test_seed): {statement.mechanism}",
+    )
+
+
 def price_all(events: Iterable[Event]) -> list[Statement]:
     """Return the statements of several events without repeats, in order."""
     return list(dict.fromkeys(statement for event in events for statement in price(event)))
@@ -177,7 +192,7 @@ def all_meaningful(statements: Sequence[Statement]) -> bool:
     """
     rows = [statement for statement in statements if statement.unit != "identity"]
     if any(statement.unit == "client" and statement.meaningful for statement in rows):
-        rows = [statement for statement in rows if statement.epsilon is not None]
+        rows = [s for s in rows if s.epsilon is not None or not s.view.startswith("the representation")]
     return bool(rows) and all(statement.meaningful for statement in rows)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import checks, config, grid, runs, simulate
+from fedveil import checks, config, grid, planning, runs, simulate
 from fedveil.grid import Cell, Grid
 from fedveil.schema import Engine
 from fedveil.sweep.process import Worker
@@ -83,8 +83,10 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
         fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
     """
     made = grid.expand(words)
-    for cell in made.cells:
+    cells = [dataclasses.replace(cell, settings=planning.planned(cell.settings)) for cell in made.cells]
+    for cell in cells:
         simulate.check(cell.settings)
+    made = dataclasses.replace(made, cells=tuple(cells))
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
     runs.Run(sweep.root, sweep.run_id(made.cells[0]))  # refuses a name that is no folder's
     return sweep
