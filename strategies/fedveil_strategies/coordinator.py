@@ -209,6 +209,7 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
     settings = session.settings
     plan, level = session.plan, session.level
     watch = observers.Watch(session)
+    watch.warm_start()
     session.console.begin(plan.rounds, session.start.round, list(session.history))
     watch.again()
 

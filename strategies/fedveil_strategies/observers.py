@@ -31,6 +31,24 @@ class Watch:
         self.session = session
         self.history: list[dict[str, Any]] = [dict(entry) for entry in session.history]
 
+    def warm_start(self) -> None:
+        """Show what a warm start knows before round 1: what training is to be measured against."""
+        session = self.session
+        if session.settings.train.warm_start is None or session.start.round > 0:
+            return
+        federation.set_tensors(session.backbone, session.start.tensors)
+        found = self._evaluated()
+        session.console.say(f"warm start: accuracy {100 * found.accuracy:.1f} %, EER {100 * found.eer:.1f} %")
+        session.tracker.log_round(0, {"accuracy": found.accuracy, "eer": found.eer})
+
+    def _evaluated(self) -> protocol.Result:
+        """Evaluate the session's backbone with one draw."""
+        session, chosen = self.session, self.session.settings.evaluation
+        return protocol.evaluate(
+            session.backbone, session.protection, session.state, session.split.evaluation, draws=1,
+            seed=session.settings.seed, gallery=chosen.gallery, fars=chosen.far, repeats=0,
+        )  # fmt: skip
+
     def evaluate(self, report: RoundReport) -> None:
         """Measure the new model on public pairs with one draw, every n-th round, and remember the round."""
         settings = self.session.settings
@@ -47,11 +65,7 @@ class Watch:
             entry["seconds"] = report.seconds
         if report.round % settings.evaluation.every == 0 or report.round == report.rounds:
             federation.set_tensors(self.session.backbone, report.tensors)
-            found = protocol.evaluate(
-                self.session.backbone, self.session.protection, self.session.state, self.session.split.evaluation,
-                draws=1, seed=settings.seed, gallery=settings.evaluation.gallery, fars=settings.evaluation.far,
-                repeats=0,
-            )  # fmt: skip
+            found = self._evaluated()
             entry |= {"accuracy": found.accuracy, "eer": found.eer, "tar": found.tar}
         self.history.append(records.plain(entry))
 
