@@ -36,7 +36,9 @@ def _settings(config_json: str) -> Config:
 
 
 @functools.lru_cache(maxsize=8192)
-def _site(config_json: str, run_id: str, name: str, node: policy.Node, state: _State) -> training.Site:
+def _site(
+    config_json: str, run_id: str, name: str, node: policy.Node, state: _State, vault: str
+) -> training.Site:
     torch.set_num_threads(1)  # equal bits on every engine
     return training.open_site(_settings(config_json), run_id, name, node, state.tensors())
 
@@ -72,7 +74,6 @@ def describe(message: Message, context: Context) -> Message:
     return Message(RecordDict({"client": ConfigRecord(answer)}), reply_to=message)
 
 
-@functools.lru_cache(maxsize=8)
 def _vault_identity(root: str) -> str:
     return Vault(Path(root)).identity()
 
@@ -86,7 +87,8 @@ def train(message: Message, context: Context) -> Message:
     name = client_id(context, settings.train.clients)
     node = policy.node_of(name, context.node_config, federation.data_id(settings))
     try:
-        site = _site(str(config_json), str(run_id), name, node, _State(message.content.array_records["state"]))
+        vault = _vault_identity(node.at_home(settings).vault.root)
+        site = _site(str(config_json), str(run_id), name, node, _State(message.content.array_records["state"]), vault)
         tensors = {key: array.numpy() for key, array in message.content.array_records["tensors"].items()}
         update: dict[str, Any] = dict(training.train_round(site, int(str(number)), tensors).tensors)
     except policy.PolicyRefusal as refusal:

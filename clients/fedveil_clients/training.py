@@ -85,8 +85,9 @@ def open_site(
     event = federation.release_event(settings, protection, faces.size, state)
     policy.check(settings, node, event)
     people, local = np.unique(faces.labels, return_inverse=True)
-    bank = _bank(settings)
-    if people.size + bank.identities.size < 2:
+    bank = _bank(node.at_home(settings))
+    classes = int(people.size + (0 if bank is None else bank.identities.size))
+    if classes < 2:
         raise checks.UserError(
             f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
             "least two people, or set train.bank_identities to add procedural faces as negatives."
@@ -96,7 +97,10 @@ def open_site(
     _reserve(settings, run_id, node, vault)
     row = Row(run_id, node.data_set, "spent", event, _note(settings))
     own = _protected(settings, protection, state, faces, vault, row)
-    bank_labels = np.searchsorted(bank.identities, bank.labels) + people.size
+    labels = local
+    if bank is not None:
+        labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
+        own = _joined(own, len(faces), _public(settings, protection, state, bank))
     backbone = _skeleton(config.to_json(settings), faces.size)
     names = [name for name, _ in backbone.named_parameters()]
     return Site(
@@ -104,10 +108,10 @@ def open_site(
         run_id=run_id,
         client_id=client_id,
         vault=vault,
-        features=_joined(own, len(faces), _public(settings, protection, state, bank)),
+        features=own,
         layout=protection.layout(faces.size),
-        labels=torch.from_numpy(np.concatenate([local, bank_labels]).astype(np.int64)),
-        classes=int(people.size + bank.identities.size),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        classes=classes,
         backbone=backbone,
         head=config.build(settings, "head"),
         allowed=federation.trainable(settings, names),
@@ -176,9 +180,11 @@ def _note(settings: Config) -> str:
     return "" if settings.privacy.test_seed is None else "NOT PRIVATE: fixed noise (privacy.test_seed)"
 
 
-def _bank(settings: Config) -> FaceSet:
-    public = federation.split(settings).public
+def _bank(settings: Config) -> FaceSet | None:
     wanted = settings.train.bank_identities
+    if wanted == 0:
+        return None
+    public = federation.split(settings).public
     if wanted > public.identities.size:
         raise checks.UserError(
             f"train.bank_identities={wanted} exceeds the {public.identities.size} public people of this data source."
@@ -209,6 +215,8 @@ def _protected(
 
     def book(status: str, again: bool = False) -> None:
         entry = dataclasses.replace(row, status=status)
+        if status == "reused" and vault.ledger.has(row):
+            return  # this very run drew them
         if again:
             vault.ledger.append([entry])
         else:

@@ -41,14 +41,14 @@ _EXAMPLES = {
 """,
     "ledger": """examples:
   fedveil ledger 20260102-030405-dctdp-1f2e3d        what a run may claim
-  fedveil ledger --owner procedural/c0001            what the owner of a data set has spent, over all runs
+  fedveil ledger --owner hospital-7                  what the owner of a data set has spent, over all runs
 """,
     "audit": """examples:
   fedveil audit 20260102-030405-none-1f2e3d          attack a run's claim; exit status 1 when it is refuted
   fedveil audit protection=none privacy.client.epsilon=8 privacy.client.delta=1e-5 privacy.client.clip=0.5 \\
       train.clients=2000 train.cohort.rate=0.25 train.rounds=10
   fedveil audit protection=dctdp protection.total_epsilon=8 --json audit.json
-  No private data is read: canary clients and drawn patterns stand in for it.
+  No owner's data is used: canary clients and drawn patterns stand in for it.
 """,
     "ui": """examples:
   fedveil ui                     the run store of this folder, at http://127.0.0.1:5000
@@ -165,7 +165,7 @@ def _simulate(chosen: argparse.Namespace) -> int:
     print(f"run {run_id} in {settings.runs.root}/")
     try:
         result = simulate.simulate(settings, run_id, mode)
-        if settings.evaluation.reference and settings.protection.name != "none":
+        if simulate.has_reference(settings):
             print("the same recipe without protection, for comparison")
         bare = simulate.reference(settings, "quiet")
     except KeyboardInterrupt:

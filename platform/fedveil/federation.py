@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,23 @@ def _shares(data_json: str, seed: int, clients: int, dealt: Partition) -> dict[s
 
 
 def data_id(settings: Config) -> str:
-    """Return the default id of what a simulation deals out: another source, seed or deal is another data set.
+    """Return the default id of a simulation's data: SOURCE/DEAL, before the client's name.
+
+    The source is where the pictures are; the deal is who got which people. The same pictures dealt anew are the same
+    source, so that totals over deals can be formed.
 
     >>> data_id(config.load(["protection=none"]))[:11]
     'procedural-'
     """
-    dealt = [settings.seed, settings.train.clients, dataclasses.asdict(settings.partition)]
-    text = json.dumps([settings.data.name, dict(settings.data.settings), *dealt], sort_keys=True)
-    return f"{settings.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    place = next((settings.data.settings[key] for key in ("root", "path") if key in settings.data.settings), None)
+    where = dict(settings.data.settings) if place is None else str(Path(str(place)).expanduser().resolve())
+    dealt = [dict(settings.data.settings), settings.seed, settings.train.clients]
+    deal = _short([*dealt, dataclasses.asdict(settings.partition)])
+    return f"{settings.data.name}-{_short([settings.data.name, where])}/{deal}"
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def faces_of(settings: Config, client_id: str) -> FaceSet:

@@ -12,7 +12,7 @@ from fedveil.privacy import statements
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import LocalRelease, NonPrivate, Relation, Release
-from fedveil.privacy.ledger import Ledger, Row
+from fedveil.privacy.ledger import Ledger, Row, by_source
 from fedveil.privacy.statements import Statement
 from fedveil.schema import Config
 
@@ -54,6 +54,9 @@ def claims(rows: Sequence[Row], settings: Config) -> list[Statement]:
         bound = accountant.epsilon(delta)
         rounds = sum(count for _, count in client)
         found.append(_client(bound.upper, delta, accountant.relation, f"{rounds} noisy rounds ({bound.method})"))
+    leaks = [event for event in spent if isinstance(event, NonPrivate) and event.view == "the released model"]
+    if leaks:
+        found = [statements.void(statement, leaks[0].reason) for statement in found]
     for other, count in spent.items():
         if isinstance(other, LocalRelease):
             found += statements.price(statements.repeated(other, count if other.releases > 1 else 1))
@@ -75,9 +78,9 @@ def of_owner(root: Path, data_set: str) -> dict[str, Any]:
     ledger = Ledger(root / "ledger.sqlite")
     head = ledger.head()
     everything = ledger.rows()
-    rows = [row for row in everything if row.subject == data_set]
+    rows = [row for row in everything if row.subject == data_set] or by_source(everything, _weight).get(data_set, [])
     if not rows:
-        known = sorted({row.subject for row in everything})
+        known = sorted({row.subject for row in everything} | set(by_source(everything, _weight)))
         raise checks.UserError(f"No data set {data_set!r} in {ledger.path}.{checks.nearest(data_set, known)}")
     return {
         "data_set": data_set,
@@ -85,6 +88,11 @@ def of_owner(root: Path, data_set: str) -> dict[str, Any]:
         "rows": _counted(rows),
         "statements": [statement.to_dict() for statement in owner_claims(rows)],
     }
+
+
+def _weight(rows: Sequence[Row]) -> float:
+    """Return what orders the clients of a deal: the sum of their pure epsilons."""
+    return sum(statement.epsilon or 0.0 for statement in owner_claims(rows) if statement.unit == "image")
 
 
 def owner_claims(rows: Sequence[Row]) -> list[Statement]:

@@ -88,6 +88,20 @@ def planned(settings: Config) -> Config:
     return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=chosen))
 
 
+def check_planned(settings: Config) -> None:
+    """Refuse a configuration whose client-level noise was never found.
+
+    Raises:
+        fedveil.checks.UserError: naming the remedy.
+    """
+    budget = settings.privacy.client
+    if budget is not None and budget.noise_multiplier is None and budget.epsilon != math.inf:
+        raise checks.UserError(
+            "privacy.client has a target and no noise multiplier: `fedveil simulate`, `sweep` and `bundle` find it; a "
+            "configuration written by hand must carry privacy.client.noise_multiplier."
+        )
+
+
 @functools.lru_cache(maxsize=64)
 def _calibrated(epsilon: float, delta: float, cohort: Cohort, clients: int, rounds: int) -> float:
     """Return the multiplier of one schedule; a sweep asks for the same one many times."""

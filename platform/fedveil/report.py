@@ -34,6 +34,8 @@ def headline(settings: Config, found: Sequence[Statement]) -> str:
     meaningful = any(s.unit == "image" and s.epsilon is not None and s.meaningful for s in found)
     if meaningful:
         return line
+    if settings.privacy.test_seed is not None:
+        return f"{line}; privacy.test_seed=none draws real noise"
     if settings.protection.name == "dctdp":
         mode = dict(settings.protection.settings).get("mode")
         change = "" if mode == "image" else "protection.mode=image "

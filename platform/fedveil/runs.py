@@ -151,7 +151,7 @@ def lock(run: Run) -> Lock:
     handle = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(handle)
         raise checks.UserError(f"Run {run.run_id} is open in another process; wait for it or stop it.") from error
     return Lock(handle)

@@ -28,7 +28,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Config, str]:
     root = Path(config.load(where).runs.root)
     kept = config.from_json(runs.open_run(root, resume).config.read_text())
     if words:
-        wanted = _on_top(kept, words)
+        wanted = planning.planned(_on_top(kept, words))
         if config.digest(wanted) != config.digest(kept):
             raise checks.UserError(
                 f"Run {resume} cannot go on with other settings: {', '.join(_changes(kept, wanted))}. "
@@ -105,12 +105,19 @@ def without_protection(settings: Config) -> Config:
     )
 
 
+def has_reference(settings: Config) -> bool:
+    """Return whether an unprotected reference run is wanted and may be trained.
+
+    On private faces it may not: training on them without protection is what they are protected from.
+    """
+    wanted = settings.evaluation.reference and settings.protection.name != "none"
+    return wanted and federation.split(settings).public_benchmark
+
+
 def reference(settings: Config, progress: str) -> tuple[str, dict[str, Any]] | None:
     """Return (run id, result) of the same recipe without protection: an earlier run's if there is one; None if off."""
-    if not settings.evaluation.reference or settings.protection.name == "none":
+    if not has_reference(settings):
         return None
-    if not federation.split(settings).public_benchmark:
-        return None  # training on clean private faces for a comparison would be the very thing they are protected from
     bare = without_protection(settings)
     wanted = config.digest(bare)
     for path in sorted(Path(settings.runs.root).glob("*/result.json")):

@@ -10,7 +10,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.serverapp import Grid, ServerApp
 
 import fedveil
-from fedveil import checks, config
+from fedveil import checks, config, planning
+from fedveil.data import partition
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator
 
@@ -23,6 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation over the nodes of `grid`. Run configuration: `config` (JSON), `run-id`, `progress`, `parent`."""
     settings = config.from_json(str(context.run_config["config"]))
     run_id = str(context.run_config.get("run-id", ""))
+    planning.check_planned(settings)
     torch.set_num_threads(1)  # equal bits on every engine
     nodes, vaults = registry(grid, settings.train.clients, config.to_json(settings))
 
@@ -61,6 +63,7 @@ def registry(grid: Grid, clients: int, config_json: str) -> tuple[dict[str, int]
     """
     content = RecordDict({"instruction": ConfigRecord({"config": config_json})})
     queries = [Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()]
+    known = partition.client_ids(clients)
     found: dict[str, int] = {}
     vaults: dict[str, str] = {}
     for reply in grid.send_and_receive(queries):
@@ -72,9 +75,16 @@ def registry(grid: Grid, clients: int, config_json: str) -> tuple[dict[str, int]
             raise checks.UserError(
                 f"Client {name} runs fedveil {version}, the coordinator {fedveil.__version__}; install equal versions."
             )
+        if name not in known:
+            raise checks.UserError(
+                f"Node {reply.metadata.src_node_id} says that it is client {name!r}; the registry of "
+                f"train.clients={clients} has {known[0]} to {known[-1]}. Set client-id in the node's configuration."
+            )
         if name in found:
             raise checks.UserError(f"Two nodes say that they are client {name}; give every node its own client-id.")
         found[name], vaults[name] = reply.metadata.src_node_id, str(answer["vault"])
+    if not found:
+        raise checks.UserError("No client is connected: start the nodes first.")
     return found, vaults
 
 

@@ -44,7 +44,6 @@ class Session:
         statements: what the local releases may claim; `claims` adds the client level's.
         level: the client-level guarantee, or None.
         seconds_before: wall time of the attempts before this one, up to their last checkpoints.
-        vaults: identity of each client's vault, so that a resumed run meets the same noisy copies.
         lock: held while the session is open.
     """
 
@@ -63,7 +62,6 @@ class Session:
     console: Console
     begun: float
     seconds_before: float = 0.0
-    vaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
     lock: runs.Lock | None = None
 
     @property
@@ -74,7 +72,12 @@ class Session:
     def claims(self, final: bool = False) -> list[Statement]:
         """Return all statements as they stand after the rounds so far; none is a guarantee under a test seed."""
         found = [*([self.level.statement(final)] if self.level is not None else []), *self.statements]
-        return found if self.settings.privacy.test_seed is None else [statements.void(one) for one in found]
+        if self.settings.privacy.test_seed is not None:
+            return [statements.void(one, statements.FIXED_NOISE) for one in found]
+        leak = warm_start.leak(self.settings)
+        if leak is not None:  # what a start has learnt is in every model that follows
+            found = [statements.void(one, leak.reason) if "model" in one.view else one for one in found]
+        return found
 
 
 def open_session(
@@ -116,7 +119,7 @@ def _opened(
     if not tensors:
         tensors = dict(warm_start.initial(settings, protection, state, backbone, console.progress))
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
-    vaults = _same_vaults(run, vaults, meta.get("vaults", {}))
+    _same_vaults(run, vaults, bool(protection.noise))
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(settings, protection, size, state)
     claimed = statements.price_all([*_booked(run, event, settings), *_warm(run, settings)])
@@ -133,18 +136,23 @@ def _opened(
     tracker = observers.start_tracker(settings, run, parent)
     return Session(
         settings, run, split, protection, state, backbone, start, tuple(meta["history"]), tuple(claimed), plan, level,
-        tracker, console, begun, float(meta.get("seconds", 0.0)), vaults, lock,
+        tracker, console, begun, float(meta.get("seconds", 0.0)), lock,
     )  # fmt: skip
 
 
-def _same_vaults(run: Run, now: dict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+def _same_vaults(run: Run, now: Mapping[str, str], noisy: bool) -> None:
+    """Remember each client's vault before round 1, and refuse to go on with another one."""
+    path = run.folder / "vaults.json"
+    before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     changed = sorted(client for client, vault in now.items() if before.get(client, vault) != vault)
     if changed:
+        lost = "its noisy copies would be drawn again" if noisy else "its class centres and ledger are not there"
         raise checks.UserError(
-            f"Run {run.run_id} began with another vault of client {changed[0]}: its noisy copies would be drawn again. "
-            "Restore the vault, or start a new run, which is a new release."
+            f"Run {run.run_id} began with another vault of client {changed[0]}: {lost}. Restore the vault, or start a "
+            "new run."
         )
-    return {**before, **now}
+    if {**before, **now} != before:
+        runs.write_json(path, {**before, **now})
 
 
 def _warm(run: Run, settings: Config) -> list[Event]:
@@ -209,15 +217,15 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
     settings = session.settings
     plan, level = session.plan, session.level
     watch = observers.Watch(session)
-    watch.warm_start()
-    session.console.begin(plan.rounds, session.start.round, list(session.history))
-    watch.again()
 
     def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
         return transport(number, cohort, tensors, session.state)
 
     aggregation = config.build(settings, "aggregation")
     try:
+        watch.warm_start()
+        session.console.begin(plan.rounds, session.start.round, list(session.history))
+        watch.again()
         watching = [watch.evaluate, watch.checkpoint, watch.track]
         if level is None:
             end = rounds.run(plan, session.start, stateful, aggregation, watching)

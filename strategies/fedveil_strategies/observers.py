@@ -110,7 +110,6 @@ def checkpoint_bytes(
         "config_hash": digest,
         "memory": dict(report.memory),
         "ledger_head": Ledger(session.run.ledger).head(),
-        "vaults": dict(session.vaults),
     }
     return runs.pack(arrays, meta)
 

@@ -19,7 +19,6 @@ from fedveil import cli, config, federation, simulate
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
-from fedveil_clients import app as client_app
 
 SMALL = (
     "data.identities=9", "data.images_per_identity=4", "data.evaluation_identities=6", "data.evaluation_images=3",
@@ -349,7 +348,6 @@ def test_another_vault_is_refused_on_resume(tmp_path, monkeypatch, capsys):
     run_id = json.loads(Path("a.json").read_text())["run_id"]
     Path("runs", run_id, "result.json").unlink()
     shutil.rmtree(".fedveil/vault")
-    client_app._vault_identity.cache_clear()  # a process keeps the name of its vault
     assert cli.main(["simulate", "--resume", run_id]) == 2
     assert "another vault" in capsys.readouterr().err
     assert cli.main(["simulate", "--resume", run_id, "vault.root=elsewhere"]) == 2

@@ -7,7 +7,7 @@ import pytest
 
 from fedveil.privacy import events, gaussian, statements
 from fedveil.privacy.events import LocalRelease, NonPrivate
-from fedveil.privacy.ledger import GENESIS, BrokenLedger, Ledger, Row
+from fedveil.privacy.ledger import GENESIS, BrokenLedger, Ledger, Row, by_source
 
 LAPLACE = LocalRelease("laplace", 8.0, max_images_per_identity=3, detail=(("radius", 2.5), ("mode", "image")))
 NONE = NonPrivate("image", "the server", "no noise")
@@ -124,3 +124,12 @@ def test_odds_follow_the_definition():
     assert statements.odds(image, 0.9) == pytest.approx(1 - 0.1 / math.e)
     strong = statements.price(LocalRelease("laplace", 8.0))[0]
     assert statements.odds(strong, 0.01) == pytest.approx(1 - 0.99 * math.exp(-8))
+
+
+def test_deals_of_one_source_add_and_clients_of_a_deal_do_not():
+    """A picture is at one client of a deal; dealing the pictures anew and drawing again is another release."""
+    rows = [Row("r1", f"folder-ab/deal1/c{n}", "spent", LAPLACE) for n in range(3)]
+    rows += [Row("r2", f"folder-ab/deal2/c{n}", "spent", LAPLACE) for n in range(3)]
+    rows += [Row("r3", "hospital", "spent", LAPLACE)]
+    merged = by_source(rows, lambda mine: float(len(mine)))
+    assert {name: len(mine) for name, mine in merged.items()} == {"folder-ab": 2, "hospital": 1}

@@ -13,7 +13,7 @@ import datetime
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +51,26 @@ class Row:
     event: Event
     note: str = ""
     at: str = ""
+
+
+def by_source(rows: Iterable[Row], weight: Callable[[list[Row]], float]) -> dict[str, list[Row]]:
+    """Group an owner's rows by where the pictures are: subjects SOURCE/DEAL/CLIENT of one source are one data set.
+
+    A picture is at one client of a deal, so of every deal the client with the largest `weight` counts, and deals add.
+    Other subjects stand for themselves.
+    """
+    subjects: dict[str, list[Row]] = {}
+    for row in rows:
+        subjects.setdefault(row.subject, []).append(row)
+    deals: dict[tuple[str, str], list[list[Row]]] = {}
+    for subject, mine in subjects.items():
+        source, *rest = subject.split("/")
+        deals.setdefault((source, rest[0]) if len(rest) == 2 else (subject, ""), []).append(mine)
+    merged: dict[str, list[Row]] = {}
+    for (source, _), clients in deals.items():
+        heaviest = max(clients, key=weight)
+        merged.setdefault(source, []).extend(heaviest)
+    return merged
 
 
 GENESIS = "0" * 64

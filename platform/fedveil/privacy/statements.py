@@ -140,8 +140,11 @@ def composed(parts: Sequence[Statement], epsilon: float, delta: float, mechanism
     )
 
 
-def void(statement: Statement) -> Statement:
-    """Return what is left of a statement when its noise was fixed: nothing."""
+FIXED_NOISE = "NOT PRIVATE, the noise was fixed (privacy.test_seed)"
+
+
+def void(statement: Statement, reason: str) -> Statement:
+    """Return what is left of a statement when one of its assumptions is known not to hold: nothing."""
     if statement.epsilon is None:
         return statement
     return dataclasses.replace(
@@ -150,7 +153,7 @@ def void(statement: Statement) -> Statement:
         delta=None,
         guarantee="none",
         meaningful=False,
-        mechanism=f"NOT PRIVATE, the noise was fixed (privacy.test_seed): {statement.mechanism}",
+        mechanism=f"{reason}: {statement.mechanism}",
     )
 
 

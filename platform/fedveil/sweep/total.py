@@ -15,7 +15,7 @@ from pathlib import Path
 from fedveil import checks, federation
 from fedveil.privacy import events, gaussian, statements
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate
-from fedveil.privacy.ledger import Ledger, Row
+from fedveil.privacy.ledger import Ledger, Row, by_source
 from fedveil.schema import Config
 from fedveil.sweep import Outcome
 
@@ -71,10 +71,12 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[list[Total], bool]:
 
 def of_rows(rows: Iterable[Row], run_ids: set[str]) -> list[Total]:
     """Return the totals of every data set and unit over `run_ids`, from all rows of an owner's ledger."""
-    by_subject: dict[str, list[Row]] = collections.defaultdict(list)
-    for row in rows:
-        by_subject[row.subject].append(row)
-    return [total for subject, mine in by_subject.items() for total in _subject(subject, mine, run_ids)]
+
+    def spent(mine: Sequence[Row]) -> float:
+        return sum(total.epsilon + (math.inf if total.unprotected else 0) for total in _subject("", mine, run_ids))
+
+    merged = by_source(rows, spent)
+    return [total for subject, mine in merged.items() for total in _subject(subject, mine, run_ids)]
 
 
 def _subject(subject: str, rows: Sequence[Row], run_ids: set[str]) -> list[Total]:
