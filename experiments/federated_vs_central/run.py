@@ -30,7 +30,6 @@ COMMON = [
 UNPROTECTED = ["data.size=48", "protection=none"]
 ARMS: dict[str, list[str]] = {
     "central": [*UNPROTECTED],
-    "central, batch 32": [*UNPROTECTED, "train.batch_size=32"],
     "steps1": [*UNPROTECTED, "train.local.steps=1"],
     "steps5": [*UNPROTECTED],
     "steps10": [*UNPROTECTED, "train.local.steps=10"],
