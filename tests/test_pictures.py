@@ -26,7 +26,6 @@ DRAW: dict[str, Callable[[Path], Path]] = {
     "budget": lambda path: pictures.budget_shape(path, WEIGHTS),
     "budget-flat": lambda path: pictures.budget_shape(path, np.ones((3, 8, 8))),
     "faces": lambda path: pictures.face_grid(path, {"original": FACES, "released": FACES[:, :, ::2, ::2]}),
-    "partition": lambda path: pictures.partition_bars(path, [4, 2, 1], [40, 12, 30]),
 }
 
 
@@ -74,7 +73,6 @@ def test_a_larger_weight_is_drawn_darker(tmp_path: Path) -> None:
         (lambda path: pictures.face_grid(path, {"a": FACES, "b": FACES[:2]}), "rows\\['b'\\] of shape"),
         (lambda path: pictures.face_grid(path, {"a": FACES.astype(float)}), "uint8"),  # type: ignore[dict-item]
         (lambda path: pictures.face_grid(path, {}), "rows_of_faces=0"),
-        (lambda path: pictures.partition_bars(path, [1], [1, 2]), "images of shape"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -86,6 +84,6 @@ def test_what_cannot_be_drawn_is_refused(draw: Callable[[Path], Path], message: 
 def test_drawing_opens_no_window_and_loads_no_pyplot(tmp_path: Path) -> None:
     code = (
         "import sys, fedveil.pictures as p; from pathlib import Path; assert 'matplotlib' not in sys.modules;"
-        f"p.partition_bars(Path({str(tmp_path / 'p.png')!r}), [1], [2]); assert 'matplotlib.pyplot' not in sys.modules"
+        f"p.rounds_curve(Path({str(tmp_path / 'p.png')!r}), [1], [0.5]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -159,7 +159,7 @@ def test_a_tiny_network_learns_ten_images() -> None:
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(10, 3, 16, 16, generator=generator), torch.arange(10) % 5
     network = TinyIR(width=8, embedding=16).build(3, (16, 16), generator)
-    centres = training.class_mean_centres(network, images, labels, 5)
+    centres = training.head_init(5, 16, generator)
     head = ArcFace(scale=16.0, margin=0.3)
     first = training.local_sgd(network, centres, head, [(images, labels)], 0.05)
     training.local_sgd(network, centres, head, [(images, labels)] * 40, 0.05)
@@ -223,19 +223,6 @@ def test_select_trainable() -> None:
         training.select_trainable(names, "stem.*,embd.*")
     with pytest.raises(checks.UserError, match=r"''"):
         training.select_trainable(names, "")
-
-
-def test_class_means_by_a_loop() -> None:
-    backbone = linear_backbone()
-    features, labels = torch.cat([b[0] for b in some_batches(4, 3)]), torch.arange(20) % 3
-    centres = training.class_mean_centres(backbone, features, labels, 3, batch=7)
-    for k in range(3):
-        rows = [backbone(features[i : i + 1])[0].detach().double() for i in range(20) if labels[i] == k]
-        mean = torch.stack([row / row.norm() for row in rows]).mean(0)
-        torch.testing.assert_close(centres[k].double(), mean / mean.norm(), atol=1e-5, rtol=1e-5)
-    assert not centres.is_inference()
-    with pytest.raises(checks.UserError, match="every class"):
-        training.class_mean_centres(backbone, features, labels, 4)
 
 
 def test_head_init_is_of_unit_length_and_repeatable() -> None:

@@ -198,25 +198,3 @@ def face_grid(path: Path, rows: Mapping[str, NDArray[np.uint8]], header: str = "
                 edge.set_visible(False)
         line[0].set_ylabel(label, fontsize=9, color=INK, rotation=0, ha="right", va="center", labelpad=6)
     return _save(figure, path)
-
-
-def partition_bars(path: Path, identities: ArrayLike, images: ArrayLike) -> Path:
-    """Draw how people and their images are spread over clients, largest client first.
-
-    Args:
-        path: PNG to write.
-        identities: people per client.
-        images: images per client, as many.
-    """
-    people, pictures = np.asarray(identities), np.asarray(images)
-    checks.same_shape(people.shape, images=pictures.shape)
-    checks.positive(clients=len(people))
-    order = np.argsort(-pictures, kind="stable")
-    figure, axes = _figure(7.2, 4.4, f"{len(people)} clients: people and images of each, largest first", 2)
-    for panel, values, name, colour in ((axes[0, 0], people, "people", BLUE), (axes[1, 0], pictures, "images", ORANGE)):
-        panel.bar(np.arange(1, len(values) + 1), values[order], width=0.85, color=colour)
-        panel.grid(visible=False, axis="x")
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.set_xlim(0.3, len(values) + 0.7)
-        _label(panel, "client, by number of images", name)
-    return _save(figure, path)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, randomness
-from fedveil.models.embedding import embed
 from fedveil.models.heads import base
 
 
@@ -185,21 +184,3 @@ def head_init(count: int, dim: int, generator: torch.Generator) -> torch.Tensor:
     """
     checks.positive(count=count, dim=dim)
     return torch.randn(count, dim, generator=generator) / math.sqrt(dim)
-
-
-def class_mean_centres(
-    backbone: nn.Module, features: torch.Tensor, labels: torch.Tensor, count: int, batch: int = 256
-) -> torch.Tensor:
-    """Return (count, D) unit centres: the mean of each class's normalised embeddings under the present backbone.
-
-    Raises:
-        UserError: if a class of 0..count-1 has no image.
-    """
-    images = torch.bincount(labels, minlength=count)
-    if len(images) != count or not bool(images.all()):
-        raise checks.UserError(
-            f"Expected images of every class 0..{count - 1} and of no other, got counts {images.tolist()[:20]}."
-        )
-    sums = torch.zeros(count, embed(backbone, features[:1]).shape[1])
-    sums.index_add_(0, labels, base.normalised(embed(backbone, features, batch)))
-    return base.normalised(sums)
