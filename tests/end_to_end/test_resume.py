@@ -73,8 +73,13 @@ def done_rounds(run_id: str) -> int:
     return int(runs.unpack(path)[1]["round"]) if path.exists() else 0
 
 
+# A shell starts background jobs with interrupts ignored, and a child inherits that; here they must count.
+CLI = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+CLI += "from fedveil.cli import main; sys.exit(main())"
+
+
 def started(*words: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "fedveil.cli", "simulate", "--plain", *SMALL, *words]
+    command = [sys.executable, "-c", CLI, "simulate", "--plain", *SMALL, *words]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

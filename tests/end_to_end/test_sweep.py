@@ -25,7 +25,9 @@ LONG = 120  # seconds that a busy machine may take
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    code = "import sys; from fedveil.cli import main; sys.exit(main())"
+    # A shell starts background jobs with interrupts ignored, and a child inherits that; here they must count.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from fedveil.cli import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", code, "sweep", *words], cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
