@@ -19,6 +19,7 @@ from fedveil import cli, config, federation, simulate
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
+from fedveil_strategies import rounds
 
 SMALL = (
     "data.identities=9", "data.images_per_identity=4", "data.evaluation_identities=6", "data.evaluation_images=3",
@@ -359,3 +360,11 @@ def test_no_unprotected_reference_on_private_faces(tmp_path, monkeypatch):
     private = dataclasses.replace(federation.split(config.load(["study=quick"])), public_benchmark=False)
     monkeypatch.setattr(federation, "split", lambda settings: private)
     assert simulate.reference(config.load(["study=quick", "evaluation.reference=true"]), "quiet") is None
+
+
+def test_a_client_level_run_never_asks_the_public_seed_for_its_cohorts_or_its_mean(tmp_path, monkeypatch):
+    """Dropping `draw` or `combine` on the way to the loop would fall back to public coins or to a sum without noise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rounds, "public", lambda plan: pytest.fail("coins from the public seed"))
+    monkeypatch.setattr(rounds, "plain", lambda plan: pytest.fail("a mean without noise"))
+    assert cli.main(["simulate", *CLIENT_LEVEL, "--plain"]) == 0
