@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 import fedveil
-from fedveil import checks, config, federation
+from fedveil import checks, config, federation, schedule
 from fedveil.data import partition
 from fedveil.schema import Config
 from fedveil_clients import policy, training
@@ -37,10 +37,10 @@ def _settings(config_json: str) -> Config:
 
 @functools.lru_cache(maxsize=8192)
 def _site(
-    config_json: str, run_id: str, name: str, node: policy.Node, state: _State, vault: str
+    config_json: str, run_id: str, name: str, node: policy.Node, state: _State, vault: str, first: int
 ) -> training.Site:
     torch.set_num_threads(1)  # equal bits on every engine
-    return training.open_site(_settings(config_json), run_id, name, node, state.tensors())
+    return training.open_site(_settings(config_json), run_id, name, node, state.tensors(), first)
 
 
 class _State:
@@ -88,7 +88,9 @@ def train(message: Message, context: Context) -> Message:
     node = policy.node_of(name, context.node_config, federation.data_id(settings))
     try:
         vault = _vault_identity(node.at_home(settings).vault.root)
-        site = _site(str(config_json), str(run_id), name, node, _State(message.content.array_records["state"]), vault)
+        state = _State(message.content.array_records["state"])
+        first = schedule.stage_of(settings, int(str(number))).first  # one site per stage
+        site = _site(str(config_json), str(run_id), name, node, state, vault, first)
         tensors = {key: array.numpy() for key, array in message.content.array_records["tensors"].items()}
         update: dict[str, Any] = dict(training.train_round(site, int(str(number)), tensors).tensors)
     except policy.PolicyRefusal as refusal:

@@ -93,6 +93,17 @@ class Memo:
                 self._draw(connection, owner_key, mechanism, keys, contents, missing, read, draw)
                 drawn += int(missing.size)
 
+    def contents(self, keys: Sequence[str], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> list[bytes]:
+        """Return the content hash of each image named by `keys`; only those never seen before are read."""
+        with closing(self._connect()) as connection:
+            known = self._known(connection, keys)
+        missing = np.flatnonzero([content is None for content in known])
+        for start in range(0, missing.size, _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            for place, content in zip(chunk, content_hashes(read(chunk)), strict=True):
+                known[place] = content
+        return [content or b"" for content in known]
+
     @staticmethod
     def memo_id(owner_key: bytes, content: bytes, mechanism: bytes, rank: int = 0) -> bytes:
         """Return the memo id, which also keys the noise of this one copy.
@@ -129,8 +140,8 @@ class Memo:
         for start in range(0, missing.size, _CHUNK):
             chunk = missing[start : start + _CHUNK]
             images = read(chunk)
-            for place, image in zip(chunk, images, strict=True):
-                contents[place] = hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
+            for place, content in zip(chunk, content_hashes(images), strict=True):
+                contents[place] = content
             ranks = _ranks(contents)
             ids = [self.memo_id(owner_key, contents[place] or b"", mechanism, ranks[place]) for place in chunk]
             drawn.append(draw(torch.from_numpy(images), [randomness.SecretStream(memo) for memo in ids]).numpy())
@@ -164,6 +175,29 @@ class Memo:
             np.array([names.index(segment) for segment, _ in rows], np.int64),
             np.array([place for _, place in rows], np.int64),
         )
+
+
+class ReadOnce:
+    """Images that are needed twice, to hash and to protect, and decoded once while they fit into memory."""
+
+    def __init__(self, read: Callable[[NDArray[np.int64]], NDArray[np.uint8]], limit: int = 1 << 28) -> None:
+        self._read, self._left = read, limit  # bytes
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __call__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images (B, 3, H, W) at `index`; each is kept for one more call."""
+        if all(int(place) in self._kept for place in index):
+            return np.stack([self._kept.pop(int(place)) for place in index])
+        images = self._read(index)
+        if images.nbytes <= self._left:
+            self._left -= images.nbytes
+            self._kept.update(zip(map(int, index), images, strict=True))
+        return images
+
+
+def content_hashes(images: NDArray[np.uint8]) -> list[bytes]:
+    """Return a SHA-256 over the decoded pixels of each of the images (B, 3, H, W)."""
+    return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in images]
 
 
 def _ranks(contents: Sequence[bytes | None]) -> list[int]:

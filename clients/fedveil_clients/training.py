@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, federation, frequency, planning, randomness, training
+from fedveil import checks, config, federation, frequency, randomness, schedule, training
 from fedveil.data import partition
 from fedveil.data.faces import FaceSet
-from fedveil.privacy.events import LocalRelease
-from fedveil.privacy.ledger import Row
+from fedveil.privacy.events import Event, LocalRelease
 from fedveil.records import Tensors, Update
+from fedveil.schedule import Stage
 from fedveil.schema import Config
-from fedveil_clients import policy
+from fedveil_clients import booking, policy
+from fedveil_clients.memo import ReadOnce
 from fedveil_clients.vault import Vault
 
 Features = Callable[[NDArray[np.int64], int], torch.Tensor]
@@ -36,8 +37,10 @@ class Site:
     """One client, ready to train: its protected copies, labels and model skeleton.
 
     Attributes:
+        stage: what is trained: a phase of the protection, or the recogniser.
         features: image numbers (and the step, which keys fresh noise) -> (B, *layout) float32.
         layout: shape of one image's features.
+        views: how often a pass visits each image.
         labels: (N,) local class of each image, 0..classes-1.
     """
 
@@ -45,8 +48,10 @@ class Site:
     run_id: str
     client_id: str
     vault: Vault
+    stage: Stage
     features: Features
-    layout: tuple[int, int, int]
+    layout: tuple[int, ...]
+    views: int
     labels: torch.Tensor
     classes: int
     backbone: torch.nn.Module
@@ -72,9 +77,14 @@ def mechanism_id(settings: Config, state: Mapping[str, torch.Tensor], size: tupl
 
 
 def open_site(
-    settings: Config, run_id: str, client_id: str, node: policy.Node, state: Mapping[str, torch.Tensor]
+    settings: Config,
+    run_id: str,
+    client_id: str,
+    node: policy.Node,
+    state: Mapping[str, torch.Tensor],
+    round_number: int = 1,
 ) -> Site:
-    """Check the owner's policy, book the release, protect the images and return the client ready to train.
+    """Check the owner's policy, book the release, protect the images and return the client ready for a round's stage.
 
     Raises:
         PolicyRefusal: the run is weaker than the owner's floor.
@@ -94,27 +104,34 @@ def open_site(
         )
     vault = Vault(Path(node.at_home(settings).vault.root))
     vault.create()
-    _reserve(settings, run_id, node, vault)
-    row = Row(run_id, node.data_set, "spent", event, _note(settings))
-    own = _protected(settings, protection, state, faces, vault, row)
+    read, mechanism = ReadOnce(faces.images), mechanism_id(settings, state, faces.size)
+    pictures = booking.pictures_of(faces, vault, event, read)
+    booking.accept(settings, run_id, client_id, node, vault, event, mechanism, pictures)
+    stage = schedule.stage_of(settings, round_number, protection)
+    own = _protected(settings, protection, stage, state, faces, vault, node.data_set, event, read, client_id)
     labels = local
     if bank is not None:
         labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
-        own = _joined(own, len(faces), _public(settings, protection, state, bank))
-    backbone = _skeleton(config.to_json(settings), faces.size)
+        own = _joined(own, len(faces), _empirical(settings, protection, stage, state, bank, "bank"))
+    if stage.phase is None:
+        backbone = _skeleton(config.to_json(settings), faces.size)
+    else:
+        backbone = federation.network(settings, protection, stage, faces.size, state)
     names = [name for name, _ in backbone.named_parameters()]
     return Site(
         settings=settings,
         run_id=run_id,
         client_id=client_id,
         vault=vault,
+        stage=stage,
         features=own,
-        layout=protection.layout(faces.size),
+        layout=protection.layout(faces.size) if stage.phase is None else tuple(own(np.zeros(1, np.int64), 0).shape[1:]),
+        views=1 if isinstance(event, LocalRelease) else protection.views,
         labels=torch.from_numpy(labels.astype(np.int64)),
         classes=classes,
         backbone=backbone,
         head=config.build(settings, "head"),
-        allowed=federation.trainable(settings, names),
+        allowed=federation.trainable(settings, names, stage),
     )
 
 
@@ -125,17 +142,6 @@ def _skeleton(config_json: str, size: tuple[int, int]) -> torch.nn.Module:
     return federation.backbone(settings, config.build(settings, "protection"), size)
 
 
-def _reserve(settings: Config, run_id: str, node: policy.Node, vault: Vault) -> None:
-    """Book the whole public schedule of a client-level run on joining, not the rounds that come to be joined.
-
-    Which rounds a client joins is secret, so nothing it keeps may tell; and what it agreed to is the schedule.
-    """
-    if settings.privacy.client is None:
-        return
-    row = Row(run_id, node.data_set, "reserved", planning.whole_schedule(settings), _note(settings))
-    vault.ledger.append_once(row)
-
-
 def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     """Train from the global tensors with the client's own head and return local minus global, float32.
 
@@ -143,15 +149,18 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     """
     train = site.settings.train
     federation.set_tensors(site.backbone, tensors)
-    heads = site.vault.heads(site.run_id, site.client_id)
+    phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
+    heads = site.vault.heads(site.run_id, site.client_id, phase)
     centres = heads.before(round_number)
     start = torch.from_numpy(centres) if centres is not None else _first_head(site)
-    count = int(site.labels.numel())
+    images = int(site.labels.numel())
+    count = images * site.views
     steps = train.local.steps or training.steps_for_epochs(count, train.batch_size, train.local.epochs or 1)
     first = (round_number - 1) * steps
     indices = training.batch_indices(
         count, train.batch_size, site.settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
+    indices = (index % images for index in indices)
     training.local_sgd(
         site.backbone, start, site.head, _batches(site, indices, first), train.lr,
         weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
@@ -169,15 +178,12 @@ def _batches(
 
 
 def _first_head(site: Site) -> torch.Tensor:
+    label = () if site.stage.phase is None else (site.stage.index,)
     with torch.inference_mode():
         dimension = int(site.backbone(torch.zeros(1, *site.layout)).shape[1])
     return training.head_init(
-        site.classes, dimension, randomness.public_torch(site.settings.seed, "head", site.client_id)
+        site.classes, dimension, randomness.public_torch(site.settings.seed, "head", site.client_id, *label)
     )
-
-
-def _note(settings: Config) -> str:
-    return "" if settings.privacy.test_seed is None else "NOT PRIVATE: fixed noise (privacy.test_seed)"
 
 
 def _bank(settings: Config) -> FaceSet | None:
@@ -209,35 +215,31 @@ def _joined(own: Features, count: int, public: Features) -> Features:
 
 
 def _protected(
-    settings: Config, protection: Any, state: Mapping[str, torch.Tensor], faces: FaceSet, vault: Vault, row: Row
+    settings: Config,
+    protection: Any,
+    stage: Stage,
+    state: Mapping[str, torch.Tensor],
+    faces: FaceSet,
+    vault: Vault,
+    data_set: str,
+    event: Event,
+    read: ReadOnce,
+    client_id: str,
 ) -> Features:
-    """Return the features of the owner's images; the event is in the owner's ledger before a noisy value exists."""
-
-    def book(status: str, again: bool = False) -> None:
-        entry = dataclasses.replace(row, status=status)
-        if status == "reused" and vault.ledger.has(row):
-            return  # this very run drew them
-        if again:
-            vault.ledger.append([entry])
-        else:
-            vault.ledger.append_once(entry)
-
+    """Return the features of the owner's images; their event is in the owner's ledger already."""
     test_seed = settings.privacy.test_seed
-    if not isinstance(row.event, LocalRelease):  # no noise protects anyone: the draws may be public
-        book("spent")
-        return _public(settings, protection, state, faces)
-    if row.event.releases == 1:
-        key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", row.subject)
-        copies, drawn = vault.memo.open(
-            key, mechanism_id(settings, state, faces.size), faces.keys, faces.images,
-            lambda images, streams: protection.release(images, state, streams), lambda: book("spent"),
+    if not isinstance(event, LocalRelease):  # no noise protects anyone: the draws may be public
+        return _empirical(settings, protection, stage, state, faces, client_id)
+    if protection.phases:
+        raise ValueError("A phase reads clean faces: a protection with a formal guarantee cannot have one.")
+    if booking.kept(event):
+        key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", data_set)
+        copies, _ = vault.memo.open(
+            key, mechanism_id(settings, state, faces.size), faces.keys, read,
+            lambda images, streams: protection.release(images, state, streams), lambda: None,
         )  # fmt: skip
-        if not drawn:
-            book("reused")
         return lambda index, step: protection.features(copies.batch(index), state)
-    # Every attempt of a run draws afresh, so an interrupted run that goes on is booked again, in full.
-    book("spent", again=test_seed is None)
-    fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", row.subject)
+    fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", data_set)
 
     def noised(index: NDArray[np.int64], step: int) -> torch.Tensor:
         streams = [randomness.SecretStream(randomness.subkey(fresh, step, place)) for place in range(len(index))]
@@ -248,16 +250,27 @@ def _protected(
     return noised
 
 
-def _public(settings: Config, protection: Any, state: Mapping[str, torch.Tensor], faces: FaceSet) -> Features:
-    """Return features whose draws are public: procedural faces, or a protection without a formal guarantee."""
+def _empirical(
+    settings: Config, protection: Any, stage: Stage, state: Mapping[str, torch.Tensor], faces: FaceSet, where: str
+) -> Features:
+    """Return features whose draws are public: of procedural faces, or of a protection without a formal guarantee.
+
+    A protection that keeps one draw per image has one here too; else every use draws afresh.
+    """
+    trained = protection.training_features if stage.phase is None else stage.phase.features
+
+    @functools.cache
+    def person(label: int) -> bytes:  # by client and name: local numbers would collide across clients
+        return randomness.test_key(settings.seed, "person", where, faces.names[label])
 
     def features(index: NDArray[np.int64], step: int) -> torch.Tensor:
-        keys = [randomness.test_key(settings.seed, "public draw", faces.store.key(int(faces.index[i]))) for i in index]
+        uses: Iterable[tuple[str | int, ...]] = ((where, step, place) for place in range(len(index)))
+        if protection.memoise:
+            uses = (("image", faces.store.key(int(faces.index[i]))) for i in index)
+        keys = (randomness.test_key(settings.seed, "draw", *use) for use in uses) if protection.noise else ()
         streams = [randomness.SecretStream(key) for key in keys]
-        released = protection.release(torch.from_numpy(faces.images(index)), state, streams)
-        fed: torch.Tensor = protection.features(released, state)
+        pixels = torch.from_numpy(faces.images(index))
+        fed: torch.Tensor = trained(pixels, state, streams, [person(int(label)) for label in faces.labels[index]])
         return fed
 
     return features
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,18 @@ class Vault:
         """Return a name of this vault that tells nothing of what is in it: a hash of its key."""
         return randomness.subkey(self.owner_key(), "vault identity").hex()[:32]
 
+    def picture_tags(self, contents: Iterable[bytes]) -> list[bytes]:
+        """Return what the ledger may show of pictures: their content hashes under the owner's key, repeats left out.
+
+        Without the key nobody can tell whether a known picture is among them.
+        """
+        key = self.owner_key()
+        return [randomness.subkey(key, "picture", content)[:16] for content in dict.fromkeys(contents)]
+
+    def mechanism_tag(self, mechanism: bytes, kind: str = "") -> str:
+        """Return the ledger's name of a mechanism whose copies this vault keeps; another key draws others."""
+        return randomness.subkey(self.owner_key(), "ledger mechanism", mechanism, kind).hex()[:32]
+
     @staticmethod
     def _read_key(path: Path) -> bytes:
         for _ in range(200):  # another process may be writing it right now
@@ -67,9 +80,9 @@ class Vault:
         """The noisy copies."""
         return Memo(self.root / "copies")
 
-    def heads(self, run_id: str, client_id: str) -> Heads:
-        """Return the versions of one client's class centres in one run."""
-        return Heads(self.root / "heads" / run_id / client_id)
+    def heads(self, run_id: str, client_id: str, phase: str = "") -> Heads:
+        """Return the versions of one client's class centres in one run, of the recogniser or of a phase before it."""
+        return Heads(self.root / "heads" / run_id / client_id / phase)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedveil import checks, config, federation, planning
+from fedveil import checks, config, federation, planning, schedule
 from fedveil.privacy import calibration
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
@@ -34,15 +34,16 @@ def calibrate(settings: Config) -> str:
     budget, train = plan.privacy.client, plan.train
     assert budget is not None  # planned() keeps a budget that has a target
     relation = planning.relation_of(plan)
-    schedule = planning.whole_schedule(plan)
-    if isinstance(schedule, NonPrivate):
+    whole = planning.whole_schedule(plan)
+    if isinstance(whole, NonPrivate):
         raise checks.UserError("This budget adds no noise; give a finite privacy.client.epsilon.")
-    bound = PldAccountant(relation, "client", grid=FINAL_GRID).compose(schedule).epsilon(budget.delta or 0.0)
+    bound = PldAccountant(relation, "client", grid=FINAL_GRID).compose(whole).epsilon(budget.delta or 0.0)
     noise, numbers = budget.noise_multiplier or 0.0, trained_numbers(plan)
     ratio = calibration.noise_to_signal(noise, numbers, _expected(train))
+    rounds = schedule.total_rounds(plan)
     lines = [
         f"target        client-level epsilon {budget.epsilon:g} at delta {budget.delta:g} ({relation})",
-        f"schedule      {train.rounds} rounds, {_expected(train):g} of {train.clients} clients expected a round",
+        f"schedule      {rounds} rounds, {_expected(train):g} of {train.clients} clients expected a round",
         f"noise         {noise:.5g} times the clipping norm {budget.clip:g}, on the sum of updates",
         f"proven        epsilon between {bound.lower:.5g} and {bound.upper:.5g} ({bound.method})",
         f"signal        {numbers:,} trained numbers: noise-to-signal ratio {ratio.ratio:.3g} a round",
@@ -50,17 +51,17 @@ def calibrate(settings: Config) -> str:
     if ratio.warning:
         lines.append(ratio.warning)
     lines += ["", "rounds   noise multiplier   noise-to-signal ratio"]
-    for rounds in sorted({max(1, train.rounds // 4), max(1, train.rounds // 2), train.rounds, 2 * train.rounds}):
+    for count in sorted({max(1, train.rounds // 4), max(1, train.rounds // 2), train.rounds, 2 * train.rounds}):
         other = dataclasses.replace(
             plan,
-            train=dataclasses.replace(train, rounds=rounds),
+            train=dataclasses.replace(train, rounds=count),
             privacy=dataclasses.replace(plan.privacy, client=dataclasses.replace(budget, noise_multiplier=None)),
         )
         found = planning.planned(other).privacy.client
         multiplier = found.noise_multiplier if found is not None else None
         if multiplier is not None:
             loud = calibration.noise_to_signal(multiplier, numbers, _expected(train)).ratio
-            lines.append(f"{rounds:>6}   {multiplier:>16.4g}   {loud:>21.3g}")
+            lines.append(f"{schedule.total_rounds(other):>6}   {multiplier:>16.4g}   {loud:>21.3g}")
     return "\n".join(lines)
 
 

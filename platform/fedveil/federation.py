@@ -22,6 +22,7 @@ from fedveil.data import partition
 from fedveil.data.faces import FaceSet
 from fedveil.data.split import Split
 from fedveil.privacy.events import Event
+from fedveil.schedule import Stage
 from fedveil.schema import Config, Partition
 
 
@@ -85,10 +86,17 @@ def faces_of(settings: Config, client_id: str) -> FaceSet:
 
 def backbone(settings: Config, protection: Any, size: tuple[int, int]) -> nn.Module:
     """Return the initial backbone: the same tensors on every machine, from the public seed."""
-    channels, height, width = protection.layout(size)
     generator = randomness.public_torch(settings.seed, "backbone")
-    built: nn.Module = config.build(settings, "model").build(channels, (height, width), generator)
+    built: nn.Module = protection.network(config.build(settings, "model"), size, generator)
     return built
+
+
+def network(settings: Config, protection: Any, stage: Stage, size: tuple[int, int], state: Any) -> nn.Module:
+    """Return the initial network of a stage: the phase's, or the recogniser."""
+    if stage.phase is None:
+        return backbone(settings, protection, size)
+    generator = randomness.public_torch(settings.seed, "phase", stage.index)
+    return stage.phase.network(config.build(settings, "model"), size, state, generator)
 
 
 def get_tensors(module: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -108,8 +116,10 @@ def set_tensors(module: nn.Module, tensors: Any) -> None:
             parameter.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
 
 
-def trainable(settings: Config, names: list[str]) -> tuple[str, ...]:
-    """Return the allow-list: the only tensors that are aggregated and that an update may carry."""
+def trainable(settings: Config, names: list[str], stage: Stage | None = None) -> tuple[str, ...]:
+    """Return the allow-list: the only tensors that are aggregated and that an update may carry; all, in a phase."""
+    if stage is not None and stage.phase is not None:
+        return tuple(names)
     return training.select_trainable(names, settings.train.trainable)
 
 

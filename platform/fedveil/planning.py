@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 
-from fedveil import checks
+from fedveil import checks, schedule
 from fedveil.privacy import calibration, events
 from fedveil.privacy.events import Relation, Release
 from fedveil.schema import ClientBudget, Cohort, Config
@@ -51,7 +51,7 @@ def round_release(settings: Config) -> Release | events.NonPrivate:
         ("clients", settings.train.clients),
         ("delta", budget.delta or 0.0),
         ("quantile", budget.quantile if budget.quantile is not None else "none"),
-        ("rounds", settings.train.rounds),
+        ("rounds", schedule.total_rounds(settings)),
     )
     event = round_event(settings, budget.noise_multiplier)
     return Release("client", relation_of(settings), VIEW, event, detail)
@@ -62,7 +62,7 @@ def whole_schedule(settings: Config) -> Release | events.NonPrivate:
     one = round_release(settings)
     if isinstance(one, events.NonPrivate):
         return one
-    return dataclasses.replace(one, event=events.Repeated(one.event, settings.train.rounds))
+    return dataclasses.replace(one, event=events.Repeated(one.event, schedule.total_rounds(settings)))
 
 
 def planned(settings: Config) -> Config:
@@ -81,9 +81,8 @@ def planned(settings: Config) -> Config:
     _check(settings, budget)
     if budget.noise_multiplier is not None or budget.epsilon == math.inf:
         return settings
-    multiplier = _calibrated(
-        budget.epsilon or 0.0, budget.delta or 0.0, settings.train.cohort, settings.train.clients, settings.train.rounds
-    )
+    train, count = settings.train, schedule.total_rounds(settings)
+    multiplier = _calibrated(budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, count)
     chosen = dataclasses.replace(budget, noise_multiplier=multiplier)
     return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=chosen))
 

@@ -96,7 +96,7 @@ def vault(settings: Config, run_id: str) -> str:
     reused = sum(row.status == "reused" for row in rows)
     noisy = [row.event for row in rows if isinstance(row.event, LocalRelease)]
     if not noisy:
-        return f"vault {root}: heads and the owners' ledger; no noisy copies (nothing here is noised)."
+        return f"vault {root}: heads and the owners' ledger; no noisy copies are kept."
     if noisy[0].releases > 1:
         return f"vault {root}: heads and the owners' ledger. Noise was fresh at every reading; a second run pays anew."
     drawn = [f"{spent} data sets drew fresh noise"] * bool(spent)

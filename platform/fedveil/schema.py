@@ -157,6 +157,22 @@ class Policy:
 
     floor: tuple[str, ...] | None
     max_epsilon: float | None
+    max_total_epsilon: float | None = None
+    max_client_epsilon: float | None = None
+    client_delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("max_epsilon", "max_total_epsilon", "max_client_epsilon"):
+            value = getattr(self, name)
+            if value is not None:
+                checks.positive(**{f"policy.{name}": value})
+        if not 0 < self.client_delta < 1:
+            raise checks.UserError(f"Expected policy.client_delta={self.client_delta!r} in (0, 1), for example 1e-5.")
+
+    @property
+    def over_runs(self) -> bool:
+        """Whether anything is limited over all runs together."""
+        return self.max_total_epsilon is not None or self.max_client_epsilon is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,7 +98,9 @@ def read_result(settings: Config, run_id: str) -> dict[str, Any]:
 def without_protection(settings: Config) -> Config:
     """Return the same recipe on unprotected faces."""
     bare = config.load(["protection=none"]).protection
-    off = dataclasses.replace(settings.policy, floor=None, max_epsilon=None)
+    off = dataclasses.replace(
+        settings.policy, floor=None, max_epsilon=None, max_total_epsilon=None, max_client_epsilon=None
+    )
     bare_privacy = dataclasses.replace(settings.privacy, client=None)
     return dataclasses.replace(
         settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy
@@ -108,9 +110,10 @@ def without_protection(settings: Config) -> Config:
 def has_reference(settings: Config) -> bool:
     """Return whether an unprotected reference run is wanted and may be trained.
 
-    On private faces it may not: training on them without protection is what they are protected from.
+    On private faces it may not: training on them without protection is what they are protected from. Where the owner
+    limits what all runs spend together, it may not either: one run without a guarantee leaves no finite total.
     """
-    wanted = settings.evaluation.reference and settings.protection.name != "none"
+    wanted = settings.evaluation.reference and settings.protection.name != "none" and not settings.policy.over_runs
     return wanted and federation.split(settings).public_benchmark
 
 

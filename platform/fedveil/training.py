@@ -35,6 +35,7 @@ def local_sgd(
 ) -> float:
     """Train the backbone and the class centres in place by SGD, one step per batch, and return the mean loss.
 
+    A backbone with a method `with_penalty(features)` returns (embeddings, scalar) there; the scalar joins the loss.
     With g the gradient of the mean loss over the batch plus `weight_decay` times the tensor, a step is
     `v <- momentum v + g; tensor <- tensor - lr v`. v starts at zero in every call, so with momentum 0 (only) several
     short calls equal one long call. Nothing is drawn at random; with one thread the result is a function of the
@@ -71,11 +72,14 @@ def local_sgd(
     losses: list[torch.Tensor] = []
     for features, labels in batches:
         rows = base.normalised(own_centres)
-        cosine = base.normalised(backbone(features)) @ (rows if fixed is None else torch.cat([rows, fixed])).T
+        embeddings, penalty = _embedded(backbone, features)
+        cosine = base.normalised(embeddings) @ (rows if fixed is None else torch.cat([rows, fixed])).T
         logits = head.logits(cosine, labels)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden[labels], -math.inf)
         loss = functional.cross_entropy(logits, labels)
+        if penalty is not None:
+            loss = loss + penalty
         # A named tensor that the loss does not reach has no gradient: it keeps its value, weight decay apart.
         step = list(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True))
         losses.append(loss.detach())
@@ -91,6 +95,15 @@ def local_sgd(
             torch._foreach_add_(tensors[:-1], step[:-1], alpha=-lr)
             own_centres.add_(step[-1], alpha=-(lr if centre_lr is None else centre_lr))
     return float(torch.stack(losses).mean()) if losses else math.nan
+
+
+def _embedded(backbone: nn.Module, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the embeddings, and the network's own term of the loss where it has one."""
+    joint = getattr(backbone, "with_penalty", None)
+    if joint is None:
+        return backbone(features), None
+    embeddings, penalty = joint(features)
+    return embeddings, penalty
 
 
 def _forbidden(restrict: torch.Tensor) -> torch.Tensor:

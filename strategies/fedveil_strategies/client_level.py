@@ -7,7 +7,7 @@ import datetime
 import math
 from collections.abc import Iterable, Sequence
 
-from fedveil import checks, planning, randomness
+from fedveil import checks, planning, randomness, schedule
 from fedveil.privacy import calibration, statements
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
@@ -60,6 +60,10 @@ class ClientLevel:
         spent = sum(row.event == self.event for row in ledger.rows(run_id))
         if spent and not isinstance(self.event, NonPrivate):
             self._accountant = self._accountant.compose(self.event, spent)
+
+    def enter(self, plan: rounds.Plan) -> None:
+        """Go on with another network: other tensors, the same registry, cohorts and accountant."""
+        self._plan = plan
 
     def _stream(self, purpose: str, number: int) -> SecretStream:
         seed = self._settings.privacy.test_seed
@@ -144,14 +148,14 @@ def check_start(level: ClientLevel, settings: Config) -> None:
     budget = settings.privacy.client
     if budget is None or budget.on_exhausted != "refuse_to_start" or budget.epsilon is None:
         return
-    schedule = planning.whole_schedule(settings)
-    if isinstance(schedule, NonPrivate) or math.isinf(budget.epsilon):
+    whole = planning.whole_schedule(settings)
+    if isinstance(whole, NonPrivate) or math.isinf(budget.epsilon):
         return
-    cost = PldAccountant(planning.relation_of(settings), "client").compose(schedule).upper(budget.delta or 0.0)
+    cost = PldAccountant(planning.relation_of(settings), "client").compose(whole).upper(budget.delta or 0.0)
     if cost > budget.epsilon:
         raise checks.UserError(
-            f"The {settings.train.rounds} rounds of this run cost epsilon {cost:.4g} at delta {budget.delta:g}, above "
-            f"privacy.client.epsilon={budget.epsilon:g}: lower train.rounds, raise privacy.client.noise_multiplier, or "
-            "set privacy.client.on_exhausted=stop."
+            f"The {schedule.total_rounds(settings)} rounds of this run cost epsilon {cost:.4g} at delta "
+            f"{budget.delta:g}, above privacy.client.epsilon={budget.epsilon:g}: lower train.rounds, raise "
+            "privacy.client.noise_multiplier, or set privacy.client.on_exhausted=stop."
         )
 

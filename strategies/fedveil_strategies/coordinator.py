@@ -1,7 +1,7 @@
 """One federation from configuration to result, free of Flower.
 
-Public artefacts first (the budget's shape, the initial backbone), then the run ledger, then rounds; observers evaluate,
-checkpoint and track. A session that is opened again goes on from its last checkpoint.
+Public artefacts first (the budget's shape, the initial backbone), then the run ledger, then rounds, stage by stage;
+observers evaluate, checkpoint and track. A session that is opened again goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, federation, records, runs, warm_start
+from fedveil import checks, config, federation, records, runs, schedule, warm_start
 from fedveil.console import Console
 from fedveil.data import partition
 from fedveil.data.split import Split
@@ -27,9 +27,10 @@ from fedveil.privacy.ledger import GENESIS, Ledger, Row
 from fedveil.privacy.statements import Statement
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
+from fedveil.schedule import Stage
 from fedveil.schema import Config
 from fedveil.tracking import Tracker
-from fedveil_strategies import client_level, observers, rounds
+from fedveil_strategies import client_level, observers, phases, rounds
 
 StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], Iterable[Update | Failure]]
 
@@ -40,6 +41,9 @@ class Session:
 
     Attributes:
         state: the protection's public state (the learnt budget's shape, for instance).
+        backbone: the recogniser, for evaluation.
+        stage: what is being trained: a phase of the protection, or the recogniser.
+        start: where this stage starts from.
         history: what every finished round's evaluation found.
         statements: what the local releases may claim; `claims` adds the client level's.
         level: the client-level guarantee, or None.
@@ -53,6 +57,7 @@ class Session:
     protection: Any
     state: Mapping[str, torch.Tensor]
     backbone: torch.nn.Module
+    stage: Stage
     start: rounds.State
     history: tuple[Mapping[str, Any], ...]
     statements: tuple[Statement, ...]
@@ -115,28 +120,22 @@ def _opened(
         console.say(protection_phase(settings, protection))
         state = protection.fit(split.public.images(), split.public.labels, settings.seed, console.progress)
     backbone = federation.backbone(settings, protection, size)
+    stage = schedule.stages(settings, protection)[int(meta.get("stage", 0))]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
     if not tensors:
-        tensors = dict(warm_start.initial(settings, protection, state, backbone, console.progress))
+        tensors = phases.initial(settings, protection, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
     _same_vaults(run, vaults, bool(protection.noise))
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(settings, protection, size, state)
     claimed = statements.price_all([*_booked(run, event, settings), *_warm(run, settings)])
-    plan = rounds.Plan(
-        rounds=settings.train.rounds,
-        registry=partition.client_ids(settings.train.clients),
-        cohort=settings.train.cohort,
-        seed=settings.seed,
-        allowed=federation.trainable(settings, list(tensors)),
-        tolerated=0.5 if settings.privacy.client is None else None,
-    )
+    plan = phases.plan_of(settings, stage, tensors)
     level = _client_level(settings, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     tracker = observers.start_tracker(settings, run, parent)
     return Session(
-        settings, run, split, protection, state, backbone, start, tuple(meta["history"]), tuple(claimed), plan, level,
-        tracker, console, begun, float(meta.get("seconds", 0.0)), lock,
+        settings, run, split, protection, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan,
+        level, tracker, console, begun, float(meta.get("seconds", 0.0)), lock,
     )  # fmt: skip
 
 
@@ -190,7 +189,7 @@ def _claim(run: Run, settings: Config) -> None:
 
 def protection_phase(settings: Config, protection: Any) -> str:
     """Return the line that announces what is learnt before the first round."""
-    learnt = " (learning its budget on public faces)" if protection.needs_fit else ""
+    learnt = " (learning on public faces)" if protection.needs_fit else ""
     return f"protection {settings.protection.name}{learnt}"
 
 
@@ -214,27 +213,20 @@ def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
 
 def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]:
     """Run the remaining rounds, evaluate, write result.json and return its content."""
-    settings = session.settings
-    plan, level = session.plan, session.level
     watch = observers.Watch(session)
-
-    def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
-        return transport(number, cohort, tensors, session.state)
-
-    aggregation = config.build(settings, "aggregation")
+    total = schedule.stages(session.settings, session.protection)[-1].last
     try:
         watch.warm_start()
-        session.console.begin(plan.rounds, session.start.round, list(session.history))
+        session.console.begin(total, session.start.round, list(session.history))
         watch.again()
-        watching = [watch.evaluate, watch.checkpoint, watch.track]
-        if level is None:
-            end = rounds.run(plan, session.start, stateful, aggregation, watching)
-        else:
-            end = rounds.run(
-                plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed
-            )
-            if end.round < plan.rounds:
-                session.console.say(f"the budget is spent after round {end.round} of {plan.rounds}: stopped")
+        end = _train(session, watch, transport)
+        while session.stage.phase is not None:
+            session = watch.session = phases.advance(session, end)
+            watch.save(session.start)
+            watch.warm_start()
+            end = _train(session, watch, transport)
+        if end.round < total:
+            session.console.say(f"the budget is spent after round {end.round} of {total}: stopped")
         session.console.end()
         return finish(session, watch, end)
     except BaseException as error:
@@ -244,6 +236,22 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
         session.console.end()
         if session.lock is not None:
             session.lock.close()
+
+
+def _train(session: Session, watch: observers.Watch, transport: StatefulTransport) -> rounds.State:
+    """Run the remaining rounds of the session's stage."""
+
+    def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
+        return transport(number, cohort, tensors, session.state)
+
+    aggregation = config.build(session.settings, "aggregation")
+    watching = [watch.evaluate, watch.checkpoint, watch.track]
+    level = session.level
+    if level is None:
+        return rounds.run(session.plan, session.start, stateful, aggregation, watching)
+    return rounds.run(
+        session.plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed
+    )
 
 
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:

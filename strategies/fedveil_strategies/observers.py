@@ -19,6 +19,7 @@ from fedveil.privacy.ledger import Ledger
 from fedveil.records import RoundReport, Tensors
 from fedveil.runs import Run
 from fedveil.schema import Config
+from fedveil_strategies import rounds
 
 if TYPE_CHECKING:
     from fedveil_strategies.coordinator import Session
@@ -34,12 +35,13 @@ class Watch:
     def warm_start(self) -> None:
         """Show what a warm start knows before round 1: what training is to be measured against."""
         session = self.session
-        if session.settings.train.warm_start is None or session.start.round > 0:
+        begins = session.start.round == session.stage.first - 1
+        if session.settings.train.warm_start is None or session.stage.phase is not None or not begins:
             return
         federation.set_tensors(session.backbone, session.start.tensors)
         found = self._evaluated()
         session.console.say(f"warm start: accuracy {100 * found.accuracy:.1f} %, EER {100 * found.eer:.1f} %")
-        session.tracker.log_round(0, {"accuracy": found.accuracy, "eer": found.eer})
+        session.tracker.log_round(session.start.round, {"accuracy": found.accuracy, "eer": found.eer})
 
     def _evaluated(self) -> protocol.Result:
         """Evaluate the session's backbone with one draw."""
@@ -63,7 +65,9 @@ class Watch:
         }
         if self.session.level is None:  # durations tell who took part
             entry["seconds"] = report.seconds
-        if report.round % settings.evaluation.every == 0 or report.round == report.rounds:
+        if self.session.stage.phase is not None:
+            entry["phase"] = self.session.stage.name
+        elif report.round % settings.evaluation.every == 0 or report.round == report.rounds:
             federation.set_tensors(self.session.backbone, report.tensors)
             found = self._evaluated()
             entry |= {"accuracy": found.accuracy, "eer": found.eer, "tar": found.tar}
@@ -71,8 +75,12 @@ class Watch:
 
     def checkpoint(self, report: RoundReport) -> None:
         """Write everything that the next round starts from, atomically."""
+        self.save(rounds.State(report.round, report.tensors, report.optimiser, report.memory))
+
+    def save(self, state: rounds.State) -> None:
+        """Write a checkpoint of a state of the session's stage."""
         seconds = self.session.seconds_before + time.perf_counter() - self.session.begun
-        data = checkpoint_bytes(self.session, report, self.history, seconds)
+        data = checkpoint_bytes(self.session, state, self.history, seconds)
         runs.write_atomic(self.session.run.checkpoint, data, private=True)
 
     def again(self) -> None:
@@ -94,21 +102,22 @@ class Watch:
 
 
 def checkpoint_bytes(
-    session: Session, report: RoundReport, history: Sequence[Mapping[str, Any]], seconds: float
+    session: Session, state: rounds.State, history: Sequence[Mapping[str, Any]], seconds: float
 ) -> bytes:
-    """Return the checkpoint of a round: tensors, optimiser, the protection's state, history."""
+    """Return the checkpoint after a round: tensors, optimiser, the protection's state, history."""
     arrays = {
-        **{f"tensor/{name}": value for name, value in report.tensors.items()},
-        **{f"optimiser/{name}": value for name, value in report.optimiser.items()},
+        **{f"tensor/{name}": value for name, value in state.tensors.items()},
+        **{f"optimiser/{name}": value for name, value in state.optimiser.items()},
         **{f"state/{name}": np.asarray(value) for name, value in session.state.items()},
     }
     digest = config.digest(session.settings)
     meta = {
-        "round": report.round,
+        "round": state.round,
+        "stage": session.stage.index,
         "history": [*history],
         "seconds": seconds,
         "config_hash": digest,
-        "memory": dict(report.memory),
+        "memory": dict(state.memory),
         "ledger_head": Ledger(session.run.ledger).head(),
     }
     return runs.pack(arrays, meta)
@@ -166,7 +175,7 @@ def final_numbers(found: protocol.Result) -> dict[str, Any]:
 
 
 def publish(
-    session: Session, result: Mapping[str, Any], found: protocol.Result, rounds: int, tensors: Tensors
+    session: Session, result: Mapping[str, Any], found: protocol.Result, last: int, tensors: Tensors
 ) -> None:
     """Draw the pictures, then mirror them, the ledger, the configuration and the model to the tracker."""
     run, tracker, settings = session.run, session.tracker, session.settings
@@ -176,7 +185,7 @@ def publish(
     numbers = {f"final_{name}": final[name] for name in ("accuracy", "fold_sd", "draw_sd", "eer", "auc")}
     if session.level is None:  # durations tell who took part
         numbers["wall_seconds"] = result["wall_seconds"]
-    tracker.log_round(rounds, {k: v for k, v in numbers.items() if v is not None})
+    tracker.log_round(last, {k: v for k, v in numbers.items() if v is not None})
     private = "private" if result["private"] else "NOT PRIVATE"
     tags = {"fedveil.privacy": private, "fedveil.model": result["model_sha256"]}
     tags["fedveil.ledger_head"] = Ledger(session.run.ledger).head()

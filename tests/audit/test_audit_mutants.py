@@ -135,13 +135,13 @@ def test_the_owner_reserves_the_whole_schedule(tmp_path: Path) -> None:
 def test_an_owner_booking_joined_rounds_at_the_sampling_rate_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def joined(settings: Any, run_id: str, node: Node, vault: Any) -> None:
+    def joined(settings: Any, run_id: str, client_id: str, node: Node, vault: Any, *_: Any) -> None:
         event = planning.round_release(settings)
         assert isinstance(event, events.Release)
         assert isinstance(event.event, events.PoissonSampled)
         vault.ledger.append([Row(run_id, node.data_set, "reserved", event)])
 
-    monkeypatch.setattr(training, "_reserve", joined)
+    monkeypatch.setattr(training.booking, "accept", joined)
     with pytest.raises(AssertionError):
         check_the_owner_reserves_the_schedule(tmp_path)
 

@@ -1,5 +1,7 @@
 """Append-only rows that survive, in order; statements say unit, relation, delta and view together."""
 
+import hashlib
+import json
 import math
 import sqlite3
 
@@ -133,3 +135,78 @@ def test_deals_of_one_source_add_and_clients_of_a_deal_do_not():
     rows += [Row("r3", "hospital", "spent", LAPLACE)]
     merged = by_source(rows, lambda mine: float(len(mine)))
     assert {name: len(mine) for name, mine in merged.items()} == {"folder-ab": 2, "hospital": 1}
+
+
+def test_pictures_are_chained_too_and_cannot_be_changed_or_cut_unseen(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with ledger.write() as book:
+        book.append([Row("r1", "set", "spent", LAPLACE)])
+        book.add_content("set", [b"a" * 16, b"b" * 16])
+        book.add_content("set", [b"b" * 16, b"c" * 16])
+        book.add_content("other", [b"b" * 16])
+    assert ledger.contents() == {"set": {b"a" * 16, b"b" * 16, b"c" * 16}, "other": {b"b" * 16}}
+    assert len(set(ledger.content_heads())) == 4
+    last = ledger.content_head()
+    ledger.check_holds(last)
+    connection = sqlite3.connect(ledger.path)
+    for statement in ("UPDATE content SET subject='x'", "DELETE FROM content"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.execute("DROP TRIGGER content_no_update")
+    connection.execute("DROP TRIGGER content_no_delete")
+    connection.execute("DELETE FROM content WHERE id=4")
+    connection.commit()
+    with pytest.raises(BrokenLedger, match="cut, rolled back or replaced"):
+        ledger.check_holds(last)
+    connection.execute("UPDATE content SET subject='other' WHERE id=1")
+    connection.commit()
+    connection.close()
+    with pytest.raises(BrokenLedger, match="picture 1 does not follow"):
+        ledger.content_heads()
+
+
+def test_a_mechanism_is_part_of_the_chain(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append([Row("r1", "set", "spent", LAPLACE, mechanism="m1"), Row("r1", "set", "spent", NONE)])
+    assert [row.mechanism for row in ledger.rows()] == ["m1", ""]
+    _edit(ledger.path, "UPDATE row SET mechanism='m2' WHERE id=1")
+    with pytest.raises(BrokenLedger, match="row 1"):
+        ledger.head()
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.append([Row("r1", "set", "spent", LAPLACE)])
+
+    def fail():
+        with ledger.write() as book:
+            book.append([Row("r2", "set", "spent", LAPLACE)])
+            book.add_content("set", [b"a"])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert len(ledger.rows()) == 1
+    assert ledger.contents() == {}
+
+
+def test_a_file_of_an_older_version_is_read_continued_and_its_chain_holds(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "CREATE TABLE row (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, run_id TEXT NOT NULL, "
+        "subject TEXT NOT NULL, status TEXT NOT NULL, event TEXT NOT NULL, digest TEXT NOT NULL, note TEXT NOT NULL, "
+        "hash TEXT NOT NULL)"
+    )
+    fields = ("2026-01-02T03:04:05", "r0", "set", "spent", json.dumps(events.to_dict(LAPLACE)), "")
+    head = hashlib.sha256((GENESIS + json.dumps(fields)).encode()).hexdigest()
+    columns = "(at, run_id, subject, status, event, note, digest, hash)"
+    values = (*fields, events.digest(LAPLACE), head)
+    connection.execute(f"INSERT INTO row {columns} VALUES (?,?,?,?,?,?,?,?)", values)
+    connection.commit()
+    connection.close()
+    ledger = Ledger(path)
+    assert ledger.heads() == [head]
+    ledger.append([Row("r1", "set", "spent", NONE, mechanism="m")])
+    assert [row.event for row in ledger.rows()] == [LAPLACE, NONE]
+    ledger.check_holds(head)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 
-from fedveil import engine, planning
+from fedveil import config, engine, planning, schedule
 from fedveil.audit.report import LEVEL, Bound
 from fedveil.privacy import audit, gaussian
 from fedveil.privacy.accounting.pld import PldAccountant
@@ -33,8 +33,11 @@ def attack(
         seed: of the public audit coins.
     """
     delta = budget.delta or 0.0
-    if booked:
-        settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, rounds=len(booked)))
+    # The replay has one stage of canary rounds: as many as all stages of the run have, or as were booked.
+    rounds = len(booked) or schedule.total_rounds(settings)
+    bare = config.load(["protection=none"]).protection
+    train = dataclasses.replace(settings.train, rounds=rounds)
+    settings = dataclasses.replace(settings, train=train, protection=bare)
     begun = time.perf_counter()
     sums: Scores = engine.load(ONE_RELEASE)(settings, draws)
     accountant = PldAccountant(planning.relation_of(settings), "client")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from fedveil.randomness import derive_seed
 from fedveil.schema import Partition
 
 
+@functools.lru_cache(maxsize=4)
 def client_ids(clients: int) -> tuple[str, ...]:
     """Return the registry's ids in order.
 

@@ -26,7 +26,7 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
 
     Whatever happens, Ctrl-C included, no worker process is left.
     """
-    from fedveil.engine import _flower
+    from fedveil.engine import _flower, _memory
     from fedveil.engine.inline import InlineGrid
     from fedveil.engine.pool import PoolGrid
 
@@ -36,6 +36,7 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
     if kind is PoolGrid and sys.platform != "linux":
         kind = InlineGrid  # forking is safe on Linux alone; results are equal
     workers = engine.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    _memory.keep_freed_pages()  # workers that are forked later inherit it
     settings = _flower.Settings(clients, run_config, node_config, workers, engine.wire)
     grid = kind(load(CLIENT_APP), settings)
     try:

@@ -1,9 +1,10 @@
 """Append-only ledgers: what was released, on disk before the released value is used.
 
 One SQLite file per store. Rows hold public parameters only: an event, who is concerned (a data set's stable id in the
-owner's ledger, the run in the coordinator's), and a note. Every row carries a SHA-256 over the row before it and
-itself, so an edit breaks the chain. Truncation and rollback show only against a head hash that was kept elsewhere: the
-run's is in its checkpoint and in MLflow. Rolling back everything together is out of scope.
+owner's ledger, the run in the coordinator's), and a note. An owner's file also says which pictures a data set holds, by
+keyed hashes, so that a renamed or grown set keeps its past. Both tables are chained: every line carries a SHA-256 over
+the line before it and itself, so an edit breaks the chain. Truncation and rollback show only against a head hash that
+was kept elsewhere: the run's is in its checkpoint and in MLflow. Rolling back everything together is out of scope.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import datetime
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,14 +22,24 @@ from fedveil import checks
 from fedveil.privacy import events
 from fedveil.privacy.events import Event
 
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS row (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at TEXT NOT NULL, run_id TEXT NOT NULL, subject TEXT NOT NULL, status TEXT NOT NULL,
-  event TEXT NOT NULL, digest TEXT NOT NULL, note TEXT NOT NULL, hash TEXT NOT NULL);
+  event TEXT NOT NULL, digest TEXT NOT NULL, note TEXT NOT NULL, hash TEXT NOT NULL,
+  mechanism TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS by_run ON row (run_id, subject);
+CREATE INDEX IF NOT EXISTS by_mechanism ON row (mechanism, subject);
+CREATE TABLE IF NOT EXISTS content (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL, picture BLOB NOT NULL, hash BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS by_picture ON content (picture, subject);
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS content_no_update BEFORE UPDATE ON content
+  BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS content_no_delete BEFORE DELETE ON content
+  BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
 
@@ -39,10 +50,13 @@ class Row:
     Attributes:
         run_id: the run in which it happened.
         subject: the data set concerned (owner's ledger) or "run" (coordinator's).
-        status: "spent" for a release, "reused" when a memoised copy was read again (costs nothing).
+        status: "spent" for a release, "reused" when memoised copies were read again (costs nothing), "reserved" for a
+            schedule that was accepted.
         event: what happened.
         note: a remark for people, e.g. that the run is NOT PRIVATE.
         at: UTC time of writing, ISO 8601; filled in by the ledger unless given, as where times tell who took part.
+        mechanism: keyed hash of a mechanism whose copies are drawn once and kept: rows with the same one speak of the
+            same draws. Empty where every reading draws afresh.
     """
 
     run_id: str
@@ -51,6 +65,17 @@ class Row:
     event: Event
     note: str = ""
     at: str = ""
+    mechanism: str = ""
+
+
+def deal_of(subject: str) -> tuple[str, str]:
+    """Return (source, deal) of a subject SOURCE/DEAL/CLIENT of a simulation; (subject, "") of any other name.
+
+    >>> deal_of("folder-ab/12/c0001"), deal_of("hospital")
+    (('folder-ab', '12'), ('hospital', ''))
+    """
+    source, *rest = subject.split("/")
+    return (source, rest[0]) if len(rest) == 2 else (subject, "")
 
 
 def by_source(rows: Iterable[Row], weight: Callable[[list[Row]], float]) -> dict[str, list[Row]]:
@@ -64,8 +89,7 @@ def by_source(rows: Iterable[Row], weight: Callable[[list[Row]], float]) -> dict
         subjects.setdefault(row.subject, []).append(row)
     deals: dict[tuple[str, str], list[list[Row]]] = {}
     for subject, mine in subjects.items():
-        source, *rest = subject.split("/")
-        deals.setdefault((source, rest[0]) if len(rest) == 2 else (subject, ""), []).append(mine)
+        deals.setdefault(deal_of(subject), []).append(mine)
     merged: dict[str, list[Row]] = {}
     for (source, _), clients in deals.items():
         heaviest = max(clients, key=weight)
@@ -74,11 +98,100 @@ def by_source(rows: Iterable[Row], weight: Callable[[list[Row]], float]) -> dict
 
 
 GENESIS = "0" * 64
-"""The hash before the first row."""
+"""The hash before the first row, and before the first picture."""
 
 
 class BrokenLedger(checks.UserError):
-    """The chain of hashes does not hold: a row was changed, removed or inserted."""
+    """The chain of hashes does not hold: a line was changed, removed or inserted."""
+
+
+class Book:
+    """A ledger that is open: what is read and written here belongs together."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write rows after the last one."""
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        last = self._connection.execute("SELECT hash FROM row ORDER BY id DESC LIMIT 1").fetchone()
+        head = last[0] if last else GENESIS
+        texts: dict[Event, tuple[str, str]] = {}
+        values = []
+        for row in rows:
+            if row.event not in texts:
+                texts[row.event] = json.dumps(events.to_dict(row.event)), events.digest(row.event)
+            text, digest = texts[row.event]
+            fields = (row.at or at, row.run_id, row.subject, row.status, text, row.note)
+            head = _chained(head, fields, row.mechanism)
+            values.append((*fields, row.mechanism, digest, head))
+        self._connection.executemany(
+            "INSERT INTO row (at, run_id, subject, status, event, note, mechanism, digest, hash) "
+            "VALUES (?,?,?,?,?,?,?,?,?)",
+            values,
+        )
+
+    def has(self, row: Row) -> bool:
+        """Return whether an equal row of the same run, subject and status is there."""
+        query = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
+        found = self._connection.execute(query, (row.run_id, row.subject, row.status, events.digest(row.event)))
+        return found.fetchone() is not None
+
+    def booked(self, row: Row, only: str | None = None) -> set[str]:
+        """Return the subjects (or `only` this one) for whom the same run has a row of the same event, of any status."""
+        query = "SELECT DISTINCT subject FROM row WHERE run_id=? AND digest=?"
+        return self._subjects(query, (row.run_id, events.digest(row.event)), only)
+
+    def drawn(self, mechanism: str, only: str | None = None) -> set[str]:
+        """Return the subjects (or `only` this one) that have spent this kept mechanism, in whatever run."""
+        query = "SELECT DISTINCT subject FROM row WHERE mechanism=? AND mechanism<>'' AND status='spent'"
+        return self._subjects(query, (mechanism,), only)
+
+    def _subjects(self, query: str, values: tuple[str, ...], only: str | None) -> set[str]:
+        if only is not None:
+            query, values = query + " AND subject=?", (*values, only)
+        return {subject for (subject,) in self._connection.execute(query, values)}
+
+    def rows(self) -> list[Row]:
+        """Return all rows in the order of writing."""
+        query = "SELECT run_id, subject, status, event, note, at, mechanism FROM row ORDER BY id"
+        parsed: dict[str, Event] = {}  # thousands of clients have equal ones
+        rows = []
+        for run_id, subject, status, text, note, at, mechanism in self._connection.execute(query):
+            if text not in parsed:
+                parsed[text] = events.from_dict(json.loads(text))
+            rows.append(Row(run_id, subject, status, parsed[text], note, at, mechanism))
+        return rows
+
+    def holders(self, pictures: Iterable[bytes]) -> dict[bytes, frozenset[str]]:
+        """Return for each picture the data sets that are known to hold it."""
+        query = "SELECT subject FROM content WHERE picture=?"
+        return {
+            picture: frozenset(subject for (subject,) in self._connection.execute(query, (picture,)))
+            for picture in pictures
+        }
+
+    def contents(self) -> dict[str, set[bytes]]:
+        """Return the pictures of every data set."""
+        found: dict[str, set[bytes]] = {}
+        for subject, picture in self._connection.execute("SELECT subject, picture FROM content"):
+            found.setdefault(subject, set()).add(picture)
+        return found
+
+    def recorded(self) -> set[str]:
+        """Return the data sets whose pictures are known."""
+        return {subject for (subject,) in self._connection.execute("SELECT DISTINCT subject FROM content")}
+
+    def add_content(self, subject: str, pictures: Iterable[bytes]) -> None:
+        """Remember that a data set holds these pictures; those known already are left as they are."""
+        new = [picture for picture, names in self.holders(pictures).items() if subject not in names]
+        last = self._connection.execute("SELECT hash FROM content ORDER BY id DESC LIMIT 1").fetchone()
+        head = last[0] if last else bytes.fromhex(GENESIS)
+        values = []
+        for picture in new:
+            head = _content_chained(head, subject, picture)
+            values.append((subject, picture, head))
+        self._connection.executemany("INSERT INTO content (subject, picture, hash) VALUES (?,?,?)", values)
 
 
 class Ledger:
@@ -93,25 +206,43 @@ class Ledger:
         connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous=FULL")
-            connection.executescript(_SCHEMA)
+            if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
+                _prepare(connection)
             yield connection
         finally:
             connection.close()
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Write rows in one transaction; they are on disk when this returns."""
+    @contextmanager
+    def write(self) -> Iterator[Book]:
+        """Open for one transaction that nobody else can write into; on disk at its end, undone by an exception."""
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            _insert(connection, rows)
+            try:
+                yield Book(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
             connection.execute("COMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[Book]:
+        """Open for one consistent look."""
+        with self._open() as connection:
+            connection.execute("BEGIN")
+            yield Book(connection)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write rows in one transaction; they are on disk when this returns."""
+        with self.write() as book:
+            book.append(rows)
 
     def append_once(self, row: Row) -> None:
         """Write a row unless an equal one of the same run, subject and status is there; on disk when this returns."""
-        with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if connection.execute(_SAME, _identity(row)).fetchone() is None:
-                _insert(connection, [row])
-            connection.execute("COMMIT")
+        if self.has(row):
+            return
+        with self.write() as book:
+            if not book.has(row):
+                book.append([row])
 
     def heads(self) -> list[str]:
         """Return the hash after each row, first to last, having checked the whole chain.
@@ -122,23 +253,41 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._open() as connection:
-            query = "SELECT id, at, run_id, subject, status, event, note, hash FROM row ORDER BY id"
+            query = "SELECT id, at, run_id, subject, status, event, note, mechanism, hash FROM row ORDER BY id"
             found = connection.execute(query).fetchall()
         head, heads = GENESIS, []
-        for number, *fields, kept in found:
-            head = _chained(head, tuple(fields))
+        for number, *fields, mechanism, kept in found:
+            head = _chained(head, tuple(fields), mechanism)
             if head != kept:
                 raise BrokenLedger(f"{self.path}: row {number} does not follow from the rows before it; it was edited.")
             heads.append(head)
         return heads
 
+    def content_heads(self) -> list[str]:
+        """Return the hash after each picture of the content table, having checked its chain.
+
+        Raises:
+            BrokenLedger: naming the file and the first picture that does not fit.
+        """
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            found = connection.execute("SELECT id, subject, picture, hash FROM content ORDER BY id").fetchall()
+        head, heads = bytes.fromhex(GENESIS), []
+        for number, subject, picture, kept in found:
+            head = _content_chained(head, subject, picture)
+            if head != kept:
+                raise BrokenLedger(f"{self.path}: picture {number} does not follow from those before; it was edited.")
+            heads.append(head.hex())
+        return heads
+
     def check_holds(self, anchor: str) -> None:
-        """Refuse a ledger that does not contain the head `anchor`: it was cut, rolled back or replaced.
+        """Refuse a ledger that does not contain the head `anchor`, of its rows or its pictures: it was cut or replaced.
 
         Raises:
             BrokenLedger: naming the file.
         """
-        if anchor != GENESIS and anchor not in self.heads():
+        if anchor != GENESIS and anchor not in self.heads() and anchor not in self.content_heads():
             raise BrokenLedger(
                 f"{self.path} does not hold the entry {anchor[:12]} that the checkpoint was written after: it was cut, "
                 "rolled back or replaced. Restore it; without its ledger a checkpoint cannot be continued."
@@ -148,45 +297,52 @@ class Ledger:
         """Return the hash after the last row, having checked the chain."""
         return ([GENESIS, *self.heads()])[-1]
 
+    def content_head(self) -> str:
+        """Return the hash after the last picture, having checked the chain."""
+        return ([GENESIS, *self.content_heads()])[-1]
+
     def rows(self, run_id: str | None = None) -> list[Row]:
         """Return all rows, or those of one run, in the order of writing; an absent file holds none."""
         if not self.path.exists():
             return []
-        with self._open() as connection:
-            query = "SELECT run_id, subject, status, event, note, at FROM row ORDER BY id"
-            found = connection.execute(query).fetchall()
-        rows = [Row(r, s, status, events.from_dict(json.loads(e)), note, at) for r, s, status, e, note, at in found]
-        return [row for row in rows if run_id in (None, row.run_id)]
+        with self.read() as book:
+            return [row for row in book.rows() if run_id in (None, row.run_id)]
+
+    def contents(self) -> Mapping[str, set[bytes]]:
+        """Return the keyed hashes of the pictures of every data set; an absent file holds none."""
+        if not self.path.exists():
+            return {}
+        with self.read() as book:
+            return book.contents()
 
     def has(self, row: Row) -> bool:
         """Return whether an equal row of the same run, subject and status is there already (a resumed attempt)."""
         if not self.path.exists():
             return False
-        with self._open() as connection:
-            return connection.execute(_SAME, _identity(row)).fetchone() is not None
+        with self.read() as book:
+            return book.has(row)
 
 
-_SAME = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables of a new file, or add what a file of an older version lacks; its rows stay as they are."""
+    connection.execute("BEGIN IMMEDIATE")
+    columns = [column[1] for column in connection.execute("PRAGMA table_info(row)")]
+    if columns and "mechanism" not in columns:
+        connection.execute("ALTER TABLE row ADD COLUMN mechanism TEXT NOT NULL DEFAULT ''")
+    statement = ""
+    for line in _SCHEMA.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+    connection.execute(f"PRAGMA user_version={_VERSION}")
+    connection.execute("COMMIT")
 
 
-def _identity(row: Row) -> tuple[str, str, str, str]:
-    return (row.run_id, row.subject, row.status, events.digest(row.event))
+def _chained(head: str, fields: tuple[str, ...], mechanism: str) -> str:
+    written = [*fields, mechanism] if mechanism else fields  # rows of older files have none
+    return hashlib.sha256((head + json.dumps(written)).encode()).hexdigest()
 
 
-def _insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Chain rows to the last one of the file, inside the caller's transaction."""
-    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    last = connection.execute("SELECT hash FROM row ORDER BY id DESC LIMIT 1").fetchone()
-    head = last[0] if last else GENESIS
-    values = []
-    for row in rows:
-        fields = (row.at or at, row.run_id, row.subject, row.status, json.dumps(events.to_dict(row.event)), row.note)
-        head = _chained(head, fields)
-        values.append((*fields, events.digest(row.event), head))
-    connection.executemany(
-        "INSERT INTO row (at, run_id, subject, status, event, note, digest, hash) VALUES (?,?,?,?,?,?,?,?)", values
-    )
-
-
-def _chained(head: str, fields: tuple[str, ...]) -> str:
-    return hashlib.sha256((head + json.dumps(fields)).encode()).hexdigest()
+def _content_chained(head: bytes, subject: str, picture: bytes) -> bytes:
+    return hashlib.sha256(head + len(picture).to_bytes(2, "big") + picture + subject.encode()).digest()

@@ -1,17 +1,20 @@
 """What a protection is: a client-side map from face images to the representation that may leave.
 
-A protection is one frozen dataclass in one file. Its clean input is seen by `fit` (public faces only) and `release`;
-everything after `release` is post-processing of what left and never sees a clean value.
+A protection is one frozen dataclass in one file. Its clean input is seen by `fit` (public faces only), `release`, and,
+for a method without a formal guarantee, by `training_features` and its phases; everything after `release` is
+post-processing of what left and never sees a clean value.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from fedveil import checks
 from fedveil.frequency import colour
@@ -28,8 +31,65 @@ Shape = tuple[int, int, int]
 """Channels, height, width."""
 
 
+class Phase(Protocol):
+    """A federated training phase before the recogniser's own rounds: DuetFace's client net, for instance.
+
+    It has rounds of the public schedule of its own, in which the clients train `network` instead of the recogniser on
+    `features`, with their own class centres and the margin loss. A phase reads clean faces and its updates leave, so
+    only a protection whose event is `NonPrivate` may have one.
+    """
+
+    @property
+    def name(self) -> str:
+        """What is learnt, in a word or two, for the terminal and the run's history."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """Federated rounds of this phase, 1 or more."""
+        ...
+
+    def features(
+        self, images: torch.Tensor, state: State, streams: Sequence[SecretStream], identities: Sequence[bytes]
+    ) -> torch.Tensor:
+        """Return what the phase's network is fed, float32, from uint8 images (B, 3, H, W); see `training_features`."""
+        ...
+
+    def network(self, model: Any, size: tuple[int, int], state: State, generator: torch.Generator) -> nn.Module:
+        """Return the network to train, from features to (B, D), with its first values.
+
+        Its parameters are all aggregated and it has no buffers. A network with a method `with_penalty(features)`
+        returns (embeddings, scalar) there, and the scalar is added to the margin loss.
+
+        Args:
+            model: the configured backbone's dataclass, for phases that train the recogniser too.
+            size: height and width of the images.
+            state: what `fit` and the phases before returned.
+            generator: of the public seed.
+        """
+        ...
+
+    def finish(
+        self,
+        tensors: Mapping[str, NDArray[np.float32]],
+        state: State,
+        public: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, NDArray[np.float32]]]:
+        """Return the state after the phase, and tensors that the next network starts from ({}: from its own values).
+
+        The coordinator calls it once with the phase's aggregated tensors; it may train on the public faces.
+        """
+        ...
+
+
 class Protection(Protocol):
-    """The interface of every file in this folder; `size` is always the images' (height, width)."""
+    """The interface of every file in this folder; `size` is always the images' (height, width).
+
+    A file's dataclass inherits from it and defines what has no default here.
+    """
 
     @property
     def needs_fit(self) -> bool:
@@ -38,13 +98,23 @@ class Protection(Protocol):
 
     @property
     def noise(self) -> str:
-        """The law of the release's noise; empty, hence false, when a release is deterministic and needs no stream."""
+        """The law of the release's randomness; empty, hence false, when a release is deterministic."""
         ...
 
     @property
     def memoise(self) -> bool:
         """Whether one draw per stored image is kept and nothing else is ever read of that image."""
         ...
+
+    @property
+    def views(self) -> int:
+        """How often a pass over the images visits each of them, every time with its own draw."""
+        return 1
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Federated phases before the recogniser's rounds, in order."""
+        return ()
 
     def representation(self, size: tuple[int, int]) -> Shape:
         """Return the shape of what leaves; raise `UserError` for a size that the protection cannot serve."""
@@ -57,7 +127,10 @@ class Protection(Protocol):
     def fit(
         self, public: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, progress: Progress | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return the public state, learnt from public or procedural faces (N, 3, H, W) only; {} when none is needed."""
+        """Return the public state, learnt from public or procedural faces (N, 3, H, W) only; {} when none is needed.
+
+        It is complete: everything else works with it, also before or without the method's federated phases.
+        """
         ...
 
     def release(self, images: torch.Tensor, state: State, streams: Sequence[SecretStream]) -> torch.Tensor:
@@ -71,6 +144,32 @@ class Protection(Protocol):
     def features(self, released: torch.Tensor, state: State) -> torch.Tensor:
         """Return the recogniser's input, float32 (B, *layout), about unit scale, from what left and nothing else."""
         ...
+
+    def training_features(
+        self, images: torch.Tensor, state: State, streams: Sequence[SecretStream], identities: Sequence[bytes]
+    ) -> torch.Tensor:
+        """Return the recogniser's input in training, inside the client, of a method without a formal guarantee.
+
+        What leaves in training is the update, so a method that protects recognition alone may train on something else
+        than what it releases. Never called for a formal guarantee, where only the one kept copy may be read.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            state: the public state.
+            streams: one per image and use.
+            identities: a key of each image's person: equal for one person of one client, else different.
+        """
+        return self.features(self.release(images, state, streams), state)
+
+    def network(self, model: Any, size: tuple[int, int], generator: torch.Generator) -> nn.Module:
+        """Return the recogniser: the configured backbone on `layout`, unless the method puts more around it."""
+        channels, height, width = self.layout(size)
+        built: nn.Module = model.build(channels, (height, width), generator)
+        return built
+
+    def payload(self, size: tuple[int, int]) -> int:
+        """Return the bytes of one released image, float32 unless the method says otherwise."""
+        return 4 * math.prod(self.representation(size))
 
     def render(self, released: torch.Tensor, state: State, size: tuple[int, int]) -> torch.Tensor:
         """Return uint8 images (B, 3, H, W): what the release looks like to a person."""

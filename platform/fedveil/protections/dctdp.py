@@ -21,7 +21,7 @@ _QUIETEST = 3.0  # learning starts with no logit further below the loudest: a si
 
 
 @dataclass(frozen=True)
-class DCTDP:
+class DCTDP(base.Protection):
     """DCT coefficients without DC, clipped, with noise by a learnt public budget (DCTDP, ECCV 2022, made honest).
 
     Mode `image` (default) clips one weighted norm over the whole critically sampled transform: the loss between any two

@@ -15,7 +15,7 @@ from fedveil.randomness import SecretStream
 
 
 @dataclass(frozen=True)
-class NoProtection:
+class NoProtection(base.Protection):
     """No protection: the image itself, the baseline that every other method is compared with.
 
     The representation is the pixels as float32 in 0..255 and the recogniser is fed (pixels - 127.5) / 127.5. There is

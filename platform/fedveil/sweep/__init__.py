@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import checks, config, grid, planning, runs, simulate
+from fedveil import checks, config, grid, planning, runs, schedule, simulate
 from fedveil.grid import Cell, Grid
 from fedveil.schema import Engine
 from fedveil.sweep.process import Worker
@@ -151,7 +151,7 @@ def _found(sweep: Sweep, cell: Cell) -> Outcome:
     result = json.loads(path.read_text())
     if result["config_hash"] != config.digest(cell.settings):
         raise checks.UserError(f"{path} is the result of another configuration; remove it or give the sweep a --name.")
-    return Outcome(cell, run_id, "finished", cell.settings.train.rounds, result, earlier=True)
+    return Outcome(cell, run_id, "finished", schedule.total_rounds(cell.settings), result, earlier=True)
 
 
 def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers: int) -> Outcome:

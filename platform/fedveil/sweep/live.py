@@ -10,6 +10,7 @@ from rich.live import Live as RichLive
 from rich.markup import escape
 from rich.table import Table
 
+from fedveil import schedule
 from fedveil.console import clock, percent
 from fedveil.sweep import Outcome
 
@@ -72,7 +73,7 @@ class Live:
             table.add_row(
                 escape(outcome.cell.label),
                 "earlier" if outcome.earlier else outcome.state,
-                f"{outcome.round}/{outcome.cell.settings.train.rounds}",
+                f"{outcome.round}/{schedule.total_rounds(outcome.cell.settings)}",
                 percent(accuracy).strip(),
                 clock(took) if took is not None else "",
             )

@@ -71,8 +71,14 @@ def epsilon_from_renyi(divergence: Array, delta: float) -> float:
     Conversion: Canonne, Kamath and Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, prop. 12.
     """
     with np.errstate(invalid="ignore"):
-        candidates = divergence + np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
+        candidates = divergence + conversion(delta)
     return max(0.0, float(np.nanmin(candidates)))
+
+
+def conversion(delta: float) -> Array:
+    """Return what turning a divergence at each of ORDERS into an epsilon at `delta` adds, nats (prop. 12 there)."""
+    added: Array = np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
+    return added
 
 
 def lower_from_moments(mean: float, variance: float, delta: float) -> float:

@@ -24,11 +24,18 @@ class RdpAccountant(Accountant):
 
     kind: ClassVar[str] = "rdp"
 
-    def _upper(self, counted: dict[Pair, int], delta: float) -> tuple[float, str]:
+    def divergences(self) -> Array:
+        """Return the composed Renyi divergence at each of `_moments.ORDERS`, nats; inf where it was not computed."""
+        return self._total(self._pairs())
+
+    def _total(self, counted: dict[Pair, int]) -> Array:
         total: Array = np.zeros_like(_moments.ORDERS)
         for pair, count in counted.items():
             total = total + count * self._divergence(pair)
-        upper, pure = _moments.epsilon_from_renyi(total, delta), _pure(counted)
+        return total
+
+    def _upper(self, counted: dict[Pair, int], delta: float) -> tuple[float, str]:
+        upper, pure = _moments.epsilon_from_renyi(self._total(counted), delta), _pure(counted)
         return (pure, "sum of pure losses") if pure <= upper else (upper, "Renyi divergences")
 
     def _lower(self, counted: dict[Pair, int], delta: float) -> float:

@@ -1,0 +1,77 @@
+"""From one stage of a run to the next: a protection's federated phases, then the recogniser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedveil import federation, schedule, warm_start
+from fedveil.data import partition
+from fedveil.protections.base import Progress, State
+from fedveil.records import Tensors
+from fedveil.schedule import Stage
+from fedveil.schema import Config
+from fedveil_strategies import rounds
+
+if TYPE_CHECKING:
+    from fedveil_strategies.coordinator import Session
+
+
+def plan_of(settings: Config, stage: Stage, tensors: Tensors) -> rounds.Plan:
+    """Return the public constants of a stage's rounds."""
+    return rounds.Plan(
+        rounds=stage.last,
+        registry=partition.client_ids(settings.train.clients),
+        cohort=settings.train.cohort,
+        seed=settings.seed,
+        allowed=federation.trainable(settings, list(tensors), stage),
+        tolerated=0.5 if settings.privacy.client is None else None,
+    )
+
+
+def initial(
+    settings: Config,
+    protection: Any,
+    stage: Stage,
+    state: State,
+    backbone: Any,
+    given: Mapping[str, NDArray[np.float32]],
+    progress: Progress,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors that a stage starts from: a phase's own, or the recogniser's, `given` ones on top."""
+    if stage.phase is None:
+        found = warm_start.initial(settings, protection, state, backbone, progress)
+    else:
+        size = federation.split(settings).train.size
+        found = federation.get_tensors(federation.network(settings, protection, stage, size, state))
+    odd = {name for name in given if name not in found or found[name].shape != given[name].shape}
+    if odd:
+        raise ValueError(f"A phase gave tensors that the next network does not have: {sorted(odd)[:3]}.")
+    return {**found, **given}
+
+
+def advance(session: Session, end: rounds.State) -> Session:
+    """Finish the session's phase with the tensors it ended with and return the session at its next stage.
+
+    What a phase leaves is a function of its aggregated tensors and of public faces, so an interrupted run that does
+    this again arrives at the same values.
+    """
+    settings, phase = session.settings, session.stage.phase
+    if phase is None:
+        raise ValueError("The recogniser's rounds are the last stage.")
+    session.console.say(f"learnt: {session.stage.name} ({phase.rounds} rounds)")
+    public = session.split.public
+    state, given = phase.finish(
+        end.tensors, session.state, public.images(), public.labels, settings.seed, session.console.progress
+    )
+    stage = schedule.stages(settings, session.protection)[session.stage.index + 1]
+    tensors = initial(settings, session.protection, stage, state, session.backbone, given, session.console.progress)
+    plan = plan_of(settings, stage, tensors)
+    if session.level is not None:
+        session.level.enter(plan)
+    start = rounds.State(end.round, tensors, {})
+    return dataclasses.replace(session, state=state, stage=stage, start=start, plan=plan)

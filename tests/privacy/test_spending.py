@@ -1,0 +1,134 @@
+"""Filters and totals over runs: bounds by other roads, order of rows, and who counts for whom."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from fedveil import ledger_report
+from fedveil.privacy.accounting import filters
+from fedveil.privacy.accounting.rdp import RdpAccountant
+from fedveil.privacy.events import FixedSize, Gaussian, LocalRelease, NonPrivate, PoissonSampled, Release, Repeated
+from fedveil.privacy.ledger import Row
+from fedveil.privacy.spending import Past, image_epsilon
+
+POISSON = Repeated(PoissonSampled(0.1, Gaussian(1.5)), 50)
+
+
+def schedule(event, relation="zero-out"):
+    return Release("client", relation, "every released global model", event, (("delta", 1e-5),))
+
+
+def test_equal_schedules_fit_as_often_as_google_dp_accounting_says():
+    accounting = pytest.importorskip("dp_accounting")
+    orders = [1 + value for value in np.geomspace(0.3, 40, 80)]
+    limit = 6.0
+    event = accounting.PoissonSampledDpEvent(0.1, accounting.GaussianDpEvent(1.5))
+    one = accounting.rdp.RdpAccountant(orders).compose(event, 50)
+
+    def theirs(count):
+        return accounting.rdp.compute_epsilon(orders, count * one._rdp, 1e-5)[0]
+
+    fits = max(count for count in range(1, 40) if theirs(count) <= limit)
+    assert theirs(fits) < limit * 0.995 < limit * 1.005 < theirs(fits + 1)  # not on the edge
+    runs = [schedule(POISSON)] * (fits + 1)
+    assert filters.filtered_epsilon(runs[:-1], limit, 1e-5) <= limit < filters.filtered_epsilon(runs, limit, 1e-5)
+    assert fits > 3
+
+
+def test_the_filter_never_finds_less_than_the_best_order_and_never_falls():
+    runs = [schedule(POISSON), schedule(Gaussian(3.0)), schedule(Repeated(PoissonSampled(0.01, Gaussian(0.8)), 200))]
+    before = 0.0
+    for count in range(1, 4):
+        accountant = RdpAccountant("zero-out", "client")
+        for event in runs[:count]:
+            accountant = accountant.compose(event)
+        found = filters.filtered_epsilon(runs[:count], 8.0, 1e-5)
+        assert found >= before
+        if count > 1:
+            assert found >= accountant.upper(1e-5) * (1 - 1e-12)
+        before = found
+
+
+def test_behind_the_first_schedule_the_order_of_rows_is_irrelevant():
+    rest = [schedule(Gaussian(3.0)), schedule(POISSON), schedule(Gaussian(9.0))]
+    values = {
+        filters.filtered_epsilon([schedule(POISSON), *order], 8.0, 1e-5) for order in itertools.permutations(rest)
+    }
+    assert len(values) == 1
+
+
+def test_relations_are_composed_at_replace_one_and_no_guarantee_is_infinite():
+    fixed = schedule(FixedSize(5, 50, Gaussian(8.0)), "replace-one")
+    plain = schedule(Gaussian(8.0))
+    both = filters.filtered_epsilon([plain, fixed], 50.0, 1e-5)
+    alone = filters.filtered_epsilon([schedule(Gaussian(8.0), "replace-one")] * 2, 50.0, 1e-5)
+    assert both == pytest.approx(alone, rel=0.02)
+    assert filters.filtered_epsilon([plain, NonPrivate("client", "models", "no noise")], 8.0, 1e-5) == math.inf
+    assert filters.filtered_epsilon([], 8.0, 1e-5) == 0
+
+
+def test_a_group_costs_no_less_than_what_its_exact_mixture_does():
+    """Two clients, each in the sample by its own coin: hockey-stick divergences of the true mixture by quadrature."""
+    rate, noise, grid = 0.3, 2.0, np.linspace(-30, 34, 200_001)
+
+    def density(parts):
+        return sum(
+            weight * np.exp(-((grid - mean) ** 2) / (2 * noise**2)) / (noise * math.sqrt(2 * math.pi))
+            for weight, mean in parts
+        )
+
+    nothing = density([(1.0, 0.0)])
+    truth = density([((1 - rate) ** 2, 0.0), (2 * rate * (1 - rate), 1.0), (rate**2, 2.0)])
+    group = filters.of_group(PoissonSampled(rate, Gaussian(noise)), 2)
+    bound = density([(1 - group.rate, 0.0), (group.rate, 1.0 / group.event.noise_multiplier * noise)])
+    step = grid[1] - grid[0]
+    for epsilon in (0.0, 0.1, 0.3, 0.7, 1.0):
+        for swapped in (False, True):
+            exact, bounded = (
+                np.maximum((nothing - math.exp(epsilon) * one) if swapped else (one - math.exp(epsilon) * nothing), 0)
+                for one in (truth, bound)
+            )
+            assert exact.sum() * step <= bounded.sum() * step + 1e-9
+
+
+LAPLACE = LocalRelease("laplace", 3.0)
+
+
+def test_totals_do_not_depend_on_the_order_of_rows():
+    rows = [
+        Row("a", "set", "spent", LAPLACE, mechanism="m"),
+        Row("b", "set", "spent", LAPLACE, mechanism="n"),
+        Row("c", "set", "spent", LAPLACE, mechanism="m"),
+        Row("d", "set", "reserved", schedule(Gaussian(5.0))),
+        Row("e", "set", "reserved", schedule(POISSON)),
+    ]
+    seen = {
+        tuple((claim.unit, claim.epsilon) for claim in ledger_report.owner_claims(order))
+        for order in (rows, rows[::-1], rows[2:] + rows[:2], rows[3:] + rows[:3])
+    }
+    assert len(seen) == 1
+    assert dict(next(iter(seen)))["image"] == 6.0
+
+
+def test_fixed_noise_and_no_protection_leave_no_finite_total():
+    assert image_epsilon([Row("a", "s", "spent", LAPLACE, "NOT PRIVATE: fixed")]) == math.inf
+    assert image_epsilon([Row("a", "s", "spent", NonPrivate("image", "all", "none"))]) == math.inf
+    assert image_epsilon([Row("a", "s", "reserved", schedule(POISSON)), Row("a", "s", "reused", LAPLACE)]) == 0
+
+
+def test_a_deal_without_known_pictures_counts_by_its_heaviest_client():
+    heavy = LocalRelease("laplace", 7.0)
+    rows = [
+        Row("r1", "folder/one/c1", "spent", LAPLACE),
+        Row("r1", "folder/one/c2", "spent", heavy),
+        Row("r2", "folder/two/c1", "spent", LAPLACE),
+    ]
+    assert image_epsilon(Past(rows, ()).history("folder/two/c1", {}).worst_picture()) == 10.0
+    known = {b"p": frozenset({"folder/one/c1", "folder/two/c1"})}
+    recorded = ("folder/one/c1", "folder/one/c2", "folder/two/c1")
+    assert image_epsilon(Past(rows, recorded).history("folder/two/c1", known).worst_picture()) == 6.0
+    assert image_epsilon(Past(rows, ()).history("folder", {}).worst_picture()) == 10.0
