@@ -103,7 +103,15 @@ def cells(words: list[str], sweep: bool) -> list[list[str]]:
         return [kept]
     assert all(word.partition("=")[2] in config.choices("study") for word in kept if word.startswith("study="))
     single = [word.partition("=") for word in kept if not word.startswith("study=")]
-    return [[f"{key}={value}"] for key, _, values in single for value in values.split(",")]
+    return [[*chosen(key), f"{key}={value}"] for key, _, values in single for value in values.split(",")]
+
+
+def chosen(key: str) -> list[str]:
+    """Return the word that chooses a method with the setting `key`, where the default method has none such."""
+    group, _, name = key.partition(".")
+    if key in config.flat(config.load()) or group not in config.METHOD_GROUPS or not name:
+        return []
+    return [f"{group}={method}" for method in plugins.names(group) if has_setting(group, method, name)][:1]
 
 
 def command_names() -> set[str]:

@@ -1,4 +1,4 @@
-"""Draw docs/pictures/faces.png, the picture of the README: `python docs/pictures/make.py [FILE]`; about half a minute.
+"""Draw the README's pictures of faces, faces.png and methods.png: `python docs/pictures/make.py [FOLDER]`; two minutes.
 
 Imaginary people only. The noise comes from a public seed, so the same code draws the same picture.
 """
@@ -20,7 +20,12 @@ BUDGETS = {"100,000": 1e5, "1,000": 1e3, "8": 8.0}
 SHOWN = 1e3  # the default budget: its noisy coefficients are drawn, too
 
 
-def rows() -> dict[str, NDArray[np.uint8]]:
+METHODS = {
+    "dctdp": ["protection.total_epsilon=1000"], "duetface": [], "partialface": [], "minusface": [], "advface": [],
+}  # fmt: skip
+
+
+def budgets() -> dict[str, NDArray[np.uint8]]:
     """Return the picture's rows: faces, what leaves at one budget, and what each budget's release inverts to."""
     public = draw_faces(SEED, 10**9, identities=60, images_per_identity=8, size=SIZE)
     people = draw_faces(SEED, 40, identities=PEOPLE, images_per_identity=1, size=SIZE)
@@ -31,22 +36,40 @@ def rows() -> dict[str, NDArray[np.uint8]]:
         protection = config.build(settings, "protection")
         state = protection.fit(public.images(), public.labels, SEED)
         seen = protect.stages(protection, state, people.images(), SEED)
-        inverses[f"inverse\nat {name}"] = seen["inverse transform"]
+        inverses[f"inverse\nat {name}"] = seen["what it shows"]
         if epsilon == SHOWN:
             drawn[f"what leaves\nat {name}"] = seen["representation"]
     return drawn | inverses
 
 
-def main() -> None:
-    """Write the picture, with a palette of 256 colours."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "faces.png"
-    header = "Imaginary faces; the noisy coefficients that leave; the inverse transform at three image-level epsilons"
-    pictures.face_grid(target, rows(), header)
+def methods() -> dict[str, NDArray[np.uint8]]:
+    """Return the picture's rows: faces, and what each method's release shows to a person without further effort."""
+    public = draw_faces(SEED, 10**9, identities=60, images_per_identity=8, size=SIZE)
+    people = draw_faces(SEED, 40, identities=PEOPLE, images_per_identity=1, size=SIZE)
+    drawn: dict[str, NDArray[np.uint8]] = {"original": people.images()}
+    for name, words in METHODS.items():
+        protection = config.build(config.load([f"protection={name}", *words]), "protection")
+        state = protection.fit(public.images(), public.labels, SEED)
+        drawn[name] = protect.stages(protection, state, people.images(), SEED)["what it shows"]
+    return drawn
+
+
+def write(target: Path, rows: dict[str, NDArray[np.uint8]], header: str) -> None:
+    """Write a picture with a palette of 256 colours."""
+    pictures.face_grid(target, rows, header)
     with Image.open(target) as full:
         colours = full.convert("RGB")
     palette = colours.quantize(256, kmeans=3)
     colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    """Write both pictures."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    header = "Imaginary faces; the noisy coefficients that leave; the inverse transform at three image-level epsilons"
+    write(folder / "faces.png", budgets(), header)
+    write(folder / "methods.png", methods(), "Imaginary faces, and what each method's release shows as it is")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""See what a protection makes of images: original, representation rendered, inverse transform, side by side."""
+"""See what a protection makes of images: original, representation, and what it shows a person."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mosaic(released: NDArray[np.float32]) -> NDArray[np.uint8]:
 def stages(
     protection: Any, state: Mapping[str, torch.Tensor], images: NDArray[np.uint8], seed: int
 ) -> dict[str, NDArray[np.uint8]]:
-    """Return the rows of the picture for images (N, 3, H, W): originals, what leaves, what it inverts to.
+    """Return the rows of the picture for images (N, 3, H, W): originals, what leaves, what a person sees in it.
 
     The noise is drawn from the public seed: a picture is for looking at, and shows nobody's release.
     """
@@ -50,7 +50,7 @@ def stages(
     return {
         "original": images,
         "representation": np.stack([mosaic(one.numpy()) for one in released]),
-        "inverse transform": back.numpy(),
+        "what it shows": back.numpy(),
     }
 
 

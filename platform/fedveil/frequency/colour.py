@@ -35,8 +35,12 @@ def to_ycc(images: torch.Tensor) -> torch.Tensor:
     return planes
 
 
-def to_rgb(planes: torch.Tensor) -> torch.Tensor:
-    """Return the RGB images (B, 3, H, W) of centred planes; exact inverse of `to_ycc`, not rounded, not clamped."""
+def to_rgb(planes: torch.Tensor, offset: float = 128.0) -> torch.Tensor:
+    """Return the RGB images (B, 3, H, W) of centred planes; exact inverse of `to_ycc`, not rounded, not clamped.
+
+    `offset` is the grey of zero planes: 128 for values in 0..255, 128 / 255 for planes in units of white.
+    """
     batch, _, height, width = planes.shape
-    shifted = planes.reshape(batch, 3, height * width) + torch.tensor([128.0, 0.0, 0.0]).to(planes)[:, None]
+    grey = torch.tensor([[offset], [0.0], [0.0]], dtype=torch.float64)
+    shifted = planes.reshape(batch, 3, height * width) + grey.to(planes)
     return torch.matmul(torch.linalg.inv(matrix()).to(planes), shifted).view(batch, 3, height, width)

@@ -18,6 +18,8 @@ def _spectrum(coefficients: torch.Tensor, chosen: tuple[int, ...]) -> torch.Tens
             f"Expected coefficients of shape (B, {3 * len(chosen)}, H, W), got {tuple(coefficients.shape)}."
         )
     batch, _, height, width = coefficients.shape
+    if chosen == tuple(range(64)):
+        return coefficients.reshape(batch, 3, 8, 8, height, width)
     full = coefficients.new_zeros(batch, 3, 64, height, width)
     full[:, :, list(chosen)] = coefficients.reshape(batch, 3, len(chosen), height, width)
     return full.view(batch, 3, 8, 8, height, width)
@@ -29,6 +31,45 @@ def _sandwich(left: torch.Tensor, spectrum: torch.Tensor, right: torch.Tensor) -
     return torch.einsum("uhi,bcuik->bchk", left.to(spectrum), columns)
 
 
+def published_decode(
+    coefficients: torch.Tensor,
+    channels: Sequence[int] | None = None,
+    align_corners: bool = True,
+    white: float = 255.0,
+) -> torch.Tensor:
+    """Return `published_inverse` before its clamp: affine, differentiable, and a function of each pixel's own channels.
+
+    So d(a + b) - d(0) = d(a) - d(0) + d(b) - d(0) for all coefficients, and gradients do not die outside the range of
+    pictures. One pass over the coefficients.
+
+    Args:
+        coefficients: (B, 3 * len(channels), H, W) float, in units in which white is `white`.
+        channels: frequencies 8u + v that are present; absent ones are 0.
+        align_corners: as given to `upsampled_dct`.
+        white: 255 for coefficients of images in 0..255; 1 when they were divided by 255.
+
+    Returns:
+        RGB (B, 3, H, W), black at 0 and white at `white`, unbounded; 128/255 of white where all coefficients are 0.
+
+    >>> published_decode(torch.zeros(1, 192, 8, 8)).unique()
+    tensor([128.])
+    """
+    spectrum = _spectrum(coefficients, block.check_channels(channels))
+    height, width = spectrum.shape[-2:]
+    left = operators.down(height, align_corners).to(spectrum)[:, :, None]
+    right = operators.down(width, align_corners).to(spectrum)
+    return colour.to_rgb(_weighted(_weighted(spectrum, left), right), white * 128.0 / 255.0)
+
+
+def _weighted(spectrum: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the sum over dimension 2 of (B, 3, 8, ...) times weights (8, ...), without a product of full size."""
+    parts = spectrum.unbind(2)  # its gradient is one stack; indexing eight times would fill eight tensors of zeros
+    total = parts[0] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total.addcmul_(part, weight)
+    return total
+
+
 def published_inverse(
     coefficients: torch.Tensor, channels: Sequence[int] | None = None, align_corners: bool = True
 ) -> torch.Tensor:
@@ -36,10 +77,7 @@ def published_inverse(
 
     Not an exact inverse: resampling by 1/8 after x8 mixes neighbouring pixels by up to 0.062. Absent channels are 0.
     """
-    spectrum = _spectrum(coefficients, block.check_channels(channels))
-    height, width = spectrum.shape[-2:]
-    planes = _sandwich(operators.down(height, align_corners), spectrum, operators.down(width, align_corners))
-    return colour.to_rgb(planes).clamp(0.0, 255.0)
+    return published_decode(coefficients, channels, align_corners).clamp(0.0, 255.0)
 
 
 @functools.lru_cache(maxsize=16)

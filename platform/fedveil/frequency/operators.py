@@ -63,12 +63,15 @@ def taps(length: int, align_corners: bool) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=32)
 def down(length: int, align_corners: bool) -> torch.Tensor:
-    """Return G (8, length, length), float64, of the published inverse: inverse DCT, then bilinear resampling by 1/8."""
-    long = FACTOR * length
-    resample = torch.zeros(length, long, dtype=torch.float64)
+    """Return G (8, length), float64: pixel i of the published inverse is sum_u G[u, i] times coefficient u of block i.
+
+    Bilinear resampling by 1/8 reads one or two neighbouring samples, and for either flag both of pixel i's lie in block
+    i: that inverse looks at nothing but the pixel's own coefficients.
+    """
+    weights = torch.empty(FACTOR, length, dtype=torch.float64)
     for pixel in range(length):
-        top, bottom = (pixel * (long - 1), max(length - 1, 1)) if align_corners else (16 * pixel + 7, 2)
-        left, fraction = top // bottom, (top % bottom) / bottom
-        resample[pixel, left] += 1.0 - fraction
-        resample[pixel, min(left + 1, long - 1)] += fraction
-    return torch.einsum("ijx,ux->uij", resample.view(length, length, FACTOR), dct())
+        top, bottom = (pixel * (FACTOR * length - 1), max(length - 1, 1)) if align_corners else (16 * pixel + 7, 2)
+        sample, fraction = top // bottom - FACTOR * pixel, (top % bottom) / bottom
+        following = min(sample + 1, FACTOR - 1)  # of weight 0 where the block ends
+        weights[:, pixel] = (1.0 - fraction) * dct()[:, sample] + fraction * dct()[:, following]
+    return weights

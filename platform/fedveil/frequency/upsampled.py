@@ -73,8 +73,12 @@ def _fill(images: torch.Tensor, chosen: tuple[int, ...], align_corners: bool, ou
     batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(colour.to_ycc(images).float(), (0, 0, 1, 1))
     runs = _runs(chosen)
-    rows = sorted({u for _, u, _ in runs})
-    place = {u: index for index, u in enumerate(rows)}
+    if 2 * len(runs) > len(chosen):  # scattered frequencies: one vertical pass each costs less than many small calls
+        rows = [channel // 8 for channel in chosen]
+        runs, source_of = [(0, 0, [channel % 8 for channel in chosen])], {0: slice(0, len(chosen))}
+    else:
+        rows = sorted({u for _, u, _ in runs})
+        source_of = {u: slice(index, index + 1) for index, u in enumerate(rows)}
     vertical = operators.taps(height, align_corners).to(images.device)[rows]
     horizontal = operators.taps(width, align_corners).to(images.device)
     down = [vertical[:, shift].view(1, 1, len(rows), height, 1) for shift in range(3)]
@@ -90,7 +94,7 @@ def _fill(images: torch.Tensor, chosen: tuple[int, ...], align_corners: bool, ou
         middle.addcmul_(image[..., 1 : height + 1, :], down[1]).addcmul_(image[..., 2 : height + 2, :], down[2])
         result = out[start : start + step].view(-1, 3, len(chosen), height, width)
         for (at, u, columns), weights in zip(runs, across, strict=True):
-            source = wide[:, :, place[u] : place[u] + 1]
+            source = wide[:, :, source_of[u]]
             target = result[:, :, at : at + len(columns)]
             torch.mul(source[..., 0:width], weights[0], out=target)
             target.addcmul_(source[..., 1 : width + 1], weights[1]).addcmul_(source[..., 2 : width + 2], weights[2])

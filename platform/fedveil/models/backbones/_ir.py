@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -12,6 +13,9 @@ from fedveil import checks
 
 GROUP_CHANNELS = 8
 """Channels that one normalisation group holds, so every width is a multiple of it."""
+
+Hook = Callable[[torch.Tensor], torch.Tensor]
+"""Replaces the output (B, C, h, w) of a stage by a tensor of the same shape; called once per stage, in order."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -49,6 +53,16 @@ class IRUnit(nn.Module):
         """Return (B, channels_out, ceil(H / stride), ceil(W / stride))."""
         inner = self.norm2(self.conv2(self.act(self.norm1(self.conv1(self.norm0(x))))))
         return cast(torch.Tensor, inner + self.shortcut(x))
+
+
+def run_stages(stages: Iterable[Iterable[nn.Module]], x: torch.Tensor, after: Hook | None) -> torch.Tensor:
+    """Return `x` after every unit of every stage, with `after` applied to the last one's output of each stage."""
+    for units in stages:
+        for unit in units:
+            x = unit(x)
+        if after is not None:
+            x = after(x)
+    return x
 
 
 def check_build(in_channels: int, size: tuple[int, int], divisor: int, smallest: int) -> None:

@@ -1,0 +1,63 @@
+"""IResNet with GroupNorm at any depth, the standard family of backbones in face recognition."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import nn
+
+from fedveil.models.backbones import _ir
+
+Stages = tuple[tuple[int, int], ...]
+"""(channels, units) of each stage; the first unit of a stage halves the side."""
+
+
+def build(
+    stages: Stages, embedding: int, in_channels: int, size: tuple[int, int], generator: torch.Generator
+) -> nn.Module:
+    """Return a network with first values from `generator`.
+
+    Raises:
+        UserError: if a side of `size` is not a multiple of 16.
+    """
+    _ir.check_build(in_channels, size, divisor=16, smallest=16)
+    with torch.device("meta"):
+        network = IResNet(stages, embedding, in_channels, size)
+    _ir.initialised(network, generator)
+    return network
+
+
+class IResNet(nn.Module):
+    """(B, in_channels, H, W) to (B, embedding), not normalised; `stages` holds (channels, units) of each stage.
+
+    Network of ArcFace (https://arxiv.org/abs/1801.07698) with two departures: GroupNorm replaces every BatchNorm, the
+    last one included (one group over the embedding, no scale or shift: BatchNorm couples the images of a client), and
+    there is no dropout, because its draws would not be repeatable from the public seed.
+    """
+
+    def __init__(self, stages: Stages, embedding: int, in_channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._stages = stages
+        width = stages[0][0]
+        self.stem = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+        self.norm = _ir.group_norm(width)
+        self.act = nn.PReLU(width)
+        units = []
+        for channels, count in stages:
+            for unit in range(count):
+                units.append(_ir.IRUnit(width, channels, 1 if unit else 2, published=True))
+                width = channels
+        self.units = nn.Sequential(*units)
+        self.norm_map = _ir.group_norm(width)
+        self.embed = nn.Linear(width * math.prod(side // 2 ** len(stages) for side in size), embedding)
+        self.norm_embedding = nn.GroupNorm(1, embedding, affine=False)
+
+    def forward(self, x: torch.Tensor, after: _ir.Hook | None = None) -> torch.Tensor:
+        """Return (B, embedding); `after` is applied to what each stage puts out."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        units = iter(self.units)
+        stages = [[next(units) for _ in range(count)] for _, count in self._stages]
+        x = self.norm_map(_ir.run_stages(stages, self.act(self.norm(self.stem(x))), after))
+        return cast(torch.Tensor, self.norm_embedding(self.embed(x.flatten(1))))
