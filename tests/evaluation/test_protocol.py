@@ -42,6 +42,9 @@ class FakeProtection:
         self.calls.append(("clean", len(images)))
         return images / 255.0
 
+    def layout(self, size):
+        return (3, *size)
+
     def features(self, released: torch.Tensor, state: Any) -> torch.Tensor:
         return released - 0.5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -18,6 +19,7 @@ from fedveil.models.embedding import embed
 from fedveil.protections.base import Protection, State
 
 Gallery = Literal["protected", "clean"]
+_NUMBERS = 2**25  # of a batch's features: 128 MiB, whatever the layout
 _ROC_GRID = np.unique(np.concatenate([np.geomspace(1e-5, 1.0, 101), np.linspace(0.0, 1.0, 101)]))
 
 
@@ -87,7 +89,8 @@ def evaluate(
     fars = tuple(fars)
     folds = pairs.folds if len(np.unique(pairs.folds)) > 1 else verification.sub_folds(pairs.same)
     used = draws if protection.noise else 1
-    embedder = _Embedder(backbone, protection, state, pairs, seed, batch)
+    numbers = math.prod(protection.layout(pairs.faces.size))
+    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)))
     scores = [embedder.scores(draw, gallery) for draw in range(used)]
     found = [verification.kfold_accuracy(score, pairs.same, folds) for score in scores]
     accuracies = np.array([one.mean for one in found])
