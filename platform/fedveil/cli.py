@@ -265,7 +265,7 @@ def _ui(chosen: argparse.Namespace) -> int:
     settings = config.load(chosen.words)
     command = tracking.ui_command(settings.tracking, Path(settings.runs.root), chosen.host, chosen.port)
     print(f"MLflow UI at http://{chosen.host}:{chosen.port} (Ctrl-C stops it)")
-    print("Runs are under Experiments > fedveil > Training runs; a sweep's runs are behind the + beside it.", flush=True)
+    print("Runs are under Experiments > fedveil > Training runs; a sweep's are behind the + beside it.", flush=True)
     try:
         return subprocess.run(command, check=False, env={**os.environ, **tracking.UI_ENVIRONMENT}).returncode
     except KeyboardInterrupt:
