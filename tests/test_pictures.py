@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedveil import checks, pictures
+from fedveil import checks, pictures, protect
 
 WEIGHTS = np.random.default_rng(7).lognormal(size=(3, 8, 8))
 WEIGHTS[:, 0, 0] = 0
@@ -87,3 +87,10 @@ def test_drawing_opens_no_window_and_loads_no_pyplot(tmp_path: Path) -> None:
         f"p.rounds_curve(Path({str(tmp_path / 'p.png')!r}), [1], [0.5]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_picture_in_zero_to_one_is_stretched_and_pixels_are_not() -> None:
+    ramp = np.linspace(0.0, 1.0, 64, dtype=np.float32).reshape(1, 8, 8).repeat(3, 0)
+    assert int(protect.mosaic(ramp).max()) == 255
+    assert len(np.unique(protect.mosaic(ramp))) > 30
+    assert protect.mosaic(ramp * 100).max() == 100

@@ -40,7 +40,13 @@ def _site(
     config_json: str, run_id: str, name: str, node: policy.Node, state: _State, vault: str, first: int
 ) -> training.Site:
     torch.set_num_threads(1)  # equal bits on every engine
-    return training.open_site(_settings(config_json), run_id, name, node, state.tensors(), first)
+    return training.open_site(_settings(config_json), run_id, name, node, _tensors(state), first)
+
+
+@functools.lru_cache(maxsize=2)
+def _tensors(state: _State) -> dict[str, torch.Tensor]:
+    """Decode a state once: a thousand clients of one process share it."""
+    return state.tensors()
 
 
 class _State:

@@ -116,7 +116,8 @@ def open_site(
     if stage.phase is None:
         backbone = _skeleton(config.to_json(settings), faces.size)
     else:
-        backbone = federation.network(settings, protection, stage, faces.size, state)
+        public = _Public(mechanism_id(settings, state, faces.size), state)
+        backbone = _phase_skeleton(config.to_json(settings), faces.size, stage.index, public)
     names = [name for name, _ in backbone.named_parameters()]
     return Site(
         settings=settings,
@@ -140,6 +141,24 @@ def _skeleton(config_json: str, size: tuple[int, int]) -> torch.nn.Module:
     """One module per process: a round sets all its tensors before it reads any."""
     settings = config.from_json(config_json)
     return federation.backbone(settings, config.build(settings, "protection"), size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Public:
+    """The protection's public state, equal when its hash is."""
+
+    digest: bytes
+    state: Mapping[str, torch.Tensor] = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=2)
+def _phase_skeleton(config_json: str, size: tuple[int, int], index: int, public: _Public) -> torch.nn.Module:
+    """One network per process and phase, like `_skeleton`; what is constant in it comes from the state."""
+    settings = config.from_json(config_json)
+    protection = config.build(settings, "protection")
+    return federation.network(
+        settings, protection, schedule.stages(settings, protection)[index], size, public.state
+    )
 
 
 def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedveil import config, ledger_report, pictures_ledger, planning, runs
+from fedveil import config, ledger_report, pictures_ledger, planning, runs, schedule
 from fedveil.pictures_ledger import Curve
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
@@ -46,7 +46,7 @@ def run_curves(rows: Sequence[Row], settings: Config) -> list[Curve]:
     """Return a curve per unit of what a run may claim; the last values are those of its statements."""
     found = ledger_report.claims(rows, settings)
     noisy = [row.event for row in rows if row.status == "spent" and isinstance(row.event, Release)]
-    last = len(noisy) or settings.train.rounds
+    last = len(noisy) or schedule.total_rounds(settings)
     curves = []
     for claim in found:
         if claim.epsilon is None:

@@ -26,7 +26,7 @@ def mosaic(released: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     channels, height, width = released.shape
     side = math.ceil(math.sqrt(channels))
-    if channels == 3:
+    if channels == 3 and float(released.max()) > 2.0:  # pixel values, not a picture in 0..1
         return np.clip(np.round(released), 0, 255).astype(np.uint8)
     low = released.min(axis=(1, 2), keepdims=True)
     span = np.maximum(released.max(axis=(1, 2), keepdims=True) - low, 1e-6)

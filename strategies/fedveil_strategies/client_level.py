@@ -57,7 +57,8 @@ class ClientLevel:
             clip_lr=budget.quantile_lr,
         )
         self._accountant = PldAccountant(planning.relation_of(settings), "client")
-        spent = sum(row.event == self.event for row in ledger.rows(run_id))
+        spent = self._booked = sum(row.event == self.event for row in ledger.rows(run_id))
+        self._reserved = schedule.total_rounds(settings)
         if spent and not isinstance(self.event, NonPrivate):
             self._accountant = self._accountant.compose(self.event, spent)
 
@@ -76,7 +77,13 @@ class ClientLevel:
         return cohorts.draw(self._plan.cohort, self._plan.registry, uniforms)
 
     def proceed(self, number: int) -> bool:
-        """Return whether another round keeps the run within its budget."""
+        """Return whether another round keeps the run within its budget and the rounds that its owners reserved.
+
+        A round that was interrupted after its event was booked is run again as another event, and owners have reserved
+        no more than the schedule: such a run ends a round early.
+        """
+        if self._booked >= self._reserved and self._settings.privacy.test_seed is None:
+            return False
         target = self._budget.epsilon
         if target is None or math.isinf(target) or isinstance(self.event, NonPrivate):
             return True
@@ -103,6 +110,7 @@ class ClientLevel:
         else:
             note = f"round {number}"
         self._ledger.append([Row(self._run_id, "run", "spent", self.event, note, self._opened)])
+        self._booked += 1
         if not isinstance(self.event, NonPrivate):
             self._accountant = self._accountant.compose(self.event)
 

@@ -132,7 +132,8 @@ def _opened(
     plan = phases.plan_of(settings, stage, tensors)
     level = _client_level(settings, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
-    tracker = observers.start_tracker(settings, run, parent)
+    formal = settings.privacy.client is not None or any(statement.epsilon is not None for statement in claimed)
+    tracker = observers.start_tracker(settings, run, parent, formal)
     return Session(
         settings, run, split, protection, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan,
         level, tracker, console, begun, float(meta.get("seconds", 0.0)), lock,

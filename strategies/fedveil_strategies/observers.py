@@ -137,12 +137,10 @@ def round_metrics(entry: Mapping[str, Any], session: Session) -> dict[str, float
     return found
 
 
-def start_tracker(settings: Config, run: Run, parent: str = "") -> tracking.Tracker:
+def start_tracker(settings: Config, run: Run, parent: str, formal: bool) -> tracking.Tracker:
     """Open the configured tracker, below the sweep `parent` if any; what goes wrong with it later is one warning."""
     tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
-    bare = settings.protection.name == "none" and settings.privacy.client is None
-    fixed = settings.privacy.test_seed is not None or bare
-    private = "NOT PRIVATE" if fixed else "see statements"
+    private = "see statements" if formal and settings.privacy.test_seed is None else "NOT PRIVATE"
     info = tracking.RunInfo(
         run_id=run.run_id,
         experiment=settings.tracking.experiment or "fedveil",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,9 @@ def initial(
     progress: Progress,
 ) -> dict[str, NDArray[np.float32]]:
     """Return the tensors that a stage starts from: a phase's own, or the recogniser's, `given` ones on top."""
-    if stage.phase is None:
+    if stage.phase is None and set(given) == {name for name, _ in backbone.named_parameters()}:
+        found = federation.get_tensors(backbone)
+    elif stage.phase is None:
         found = warm_start.initial(settings, protection, state, backbone, progress)
     else:
         size = federation.split(settings).train.size
@@ -63,7 +66,8 @@ def advance(session: Session, end: rounds.State) -> Session:
     settings, phase = session.settings, session.stage.phase
     if phase is None:
         raise ValueError("The recogniser's rounds are the last stage.")
-    session.console.say(f"learnt: {session.stage.name} ({phase.rounds} rounds)")
+    done = end.round - session.stage.first + 1
+    session.console.say(f"learnt: {session.stage.name} ({done} of {phase.rounds} rounds)")
     public = session.split.public
     state, given = phase.finish(
         end.tensors, session.state, public.images(), public.labels, settings.seed, session.console.progress
@@ -71,7 +75,11 @@ def advance(session: Session, end: rounds.State) -> Session:
     stage = schedule.stages(settings, session.protection)[session.stage.index + 1]
     tensors = initial(settings, session.protection, stage, state, session.backbone, given, session.console.progress)
     plan = plan_of(settings, stage, tensors)
+    if given and settings.train.warm_start is not None:
+        session.console.say(f"train.warm_start is not used: {session.stage.name} says where the next network starts")
     if session.level is not None:
         session.level.enter(plan)
+        for line in session.level.lines(sum(tensors[name].size for name in plan.allowed)):
+            session.console.say(textwrap.fill(line, 80))
     start = rounds.State(end.round, tensors, {})
     return dataclasses.replace(session, state=state, stage=stage, start=start, plan=plan)

@@ -120,6 +120,15 @@ def test_fixed_noise_and_no_protection_leave_no_finite_total():
     assert image_epsilon([Row("a", "s", "reserved", schedule(POISSON)), Row("a", "s", "reused", LAPLACE)]) == 0
 
 
+def test_a_schedule_with_fixed_noise_has_no_finite_client_total():
+    fixed = Row("a", "s", "reserved", schedule(POISSON), "NOT PRIVATE: fixed noise (privacy.test_seed)")
+    history = Past([fixed, Row("b", "s", "reserved", schedule(POISSON))], ()).history("s", {})
+    assert any(isinstance(event, NonPrivate) for event in history.client_events())
+    assert filters.filtered_epsilon(tuple(history.client_events()), 8.0, 1e-5) == math.inf
+    plain = Past([Row("b", "s", "reserved", schedule(POISSON))], ()).history("s", {})
+    assert filters.filtered_epsilon(tuple(plain.client_events()), 1e9, 1e-5) < math.inf
+
+
 def test_a_deal_without_known_pictures_counts_by_its_heaviest_client():
     heavy = LocalRelease("laplace", 7.0)
     rows = [

@@ -186,3 +186,14 @@ def test_hopeless_noise_is_said_with_a_remedy(tmp_path):
     _, level, _ = opened(tmp_path, settings())
     assert any("Remedy" in line for line in level.lines(1_000_000))
     assert len(level.lines(2)) == 1
+
+
+def test_an_interrupted_round_never_takes_more_rounds_than_owners_reserved(tmp_path):
+    """Without a target nothing but the schedule stops a run, and owners have booked no more than that."""
+    loaded = settings("privacy.client.noise_multiplier=1.5", "privacy.client.delta=1e-3")
+    plan, level, ledger = opened(tmp_path, loaded)
+    level._spend(1)  # booked, then interrupted before its checkpoint
+    _, again, _ = opened(tmp_path, loaded)
+    end = run(plan, again)
+    assert len(ledger.rows("run")) == 6
+    assert end.round == 5

@@ -228,9 +228,9 @@ class AdvFace(base.Protection):
         """Return a `NonPrivate` event."""
         return NonPrivate(
             "image",
-            "the adversarial features and everything computed from them",
+            "the adversarial features, any model update, and everything computed from them",
             "adversarial noise is aimed at inverters of clean features; one that is trained on protected features, "
-            "which everybody can make of faces of his own, recovers the face",
+            "which everybody can make of faces of his own, recovers the face; training reads clean features",
         )
 
     def shape_picture(self, state: base.State) -> None:

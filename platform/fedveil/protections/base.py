@@ -151,7 +151,8 @@ class Protection(Protocol):
         """Return the recogniser's input in training, inside the client, of a method without a formal guarantee.
 
         What leaves in training is the update, so a method that protects recognition alone may train on something else
-        than what it releases. Never called for a formal guarantee, where only the one kept copy may be read.
+        than what it releases. An owner's faces never come here under a formal guarantee, where only the one kept copy
+        may be read; public negatives do.
 
         Args:
             images: (B, 3, H, W) uint8.

@@ -198,12 +198,12 @@ class MinusFace(base.Protection):
     ) -> NonPrivate:
         """Return a `NonPrivate` event that names the generator by the first half of its SHA-256."""
         self._check_state(state)
-        return NonPrivate(
-            "image",
-            "the shuffled images or anything computed from them",
-            "a secret order of channels bounds no loss, and faces have been regenerated from such images; "
-            f"generator {_residue.fingerprint(state)[:32]}",
-        )
+        reason = "a secret order of channels bounds no loss, and faces have been regenerated from such images; "
+        if self.federated_rounds:  # one event for the whole run, whichever generator it has arrived at
+            reason += "the generator learns from the clients' clean faces"
+            return NonPrivate("image", "the shuffled images, any model update or anything computed from them", reason)
+        reason += f"generator {_residue.fingerprint(state)[:32]}"
+        return NonPrivate("image", "the shuffled images or anything computed from them", reason)
 
     def shape_picture(self, state: base.State) -> None:
         """Return None: there is no budget."""

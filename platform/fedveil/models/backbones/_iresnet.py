@@ -20,9 +20,9 @@ def build(
     """Return a network with first values from `generator`.
 
     Raises:
-        UserError: if a side of `size` is not a multiple of 16.
+        UserError: if a side of `size` is not a multiple of 8 or is below 16.
     """
-    _ir.check_build(in_channels, size, divisor=16, smallest=16)
+    _ir.check_build(in_channels, size, divisor=8, smallest=16)
     with torch.device("meta"):
         network = IResNet(stages, embedding, in_channels, size)
     _ir.initialised(network, generator)
@@ -51,7 +51,7 @@ class IResNet(nn.Module):
                 width = channels
         self.units = nn.Sequential(*units)
         self.norm_map = _ir.group_norm(width)
-        self.embed = nn.Linear(width * math.prod(side // 2 ** len(stages) for side in size), embedding)
+        self.embed = nn.Linear(width * math.prod(math.ceil(side / 2 ** len(stages)) for side in size), embedding)
         self.norm_embedding = nn.GroupNorm(1, embedding, affine=False)
 
     def forward(self, x: torch.Tensor, after: _ir.Hook | None = None) -> torch.Tensor:

@@ -36,7 +36,7 @@ class IResNet18:
         """Return a network from (B, in_channels, H, W) float32 to (B, embedding), not normalised.
 
         Raises:
-            UserError: if a side of `size` is not a multiple of 16.
+            UserError: if a side of `size` is not a multiple of 8 or is below 16.
         """
         return _iresnet.build(_STAGES, self.embedding, in_channels, size, generator)
 

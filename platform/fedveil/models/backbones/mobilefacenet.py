@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import cast
 
 import torch
@@ -53,7 +54,7 @@ class MobileFaceNet:
 
     def skeleton(self, in_channels: int, size: tuple[int, int]) -> MobileFaceModule:
         """Return the network without memory for its parameters (meta device), for values that are already known."""
-        _ir.check_build(in_channels, size, divisor=16, smallest=16)
+        _ir.check_build(in_channels, size, divisor=8, smallest=16)
         with torch.device("meta"):
             return MobileFaceModule(self, in_channels, size)
 
@@ -99,7 +100,7 @@ class MobileFaceModule(nn.Module):
             units += [_Unit(width, width, expansion, 1) for _ in range(count - 1)]
             blocks.append(nn.Sequential(*units))
         self.body = nn.Sequential(*blocks, _block(width, last, 1, 1))
-        self.whole = nn.Conv2d(last, last, (size[0] // 16, size[1] // 16), groups=last, bias=False)
+        self.whole = nn.Conv2d(last, last, (math.ceil(size[0] / 16), math.ceil(size[1] / 16)), groups=last, bias=False)
         self.norm_whole = nn.GroupNorm(1, last)
         self.embed = nn.Linear(last, model.embedding)
         self.norm_embedding = nn.GroupNorm(1, model.embedding, affine=False)
