@@ -91,11 +91,6 @@ class AdvFace(base.Protection):
         return "uniform start"
 
     @property
-    def memoise(self) -> bool:
-        """Nothing to keep: repeated draws cost no budget, there is none."""
-        return False
-
-    @property
     def phases(self) -> tuple[base.Phase, ...]:
         """Return the joint training of f1 and f2, unless `split_rounds` is 0."""
         return (SplitPhase(self),) if self.split_rounds else ()
@@ -232,9 +227,6 @@ class AdvFace(base.Protection):
             "adversarial noise is aimed at inverters of clean features; one that is trained on protected features, "
             "which everybody can make of faces of his own, recovers the face; training reads clean features",
         )
-
-    def shape_picture(self, state: base.State) -> None:
-        """Return None: there is no budget."""
 
 
 @dataclass(frozen=True)

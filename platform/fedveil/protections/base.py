@@ -94,17 +94,17 @@ class Protection(Protocol):
     @property
     def needs_fit(self) -> bool:
         """Whether `fit` returns a state that the other methods need."""
-        ...
+        return False
 
     @property
     def noise(self) -> str:
         """The law of the release's randomness; empty, hence false, when a release is deterministic."""
-        ...
+        return ""
 
     @property
     def memoise(self) -> bool:
         """Whether one draw per stored image is kept and nothing else is ever read of that image."""
-        ...
+        return False
 
     @property
     def views(self) -> int:
@@ -184,7 +184,7 @@ class Protection(Protocol):
 
     def shape_picture(self, state: State) -> NDArray[np.float64] | None:
         """Return the budget's mean weight per frequency, (3, 8, 8) by colour, u, v; None without a budget."""
-        ...
+        return None
 
 
 def check_images(images: torch.Tensor) -> tuple[int, int]:

@@ -30,16 +30,6 @@ class AllChannels(base.Protection):
         """The channels' scales."""
         return True
 
-    @property
-    def noise(self) -> str:
-        """Deterministic."""
-        return ""
-
-    @property
-    def memoise(self) -> bool:
-        """Nothing to keep."""
-        return False
-
     def representation(self, size: tuple[int, int]) -> base.Shape:
         """Return (192, H, W)."""
         return (_CHANNELS, *size)
@@ -88,9 +78,6 @@ class AllChannels(base.Protection):
         return NonPrivate(
             "image", "the representation or anything computed from it", "all channels leave, and they invert exactly"
         )
-
-    def shape_picture(self, state: base.State) -> None:
-        """Return None: there is no budget."""
 
 
 METHOD = AllChannels

@@ -62,16 +62,6 @@ class DuetFace(base.Protection):
         return True
 
     @property
-    def noise(self) -> str:
-        """Deterministic."""
-        return ""
-
-    @property
-    def memoise(self) -> bool:
-        """Nothing to keep."""
-        return False
-
-    @property
     def phases(self) -> tuple[base.Phase, ...]:
         """Return the client net's federated training, unless it has no rounds."""
         return (ClientPhase(self.client_width, self.client_rounds),) if self.client_rounds else ()
@@ -174,9 +164,6 @@ class DuetFace(base.Protection):
             "the channels are a noiseless linear map of the image that least squares inverts up to one constant per "
             "colour; training reads the clean image",
         )
-
-    def shape_picture(self, state: base.State) -> None:
-        """Return None: there is no budget."""
 
     def _masks(self, images: torch.Tensor, state: base.State, batch: int) -> torch.Tensor:
         return _duet.packed_masks(images, state, self.client_width, self.roi, batch)

@@ -76,11 +76,6 @@ class MinusFace(base.Protection):
         return "a drawn order of 192 channels"
 
     @property
-    def memoise(self) -> bool:
-        """A fresh order per use, as published."""
-        return False
-
-    @property
     def phases(self) -> tuple[base.Phase, ...]:
         """The generator on the clients' faces, if asked for."""
         return (GeneratorPhase(self),) if self.federated_rounds else ()
@@ -204,9 +199,6 @@ class MinusFace(base.Protection):
             return NonPrivate("image", "the shuffled images, any model update or anything computed from them", reason)
         reason += f"generator {_residue.fingerprint(state)[:32]}"
         return NonPrivate("image", "the shuffled images or anything computed from them", reason)
-
-    def shape_picture(self, state: base.State) -> None:
-        """Return None: there is no budget."""
 
 
 @dataclass(frozen=True)

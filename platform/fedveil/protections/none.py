@@ -22,21 +22,6 @@ class NoProtection(base.Protection):
     no guarantee of any kind, and the event says so.
     """
 
-    @property
-    def needs_fit(self) -> bool:
-        """No state."""
-        return False
-
-    @property
-    def noise(self) -> str:
-        """Deterministic."""
-        return ""
-
-    @property
-    def memoise(self) -> bool:
-        """Nothing to keep."""
-        return False
-
     def representation(self, size: tuple[int, int]) -> base.Shape:
         """Return (3, H, W)."""
         return (3, *size)
@@ -84,9 +69,6 @@ class NoProtection(base.Protection):
         return NonPrivate(
             "image", "the representation or anything computed from it", "the representation is the image itself"
         )
-
-    def shape_picture(self, state: base.State) -> None:
-        """Return None: there is no budget."""
 
 
 METHOD = NoProtection

@@ -89,11 +89,6 @@ class PartialFace(base.Protection):
         """The law of the draw."""
         return "one of 36 ranks, uniform"
 
-    @property
-    def memoise(self) -> bool:
-        """Every reading draws anew, as published."""
-        return False
-
     def representation(self, size: tuple[int, int]) -> base.Shape:
         """Return (27, H, W), colour-major."""
         checks.positive(height=size[0], width=size[1])
@@ -192,9 +187,6 @@ class PartialFace(base.Protection):
             "the secret is which of 36 ranks was drawn (5.2 bits), and the rank announces itself: only the right one "
             "solves the channels, which are a linear image of the face",
         )
-
-    def shape_picture(self, state: base.State) -> None:
-        """Return None: there is no budget."""
 
 
 def _sizes(released: torch.Tensor) -> torch.Tensor:
