@@ -96,6 +96,7 @@ def load() -> list[dict]:
     for row in rows:
         for key in set(COLUMNS) - {"arm", "method"}:
             row[key] = None if row[key] == "" else float(row[key])
+        row["seed"] = int(row["seed"])
     return rows
 
 

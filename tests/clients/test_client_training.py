@@ -276,3 +276,46 @@ def test_every_person_has_one_client_and_unknown_clients_are_refused(settings):
     assert sum(len(part) for part in people) == len(set.union(*people)) == 8
     with pytest.raises(checks.UserError, match="c0009"):
         federation.faces_of(chosen, "c0009")
+
+
+def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_across_clients(settings, monkeypatch):
+    """A step, place or client left out of a draw's key would show every image one way, or one way to all."""
+    from fedveil.protections.partialface import PartialFace
+
+    seen = []
+
+    def watching(self, images, state, streams, identities):
+        seen.append(([stream.uniform(1)[0] for stream in streams], list(identities)))
+        return torch.zeros(len(images), *self.layout((32, 32)))
+
+    monkeypatch.setattr(PartialFace, "training_features", watching)
+    words = [word for word in SMALL if not word.startswith("protection.")]
+    chosen = config.load([*words, "protection=partialface", f"vault.root={settings().vault.root}"])
+    mine, other = site_of(chosen), site_of(chosen, "c0003", node=Node("here/c0003", allow_test_seed=True))
+    seen.clear()
+    for site, step in ((mine, 0), (mine, 1), (other, 0)):
+        site.features(np.array([0, 0, 1]), step)
+    draws = [draw for drawn, _ in seen for draw in drawn]
+    assert len(set(draws)) == 9
+    mine.features(np.array([0, 0, 1]), 0)
+    assert seen[3][0] == seen[0][0]  # a function of client, step and place: an interrupted round repeats
+    assert seen[0][1] == seen[1][1]
+    assert seen[0][1][0] == seen[0][1][1]
+    assert not set(seen[0][1]) & set(seen[2][1])
+
+
+def test_one_name_at_two_clients_is_two_persons(settings):
+    chosen = settings()
+    faces, persons = federation.faces_of(chosen, "c0002"), []
+
+    class Spy:
+        noise, memoise = "", False
+
+        def training_features(self, images, state, streams, identities):
+            persons.append(identities[0])
+            return images.float()
+
+    for where in ("c0001", "c0002"):
+        stage = training.schedule.stage_of(chosen, 1)
+        training._empirical(chosen, Spy(), stage, {}, faces, where)(np.array([0]), 0)
+    assert persons[0] != persons[1]

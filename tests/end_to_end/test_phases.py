@@ -11,7 +11,7 @@ import torch
 from fedveil import cli, config, planning, plugins, runs, schedule
 from fedveil.privacy.events import Release
 from fedveil.privacy.ledger import Ledger
-from fedveil_strategies import observers, phases
+from fedveil_strategies import observers, phases, private
 
 BASE = (
     "evaluation.reference=false", "data.identities=9", "data.images_per_identity=4", "data.evaluation_identities=6",
@@ -115,12 +115,21 @@ def test_what_a_phase_learns_is_in_the_state_and_its_own_head_stays_apart(method
     assert len(protection.phases) == 1
 
 
-def test_a_client_level_budget_pays_for_the_phases(method):
+def test_a_client_level_budget_pays_for_the_phases(method, monkeypatch):
+    original, noised = private.noise.gaussian, []
+
+    def watching(stream, sigma):
+        noised.append(float(sigma.reshape(-1)[0]))
+        return original(stream, sigma)
+
+    monkeypatch.setattr(private.noise, "gaussian", watching)
     budget = ("privacy.client.epsilon=8", "privacy.client.delta=1e-5", "privacy.client.clip=0.5")
     found = run(*method, *budget)
     rows = Ledger(Path("runs", found["run_id"], "ledger.sqlite")).rows()
     spent = [row for row in rows if isinstance(row.event, Release)]
     assert len(spent) == TOTAL
+    assert len(noised) >= TOTAL, "every round of every stage is noised"
+    assert len(set(noised)) == 1, "with one scale"
     client = next(s for s in found["statements"] if s["unit"] == "client")
     assert 7.5 < client["epsilon"] <= 8.0
     settings = planning.planned(config.load([*BASE, *method, *budget]))

@@ -13,8 +13,7 @@ def keep_freed_pages() -> bool:
     """Ask glibc to keep what is freed; return whether it does, False on other systems.
 
     By default every block above 32 MiB is mapped anew and given back when freed, so that each batch of frequency
-    channels pays for its pages again: half the time of a local step on 192 channels. The price is that a process keeps
-    its peak memory until it ends.
+    channels pays for its pages again. The price is that a process keeps its peak memory until it ends.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -157,8 +157,8 @@ class PartialFace(base.Protection):
 
         A receiver does not know which channels it has, and theirs differ a thousandfold in size, so each is divided by
         the root of its own root mean square in this image: what `_channels.scales` does with public faces. At equal
-        size, noise drowns the face (area under the ROC on LFW at 32 pixels after 1,200 steps 0.718, so 0.759; one
-        seed). The reference leaves the scale to a batch normalisation per place.
+        size, noise drowns a real face; as they come, the largest channel does. The reference
+        leaves the scale to a batch normalisation per place.
         """
         base.check_released(released, self.representation((int(released.shape[2]), int(released.shape[3]))))
         size = _sizes(released)
