@@ -26,6 +26,7 @@ from fedveil.schedule import Stage
 from fedveil.schema import Config
 from fedveil_clients import booking, policy
 from fedveil_clients.memo import ReadOnce
+from fedveil_clients.prepared import SHELF
 from fedveil_clients.vault import Vault
 
 Features = Callable[[NDArray[np.int64], int], torch.Tensor]
@@ -276,7 +277,12 @@ def _empirical(
 
     A protection that keeps one draw per image has one here too; else every use draws afresh.
     """
-    trained = protection.training_features if stage.phase is None else stage.phase.features
+
+    def prepare(index: NDArray[np.int64]) -> torch.Tensor | None:
+        found: torch.Tensor | None = protection.prepared(torch.from_numpy(faces.images(index)), state)
+        return found
+
+    prepared = SHELF.of(prepare)
 
     @functools.cache
     def person(label: int) -> bytes:  # by client and name: local numbers would collide across clients
@@ -288,8 +294,12 @@ def _empirical(
             uses = (("image", faces.store.key(int(faces.index[i]))) for i in index)
         keys = (randomness.test_key(settings.seed, "draw", *use) for use in uses) if protection.noise else ()
         streams = [randomness.SecretStream(key) for key in keys]
-        pixels = torch.from_numpy(faces.images(index))
-        fed: torch.Tensor = trained(pixels, state, streams, [person(int(label)) for label in faces.labels[index]])
+        given = (torch.from_numpy(faces.images(index)), state, streams, [person(int(k)) for k in faces.labels[index]])
+        fed: torch.Tensor
+        if stage.phase is not None:
+            fed = stage.phase.features(*given)
+        else:
+            fed = protection.training_features(*given, prepared(index))
         return fed
 
     return features

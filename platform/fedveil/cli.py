@@ -64,6 +64,10 @@ _EXAMPLES = {
   fedveil protect face.jpg protection=dctdp
   fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
 """,
+    "enrol": """examples:
+  fedveil enrol 20260102-030405-advface-1f2e3d faces/                        online: from pictures
+  fedveil enrol 20260102-030405-advface-1f2e3d features.npy --out gallery.npz   offline: from stored clean features
+""",
     "bundle": """examples:
   fedveil bundle app/ study=quick
   flwr run app/ --stream --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
@@ -132,6 +136,11 @@ def parser() -> argparse.ArgumentParser:
     protect.add_argument("words", nargs="*", metavar="WORD", help="e.g. protection=dctdp protection.total_epsilon=8")
     protect.add_argument("--out", type=Path, default=Path("protected.png"), help="picture to write (protected.png)")
     protect.add_argument("--count", type=int, default=6, help="images of a folder to show (default 6)")
+    enrol = add("enrol", "write a gallery of protected faces for a recognition service", _enrol)
+    enrol.add_argument("run_id", metavar="RUN_ID", help="a finished run, whose learnt protection is used")
+    enrol.add_argument("source", type=Path, metavar="SOURCE", help="pictures, or .npy of clean features (advface)")
+    enrol.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere")
+    enrol.add_argument("--out", type=Path, default=Path("gallery.npz"), help="file to write (gallery.npz)")
     bundle = add("bundle", "write a thin Flower app folder for `flwr run`", _bundle)
     bundle.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
     bundle.add_argument("words", nargs="*", metavar="WORD", help="e.g. study=quick")
@@ -143,7 +152,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and exit status 2."""
-    chosen = parser().parse_args(arguments)
+    top = parser()
+    chosen, rest = top.parse_known_args(arguments)  # argparse loses the words that follow an option
+    if rest and (not hasattr(chosen, "words") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        chosen.words = [*chosen.words, *rest]
     try:
         status: int = chosen.run(chosen)
         return status
@@ -290,6 +304,14 @@ def _protect(chosen: argparse.Namespace) -> int:
 
     settings = config.load(chosen.words)
     print(protect.protect(settings, chosen.images, chosen.out, chosen.count))
+    return 0
+
+
+def _enrol(chosen: argparse.Namespace) -> int:
+    from fedveil import enrol
+
+    root = Path(config.load(chosen.words).runs.root)
+    print(enrol.enrol(root, chosen.run_id, chosen.source, chosen.out))
     return 0
 
 

@@ -284,7 +284,7 @@ def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_ac
 
     seen = []
 
-    def watching(self, images, state, streams, identities):
+    def watching(self, images, state, streams, identities, prepared=None):
         seen.append(([stream.uniform(1)[0] for stream in streams], list(identities)))
         return torch.zeros(len(images), *self.layout((32, 32)))
 
@@ -311,7 +311,10 @@ def test_one_name_at_two_clients_is_two_persons(settings):
     class Spy:
         noise, memoise = "", False
 
-        def training_features(self, images, state, streams, identities):
+        def prepared(self, images, state):
+            return None
+
+        def training_features(self, images, state, streams, identities, prepared):
             persons.append(identities[0])
             return images.float()
 

@@ -122,6 +122,23 @@ def test_a_release_does_not_depend_on_the_batch(fitted: tuple[Any, dict[str, tor
     assert torch.allclose(protection.features(together, state)[3:4], apart, atol=1e-5)
 
 
+def test_what_is_prepared_changes_no_bit_of_what_training_reads(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    """A client keeps it for as long as its memory allows: a run must not depend on how long that was."""
+    protection, state = fitted
+    given = protection.prepared(IMAGES, state)
+    keys = [bytes([index]) for index in range(len(IMAGES))]
+    without = protection.training_features(IMAGES, state, streams(), keys)
+    assert torch.equal(protection.training_features(IMAGES, state, streams(), keys, given), without)
+    assert without.shape == (len(IMAGES), *protection.layout(SIZE))
+    if given is not None:
+        assert given.dtype == torch.float32
+        alone = torch.cat([protection.prepared(image[None], state) for image in IMAGES])
+        assert torch.equal(given, alone), "a row may not depend on the other images of a batch"
+        other = protection.training_features(IMAGES, state, streams(), keys, given.flip(0))
+        assert not torch.equal(other, without), "what is prepared must be read, or it is not worth its memory"
+        assert protection.prepared(IMAGES[:0], state).shape == (0, *given.shape[1:])
+
+
 def test_shared_streams_are_refused(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
     protection, state = fitted
     if not protection.noise:

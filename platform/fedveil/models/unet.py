@@ -41,8 +41,11 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_level(a, b) for a, b in deepest_first)
         self.last = nn.Conv2d(width, channels_out, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (B, channels_out, H, W) of (B, channels_in, H, W); H and W are multiples of 16."""
+    def forward(self, x: torch.Tensor, last: bool = True) -> torch.Tensor:
+        """Return (B, channels_out, H, W) of (B, channels_in, H, W); H and W are multiples of 16.
+
+        With `last=False` it is what the last layer, a linear map of each pixel, is fed: (B, width, H, W).
+        """
         checks.multiple_of(DIVISOR, height=x.shape[2], width=x.shape[3])
         skipped: list[torch.Tensor] = []
         for level in self.down:
@@ -53,7 +56,7 @@ class UNet(nn.Module):
         skipped.pop()
         for grow, level in zip(self.grow, self.up, strict=True):
             x = level(torch.cat([skipped.pop(), grow(x)], 1))
-        result: torch.Tensor = self.last(x)
+        result: torch.Tensor = self.last(x) if last else x
         return result
 
 

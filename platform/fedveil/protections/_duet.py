@@ -95,14 +95,14 @@ def _resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def packed_masks(images: torch.Tensor, state: State, width: float, roi: str, batch: int) -> torch.Tensor:
+def packed_masks(images: torch.Tensor, state: State, width: float, roi: str) -> torch.Tensor:
     """Return the plane of masks (B, 1, H, W) of uint8 images, without a graph: the client net is frozen here.
 
-    `batch` images pass the net at a time. With 1, an image's masks do not depend on the others in a single bit.
+    One image passes the net at a time, so that its masks do not depend on the others in a single bit.
     """
     size = (int(images.shape[2]), int(images.shape[3]))
     weights = {f"net.{name.removeprefix(PREFIX)}": state[name] for name in state if name.startswith(PREFIX)}
-    given = (images, state["client_rms"], region(size, roi), max(batch, 1))
+    given = (images, state["client_rms"], region(size, roi))
     with torch.no_grad():
         return cast(torch.Tensor, torch.func.functional_call(_Masks(skeleton(width, size)), weights, given))
 
@@ -112,11 +112,11 @@ class _Masks(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: torch.Tensor, scales: torch.Tensor, face: torch.Tensor, batch: int) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, scales: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
         out = torch.empty(len(images), 1, *face.shape)
-        for start in range(0, len(images), batch):
-            taps = self.net.taps(client_features(images[start : start + batch], scales))
-            out[start : start + batch] = guided.packed(attention(taps, face), (face.shape[0], face.shape[1]))
+        for index in range(len(images)):
+            taps = self.net.taps(client_features(images[index : index + 1], scales))
+            out[index] = guided.packed(attention(taps, face), (face.shape[0], face.shape[1]))[0]
         return out
 
 

@@ -81,16 +81,35 @@ def parameters(state: State) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
+def trunks(
+    images: torch.Tensor, network: nn.Module, weights: Mapping[str, torch.Tensor], unit: torch.Tensor
+) -> torch.Tensor:
+    """Return what g's last layer is fed, (B, width + 1, H, W), of uint8 images; a plane of ones stands for its bias.
+
+    It is nearly all of g's arithmetic and a fraction of its output's size. One image at a time: convolutions of other
+    batch sizes may round differently. It shows the face: never release.
+    """
+    height, width = int(images.shape[2]), int(images.shape[3])
+    buffer = torch.empty(1, CHANNELS, height, width)
+    found = torch.ones(len(images), weights["last.weight"].shape[1] + 1, height, width)
+    for index in range(len(images)):
+        encoded = encode(images[index : index + 1], unit, buffer)
+        found[index, :-1] = torch.func.functional_call(network, dict(weights), (encoded,), {"last": False})[0]
+    return found
+
+
+@torch.no_grad()
 def residue(
-    image: torch.Tensor, network: nn.Module, weights: Mapping[str, torch.Tensor], unit: torch.Tensor, out: torch.Tensor
+    image: torch.Tensor, trunk: torch.Tensor, weights: Mapping[str, torch.Tensor], unit: torch.Tensor, out: torch.Tensor
 ) -> torch.Tensor:
     """Return r = x - g(x) of one uint8 image (1, 3, H, W), in units of white, in `out` (1, 192, H, W). Never release.
 
-    One image at a time: convolutions of other batch sizes may round differently.
+    `trunk` (width + 1, H, W) is the image's row of `trunks`. The last layer and the difference are one product.
     """
-    encoded = encode(image, unit, out)
-    generated = torch.func.functional_call(network, dict(weights), (encoded,))
-    return torch.sub(encoded, generated, out=out).mul_(unit.view(CHANNELS, 1, 1))
+    last = torch.cat([weights["last.weight"].flatten(1), weights["last.bias"][:, None]], 1) * unit[:, None]
+    encoded = frequency.upsampled_dct(image, out=out).view(CHANNELS, -1)
+    torch.addmm(encoded, last, trunk.flatten(1), beta=1.0 / 255.0, alpha=-1.0, out=encoded)
+    return out
 
 
 class GeneratorWithRecogniser(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,43 +173,66 @@ class AdvFace(base.Protection):
 
     def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return z', every value within `strength` * sigma of the clean one (up to the rounding of the sum)."""
-        shape = self.representation(base.check_images(images))
-        base.check_streams(images, streams)
+        return self.converted(self.clean(images, state), state, streams)
+
+    def converted(self, table: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
+        """Return z' of an existing table of clean features z = f1(x): offline enrolment, without the images.
+
+        `release` is this on the features of its images, bit by bit, so pictures that are enrolled one by one and a
+        table that is converted at once fit together in one gallery.
+
+        Args:
+            table: (N, width, h, w) float32, as `clean` makes it with this state.
+            state: what `fit` and the phases returned.
+            streams: one per row.
+        """
+        base.check_released(table, (self.width, *table.shape[2:]))
+        base.check_streams(table, streams)
         networks = self._networks(state)
         radius = self.strength * float(state["sigma"])
-        out = torch.empty((len(images), *shape))
-        for first in range(0, len(images), _CHUNK):
-            count = len(images[first : first + _CHUNK])
-            pixels, start = torch.zeros(_CHUNK, *images.shape[1:]), torch.zeros(_CHUNK, *shape)
-            pixels[:count] = _advface.unit(images[first : first + _CHUNK])
+        out = torch.empty_like(table)
+        for first in range(0, len(table), _CHUNK):
+            rows = table[first : first + _CHUNK]
+            z, start = torch.zeros(2, _CHUNK, *table.shape[1:])
+            z[: len(rows)] = rows
             for index, stream in enumerate(streams[first : first + _CHUNK]):
                 drawn = stream.uniform(start[index].numel()) - 0.5  # so U(-radius / 2, radius / 2)
-                start[index] = radius * torch.from_numpy(drawn).reshape(shape)
-            with torch.no_grad():
-                z = networks["f1"](pixels)
+                start[index] = radius * torch.from_numpy(drawn).reshape(start[index].shape)
             loss = _advface.objective(
                 self.variant, z, networks["f1"], networks["shadow"], networks.get("tail"), self.guard
             )
-            out[first : first + count] = (z + _advface.ascend(loss, start, radius, self.steps))[:count]
+            out[first : first + len(rows)] = (z + _advface.ascend(loss, start, radius, self.steps))[: len(rows)]
         return out
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
-        """Return z; from it S and its like draw the face, so it must never leave."""
-        self.representation(base.check_images(images))
+        """Return z, one image at a time; from it S and its like draw the face, so it must never leave."""
+        found = torch.empty(len(images), *self.representation(base.check_images(images)))
+        stem = self._networks(state)["f1"]
         with torch.no_grad():
-            return cast(torch.Tensor, self._networks(state)["f1"](_advface.unit(images)))
+            for index in range(len(images)):
+                found[index] = stem(_advface.unit(images[index : index + 1]))[0]
+        return found
 
     def features(self, released: torch.Tensor, state: base.State) -> torch.Tensor:
         """Return released / scale."""
         base.check_released(released, (self.width, *released.shape[2:]))
         return released / state["scale"]
 
+    def prepared(self, images: torch.Tensor, state: base.State) -> torch.Tensor | None:
+        """Return the clean features; None with `fine_tune`, which does not read them."""
+        return None if self.fine_tune else self.clean(images, state)
+
     def training_features(
-        self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream], identities: Sequence[bytes]
+        self,
+        images: torch.Tensor,
+        state: base.State,
+        streams: Sequence[SecretStream],
+        identities: Sequence[bytes],
+        prepared: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the clean features, as noise is for those who are recognised; protected ones with `fine_tune`."""
-        left = self.release(images, state, streams) if self.fine_tune else self.clean(images, state)
-        return self.features(left, state)
+        left = self.prepared(images, state) if prepared is None else prepared
+        return self.features(self.release(images, state, streams) if left is None else left, state)
 
     def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return what the shadow model draws: what an attacker with a clean-feature inverter would see."""

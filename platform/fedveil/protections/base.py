@@ -145,8 +145,21 @@ class Protection(Protocol):
         """Return the recogniser's input, float32 (B, *layout), about unit scale, from what left and nothing else."""
         ...
 
+    def prepared(self, images: torch.Tensor, state: State) -> torch.Tensor | None:
+        """Return what training reads of each clean image whatever the draw, (B, ...) float32; None: nothing dear.
+
+        A client computes it once per image and keeps it in memory, where `training_features` finds it. It is as clean
+        as the image, so it must never leave. Row i depends on image i alone, in every bit.
+        """
+        return None
+
     def training_features(
-        self, images: torch.Tensor, state: State, streams: Sequence[SecretStream], identities: Sequence[bytes]
+        self,
+        images: torch.Tensor,
+        state: State,
+        streams: Sequence[SecretStream],
+        identities: Sequence[bytes],
+        prepared: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the recogniser's input in training, inside the client, of a method without a formal guarantee.
 
@@ -159,6 +172,7 @@ class Protection(Protocol):
             state: the public state.
             streams: one per image and use.
             identities: a key of each image's person: equal for one person of one client, else different.
+            prepared: what the method `prepared` returned for these images; None: it is found now, with equal results.
         """
         return self.features(self.release(images, state, streams), state)
 

@@ -117,11 +117,14 @@ class DuetFace(base.Protection):
 
     def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return (B, 163, H, W); the streams are not used. Each image by itself, so that no batch changes a bit."""
+        return self._released(images, state, None)
+
+    def _released(self, images: torch.Tensor, state: base.State, masks: torch.Tensor | None) -> torch.Tensor:
         size = self._checked(images, state)
         out = torch.empty(len(images), *self.representation(size))
         for index in range(len(images)):
             frequency.upsampled_dct(images[index : index + 1], _duet.SERVER, out=out[index : index + 1, :_SENT])
-        out[:, _SENT:] = self._masks(images, state, 1)
+        out[:, _SENT:] = self.prepared(images, state) if masks is None else masks
         return out
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
@@ -139,11 +142,17 @@ class DuetFace(base.Protection):
         state: base.State,
         streams: Sequence[SecretStream],
         identities: Sequence[bytes],
+        prepared: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the features of the release up to rounding; whole batches pass the client net, which is faster."""
+        """Return the features of the release, bit by bit, without its second copy of the channels."""
+        out = self._released(images, state, prepared)
+        out[:, :_SENT].div_(state["server_scale"][:, None, None])
+        return out
+
+    def prepared(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
+        """Return the plane of masks (B, 1, H, W): most of a release's time, and the client net is frozen."""
         self._checked(images, state)
-        channels = frequency.upsampled_dct(images, _duet.SERVER).div_(state["server_scale"][:, None, None])
-        return torch.cat([channels, self._masks(images, state, len(images))], 1)
+        return _duet.packed_masks(images, state, self.client_width, self.roi)
 
     def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return what anybody can compute from the 162 channels; each colour's missing mean is taken as mid-grey."""
@@ -164,9 +173,6 @@ class DuetFace(base.Protection):
             "the channels are a noiseless linear map of the image that least squares inverts up to one constant per "
             "colour; training reads the clean image",
         )
-
-    def _masks(self, images: torch.Tensor, state: base.State, batch: int) -> torch.Tensor:
-        return _duet.packed_masks(images, state, self.client_width, self.roi, batch)
 
     def _checked(self, images: torch.Tensor, state: base.State) -> tuple[int, int]:
         size = base.check_images(images)

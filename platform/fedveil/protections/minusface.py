@@ -139,7 +139,7 @@ class MinusFace(base.Protection):
         """Return X_p in [0, 1], float32 (B, 3 * stacks, H, W); each image and each of its stacks has its own order."""
         self._checked(images, state)
         base.check_streams(images, streams)
-        return self._decoded(images, state, streams)
+        return self._decoded(images, state, streams, None)
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
         """Return d(r) clamped, without a shuffle, for each stack; it must never leave.
@@ -148,19 +148,49 @@ class MinusFace(base.Protection):
         worth to the recogniser, not how well an unprotected one would do.
         """
         self._checked(images, state)
-        return self._decoded(images, state, None)
+        return self._decoded(images, state, None, None)
+
+    def prepared(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
+        """Return what g's last layer is fed (`_residue.trunks`): all but that layer is the same whatever the order."""
+        self._checked(images, state)
+        return _residue.trunks(
+            images, _residue.skeleton(self.generator_width), _residue.parameters(state), state["unit"]
+        )
+
+    def training_features(
+        self,
+        images: torch.Tensor,
+        state: base.State,
+        streams: Sequence[SecretStream],
+        identities: Sequence[bytes],
+        prepared: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the features of a release, bit by bit."""
+        self._checked(images, state)
+        base.check_streams(images, streams)
+        return self.features(self._decoded(images, state, streams, prepared), state)
 
     @torch.no_grad()
-    def _decoded(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream] | None) -> torch.Tensor:
+    def _decoded(
+        self,
+        images: torch.Tensor,
+        state: base.State,
+        streams: Sequence[SecretStream] | None,
+        trunks: torch.Tensor | None,
+    ) -> torch.Tensor:
         height, width = int(images.shape[2]), int(images.shape[3])
-        network, weights = _residue.skeleton(self.generator_width), _residue.parameters(state)
+        weights = _residue.parameters(state)
         out = torch.empty(len(images), self.stacks, 3, height, width)
-        buffer = torch.empty(1, _residue.CHANNELS, height, width)
+        left, shuffled = torch.empty(2, 1, _residue.CHANNELS, height, width)
         for index in range(len(images)):
-            left = _residue.residue(images[index : index + 1], network, weights, state["unit"], buffer)
+            image = images[index : index + 1]
+            trunk = self.prepared(image, state)[0] if trunks is None else trunks[index]
+            _residue.residue(image, trunk, weights, state["unit"], left)
             for stack in range(self.stacks):
-                shuffled = left if streams is None else left[:, _residue.permutation(streams[index])]
-                out[index, stack] = _residue.decode(shuffled)[0]
+                if streams is not None:
+                    order = torch.from_numpy(_residue.permutation(streams[index]))
+                    torch.index_select(left, 1, order, out=shuffled)
+                out[index, stack] = _residue.decode(left if streams is None else shuffled)[0]
         return out.clamp_(0.0, 1.0).flatten(1, 2)
 
     def _checked(self, images: torch.Tensor, state: base.State) -> None:

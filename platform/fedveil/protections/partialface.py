@@ -138,6 +138,7 @@ class PartialFace(base.Protection):
         state: base.State,
         streams: Sequence[SecretStream],
         identities: Sequence[bytes],
+        prepared: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the features of a drawn rank: one of the person's three subsets, any order, uniformly."""
         if not self.identity_triples:

@@ -56,8 +56,8 @@ class IResNet(nn.Module):
 
     def forward(self, x: torch.Tensor, after: _ir.Hook | None = None) -> torch.Tensor:
         """Return (B, embedding); `after` is applied to what each stage puts out."""
-        x = x.contiguous(memory_format=torch.channels_last)
         units = iter(self.units)
         stages = [[next(units) for _ in range(count)] for _, count in self._stages]
-        x = self.norm_map(_ir.run_stages(stages, self.act(self.norm(self.stem(x))), after))
+        x = self.act(self.norm(_ir.run_stem(self.stem, x)))
+        x = self.norm_map(_ir.run_stages(stages, x, after))
         return cast(torch.Tensor, self.norm_embedding(self.embed(x.flatten(1))))

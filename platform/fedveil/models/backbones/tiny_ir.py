@@ -74,9 +74,8 @@ class _TinyNetwork(nn.Module):
         self.embed = nn.Linear(widths[-1] * (math.prod(sides) if self.flatten else 1), model.embedding)
 
     def forward(self, x: torch.Tensor, after: _ir.Hook | None = None) -> torch.Tensor:
-        # Channels-last input makes every convolution below run in that layout, the faster one on CPU.
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = _ir.run_stages([[unit] for unit in self.units], self.act(self.norm(self.stem(x))), after)
+        x = self.act(self.norm(_ir.run_stem(self.stem, x)))
+        x = _ir.run_stages([[unit] for unit in self.units], x, after)
         return cast(torch.Tensor, self.embed(x.flatten(1) if self.flatten else x.mean((2, 3))))
 
 
