@@ -101,6 +101,15 @@ def test_every_study_loads(name):
     assert swept or config.load([f"study={name}"]).train.rounds > 0
 
 
+def test_none_is_a_word_where_only_a_word_will_do_and_nothing_where_nothing_may_stand():
+    chosen = config.load(["protection=duetface", "protection.roi=none", "train.warm_start=none"])
+    assert config.build(chosen, "protection").roi == "none"
+    assert chosen.train.warm_start is None
+    assert config.from_json(config.to_json(chosen)) == chosen
+    with pytest.raises(checks.UserError, match=r"train\.rounds"):
+        config.load(["train.rounds=none"])
+
+
 def test_every_setting_of_base_has_a_comment():
     lines = (config.folder() / "base.yaml").read_text().splitlines()
     bare = [line for line in lines if line.strip() and "#" not in line and not line.rstrip().endswith(":")]

@@ -28,6 +28,7 @@ def test_the_listing_has_every_file_of_every_group_and_measures_nothing(
     monkeypatch.setattr(methods, "measure", lambda *_: pytest.fail("the plain listing must stay instant"))
     assert cli.main(["methods"]) == 0
     text = capsys.readouterr().out
+    assert "fedveil methods --cost" in text.splitlines()[-1]
     for group, package in plugins.GROUPS.items():
         folder = Path(plugins.importlib.import_module(package).__path__[0])
         files = {path.stem for path in folder.glob("[!_]*.py")} - {"base"}

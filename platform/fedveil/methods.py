@@ -52,6 +52,7 @@ def listing() -> str:
     for group in config.METHOD_GROUPS:
         lines.append(f"{group}=")
         lines += [f"  {name:<13} {plugins.summary(group, name)}" for name in plugins.names(group)]
+    lines.append("\nBytes, parameters and time per image of every protection: fedveil methods --cost")
     return "\n".join(lines)
 
 

@@ -295,5 +295,6 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return float(value) if number else _fail(path, value, "a number")
     if kind is str:
+        value = "none" if value is None else value  # where only a word will do, `none` is that word
         return value if isinstance(value, str) else _fail(path, value, "a word")
     raise TypeError(f"Unsupported field type {kind!r} at {path}.")
