@@ -125,6 +125,23 @@ def test_restriction_by_groups_equals_separate_heads() -> None:
     assert all(torch.isfinite(tensor).all() for tensor in state(backbone))
 
 
+def test_a_gradient_that_is_a_view_of_one_number_is_stepped_along() -> None:
+    """The gradient of a sum is one number, expanded: weight decay may not be added to it in place."""
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.ones(4))
+
+        def with_penalty(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.flatten(1), self.shift.sum()
+
+    network, centres = Shifted(), torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    batch = torch.randn(2, 4, 1, 1, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1])
+    training.local_sgd(network, centres, HEAD, [batch], 0.1, weight_decay=0.5)
+    torch.testing.assert_close(network.shift.detach(), torch.full((4,), 1 - 0.1 * (1 + 0.5)))
+
+
 def test_no_batch_gives_nan_and_changes_nothing() -> None:
     backbone = linear_backbone()
     before = state(backbone)

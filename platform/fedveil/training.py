@@ -85,7 +85,7 @@ def local_sgd(
         losses.append(loss.detach())
         with torch.no_grad():
             if weight_decay:
-                torch._foreach_add_(step, tensors, alpha=weight_decay)
+                step = list(torch._foreach_add(step, tensors, alpha=weight_decay))  # a gradient may be a view
             if momentum:
                 if velocity is None:
                     velocity = [torch.zeros_like(tensor) for tensor in tensors]
