@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
 
+from fedveil import checks
 from fedveil.models.backbones import _ir
 
 Stages = tuple[tuple[int, int], ...]
 """(channels, units) of each stage; the first unit of a stage halves the side."""
 
 
-def build(
-    stages: Stages, embedding: int, in_channels: int, size: tuple[int, int], generator: torch.Generator
-) -> nn.Module:
-    """Return a network with first values from `generator`.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What the IResNet files share; a file adds its `stages`."""
 
-    Raises:
-        UserError: if a side of `size` is not a multiple of 8 or is below 16.
-    """
-    _ir.check_build(in_channels, size, divisor=8, smallest=16)
-    with torch.device("meta"):
-        network = IResNet(stages, embedding, in_channels, size)
-    _ir.initialised(network, generator)
-    return network
+    stages: ClassVar[Stages]
+
+    embedding: int = 512
+
+    def __post_init__(self) -> None:
+        checks.positive(embedding=self.embedding)
+
+    def build(self, in_channels: int, size: tuple[int, int], generator: torch.Generator) -> nn.Module:
+        """Return a network from (B, in_channels, H, W) float32 to (B, embedding), not normalised.
+
+        Raises:
+            UserError: if a side of `size` is not a multiple of 8 or is below 16.
+        """
+        _ir.check_build(in_channels, size, divisor=8, smallest=16)
+        with torch.device("meta"):
+            network = IResNet(self.stages, self.embedding, in_channels, size)
+        _ir.initialised(network, generator)
+        return network
 
 
 class IResNet(nn.Module):

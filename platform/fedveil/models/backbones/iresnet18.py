@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
-import torch
-from torch import nn
-
-from fedveil import checks
 from fedveil.models.backbones import _iresnet
-
-_STAGES = ((64, 2), (128, 2), (256, 2), (512, 2))
 
 
 @dataclasses.dataclass(frozen=True)
-class IResNet18:
+class IResNet18(_iresnet.Model):
     """IResNet-18 with GroupNorm: 64-128-256-512 channels, two IR units each; 24 M parameters at 112 px.
 
     The network of ArcFace (https://arxiv.org/abs/1801.07698), with the departures that `_iresnet.IResNet` names.
@@ -22,23 +17,13 @@ class IResNet18:
     Attributes:
         embedding: length of the embedding.
 
+    >>> import torch
     >>> network = IResNet18(embedding=32).build(1, (16, 16), torch.Generator().manual_seed(1))
     >>> network(torch.zeros(2, 1, 16, 16)).shape
     torch.Size([2, 32])
     """
 
-    embedding: int = 512
-
-    def __post_init__(self) -> None:
-        checks.positive(embedding=self.embedding)
-
-    def build(self, in_channels: int, size: tuple[int, int], generator: torch.Generator) -> nn.Module:
-        """Return a network from (B, in_channels, H, W) float32 to (B, embedding), not normalised.
-
-        Raises:
-            UserError: if a side of `size` is not a multiple of 8 or is below 16.
-        """
-        return _iresnet.build(_STAGES, self.embedding, in_channels, size, generator)
+    stages: ClassVar[_iresnet.Stages] = ((64, 2), (128, 2), (256, 2), (512, 2))
 
 
 METHOD = IResNet18
