@@ -106,8 +106,9 @@ def test_none_is_a_word_where_only_a_word_will_do_and_nothing_where_nothing_may_
     assert config.build(chosen, "protection").roi == "none"
     assert chosen.train.warm_start is None
     assert config.from_json(config.to_json(chosen)) == chosen
-    with pytest.raises(checks.UserError, match=r"train\.rounds"):
-        config.load(["train.rounds=none"])
+    for word in ("train.rounds=none", "vault.root=none", "vault.root=", "runs.root=~", "protection.gate=none"):
+        with pytest.raises(checks.UserError, match=word.split("=")[0]):
+            config.load(["protection=duetface", word])
 
 
 def test_every_setting_of_base_has_a_comment():

@@ -96,6 +96,23 @@ def accept(
         book.append(row for mine in rows.values() for row in mine)
 
 
+def enrolled(
+    settings: Config, run_id: str, node: policy.Node, vault: Vault, event: Event, pictures: Sequence[bytes]
+) -> None:
+    """Check the owner's limits over runs and book a gallery, every one anew; on disk when this returns.
+
+    Raises:
+        PolicyRefusal: a limit over runs would be exceeded; nothing is written.
+    """
+    rule = node.policy or settings.policy
+    rows = {node.data_set: [Row(run_id, node.data_set, "spent", event, "gallery")]}
+    with vault.ledger.write() as book:
+        book.add_content(node.data_set, pictures)
+        if rule.over_runs:
+            rows = _allowed(book, rule, rows, node.data_set, pictures)
+        book.append(rows[node.data_set])
+
+
 def _complete(book: Book, wanted: Sequence[Row], pictures: Sequence[bytes]) -> bool:
     """Return whether everything is there already: another round, or a run that goes on."""
     return _booked(book, wanted) and all(wanted[0].subject in names for names in book.holders(pictures).values())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,9 +13,11 @@ Compute = Callable[[NDArray[np.int64]], torch.Tensor | None]
 
 
 class Shelf:
-    """Rows of several data sets in one allowance of memory; those that were not asked for longest go first.
+    """Rows of many data sets under one mechanism in one allowance of memory; when it is full, what is there stays.
 
-    Whether a row is here or computed again never changes a bit of it.
+    Images are visited in one permutation after another, and then a row that makes room is asked for sooner than the one
+    it makes room for. Whether a row is here or computed again never changes a bit of it. Another mechanism (settings,
+    learnt state, size) empties the shelf.
 
     Attributes:
         limit: bytes of all rows together.
@@ -26,40 +26,44 @@ class Shelf:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
-        self._rows: OrderedDict[tuple[int, int], torch.Tensor] = OrderedDict()
-        self._sets = itertools.count()
+        self._mechanism = b""
+        self._rows: dict[str, torch.Tensor] = {}
 
-    def of(self, compute: Compute) -> Compute:
-        """Return `compute` for one data set, with its rows kept here; once it says None it is not asked again."""
-        mine, nothing = next(self._sets), False
+    def of(self, mechanism: bytes, keys: Sequence[str], compute: Compute) -> Compute:
+        """Return `compute` with its rows kept here; if it returns None once, it is not asked again.
+
+        Args:
+            mechanism: hash of everything a row depends on but the image.
+            keys: stable names of the images; a name stands for the same pixels in every data set.
+            compute: gives rows of the images 0..len(keys)-1.
+        """
+        if mechanism != self._mechanism:
+            self._mechanism, self.held = mechanism, 0
+            self._rows.clear()
+        nothing = False
 
         def rows(index: NDArray[np.int64]) -> torch.Tensor | None:
             nonlocal nothing
-            if nothing:
-                return None
+            if nothing or index.size == 0:
+                return None if nothing else compute(index)
             asked = dict.fromkeys(int(image) for image in index)
-            found = {image: self._rows[mine, image] for image in asked if (mine, image) in self._rows}
+            here = self._rows if mechanism == self._mechanism else {}
+            found = {image: here[keys[image]] for image in asked if keys[image] in here}
             missing = np.array([image for image in asked if image not in found], np.int64)
             if missing.size:
                 fresh = compute(missing)
                 nothing = fresh is None
                 if fresh is None:
                     return None
-                found |= dict(zip(missing.tolist(), fresh.unbind(), strict=True))
-            for image, row in found.items():
-                self._keep((mine, image), row)
+                for image, row in zip(missing.tolist(), fresh.unbind(), strict=True):
+                    found[image] = row
+                    if mechanism == self._mechanism and self.held + row.nbytes <= self.limit:
+                        self._rows[keys[image]] = row.clone()  # of its own memory, not a part of the batch's
+                        self.held += row.nbytes
             return torch.stack([found[int(image)] for image in index])
 
         return rows
 
-    def _keep(self, key: tuple[int, int], row: torch.Tensor) -> None:
-        if key not in self._rows:
-            self._rows[key] = row.clone()  # its own memory, so that letting it go frees it
-            self.held += row.nbytes
-        self._rows.move_to_end(key)
-        while self.held > self.limit:
-            self.held -= self._rows.popitem(last=False)[1].nbytes
-
 
 SHELF = Shelf(1 << 29)
-"""Of this process: a simulated owner's worker serves many owners, which share it."""
+"""Of this process: the worker of a simulation serves many owners, which share it."""

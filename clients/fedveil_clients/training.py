@@ -109,11 +109,11 @@ def open_site(
     pictures = booking.pictures_of(faces, vault, event, read)
     booking.accept(settings, run_id, client_id, node, vault, event, mechanism, pictures)
     stage = schedule.stage_of(settings, round_number, protection)
-    own = _protected(settings, protection, stage, state, faces, vault, node.data_set, event, read, client_id)
+    own = _protected(settings, protection, stage, state, faces, vault, node.data_set, event, read, client_id, mechanism)
     labels = local
     if bank is not None:
         labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
-        own = _joined(own, len(faces), _empirical(settings, protection, stage, state, bank, "bank"))
+        own = _joined(own, len(faces), _empirical(settings, protection, stage, state, bank, "bank", mechanism))
     if stage.phase is None:
         backbone = _skeleton(config.to_json(settings), faces.size)
     else:
@@ -245,17 +245,18 @@ def _protected(
     event: Event,
     read: ReadOnce,
     client_id: str,
+    mechanism: bytes,
 ) -> Features:
     """Return the features of the owner's images; their event is in the owner's ledger already."""
     test_seed = settings.privacy.test_seed
     if not isinstance(event, LocalRelease):  # no noise protects anyone: the draws may be public
-        return _empirical(settings, protection, stage, state, faces, client_id)
+        return _empirical(settings, protection, stage, state, faces, client_id, mechanism)
     if protection.phases:
         raise ValueError("A phase reads clean faces: a protection with a formal guarantee cannot have one.")
     if booking.kept(event):
         key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", data_set)
         copies, _ = vault.memo.open(
-            key, mechanism_id(settings, state, faces.size), faces.keys, read,
+            key, mechanism, faces.keys, read,
             lambda images, streams: protection.release(images, state, streams), lambda: None,
         )  # fmt: skip
         return lambda index, step: protection.features(copies.batch(index), state)
@@ -271,18 +272,25 @@ def _protected(
 
 
 def _empirical(
-    settings: Config, protection: Any, stage: Stage, state: Mapping[str, torch.Tensor], faces: FaceSet, where: str
+    settings: Config,
+    protection: Any,
+    stage: Stage,
+    state: Mapping[str, torch.Tensor],
+    faces: FaceSet,
+    where: str,
+    mechanism: bytes,
 ) -> Features:
     """Return features whose draws are public: of procedural faces, or of a protection without a formal guarantee.
 
     A protection that keeps one draw per image has one here too; else every use draws afresh.
     """
+    trained: Any = protection.training_features if stage.phase is None else stage.phase.features
 
     def prepare(index: NDArray[np.int64]) -> torch.Tensor | None:
         found: torch.Tensor | None = protection.prepared(torch.from_numpy(faces.images(index)), state)
         return found
 
-    prepared = SHELF.of(prepare)
+    prepared = SHELF.of(mechanism, faces.keys, prepare)
 
     @functools.cache
     def person(label: int) -> bytes:  # by client and name: local numbers would collide across clients
@@ -295,11 +303,8 @@ def _empirical(
         keys = (randomness.test_key(settings.seed, "draw", *use) for use in uses) if protection.noise else ()
         streams = [randomness.SecretStream(key) for key in keys]
         given = (torch.from_numpy(faces.images(index)), state, streams, [person(int(k)) for k in faces.labels[index]])
-        fed: torch.Tensor
-        if stage.phase is not None:
-            fed = stage.phase.features(*given)
-        else:
-            fed = protection.training_features(*given, prepared(index))
+        known = prepared(index) if stage.phase is None else None
+        fed: torch.Tensor = trained(*given) if known is None else trained(*given, known)
         return fed
 
     return features

@@ -65,8 +65,10 @@ _EXAMPLES = {
   fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
 """,
     "enrol": """examples:
-  fedveil enrol 20260102-030405-advface-1f2e3d faces/                        online: from pictures
-  fedveil enrol 20260102-030405-advface-1f2e3d features.npy --out gallery.npz   offline: from stored clean features
+  fedveil enrol 20260102-030405-advface-1f2e3d faces/ --owner hospital-7            online: from pictures
+  fedveil enrol 20260102-030405-advface-1f2e3d table.npy --owner hospital-7 --out converted.npz
+                                                  offline: from clean features that the run's client layers made
+  For protections without a formal guarantee. Every gallery is a release, booked in the owner's ledger first.
 """,
     "bundle": """examples:
   fedveil bundle app/ study=quick
@@ -139,8 +141,9 @@ def parser() -> argparse.ArgumentParser:
     enrol = add("enrol", "write a gallery of protected faces for a recognition service", _enrol)
     enrol.add_argument("run_id", metavar="RUN_ID", help="a finished run, whose learnt protection is used")
     enrol.add_argument("source", type=Path, metavar="SOURCE", help="pictures, or .npy of clean features (advface)")
-    enrol.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere")
-    enrol.add_argument("--out", type=Path, default=Path("gallery.npz"), help="file to write (gallery.npz)")
+    enrol.add_argument("words", nargs="*", metavar="WORD", help="of runs, vault and policy")
+    enrol.add_argument("--owner", required=True, metavar="DATA_SET", help="the data set's id in the owner's ledger")
+    enrol.add_argument("--out", type=Path, default=Path("gallery.npz"), help="new file (gallery.npz)")
     bundle = add("bundle", "write a thin Flower app folder for `flwr run`", _bundle)
     bundle.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
     bundle.add_argument("words", nargs="*", metavar="WORD", help="e.g. study=quick")
@@ -308,10 +311,13 @@ def _protect(chosen: argparse.Namespace) -> int:
 
 
 def _enrol(chosen: argparse.Namespace) -> int:
-    from fedveil import enrol
+    from fedveil import engine
 
-    root = Path(config.load(chosen.words).runs.root)
-    print(enrol.enrol(root, chosen.run_id, chosen.source, chosen.out))
+    other = [word for word in chosen.words if word.split("=")[0].split(".")[0] not in ("runs", "vault", "policy")]
+    if other:
+        raise checks.UserError(f"{other[0]} is not the owner's to set: the run says how faces are protected.")
+    enrol = engine.load("fedveil_clients.enrol:enrol")
+    print(enrol(config.load(chosen.words), chosen.run_id, chosen.owner, chosen.source, chosen.out))
     return 0
 
 

@@ -54,36 +54,6 @@ def stages(
     }
 
 
-def read(source: Path, size: int, count: int | None = None) -> tuple[NDArray[np.uint8], list[str]]:
-    """Return pixels (N, 3, size, size) and file names of a picture, or of the first `count` readable ones of a folder.
-
-    Raises:
-        fedveil.checks.UserError: nothing readable at `source`; the message names the file.
-    """
-    if not source.exists():
-        raise checks.UserError(f"No such image or folder: {source}")
-    if source.is_file():
-        files = [source]
-    else:
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in decode.SUFFIXES)
-    if not files:
-        raise checks.UserError(f"{source} holds no image ({', '.join(sorted(decode.SUFFIXES))}).")
-    found: list[NDArray[np.uint8]] = []
-    names: list[str] = []
-    problems: list[str] = []
-    for path in files:
-        if len(found) == count:
-            break
-        try:
-            found.append(decode.decode(path, size).pixels)
-            names.append(str(path.relative_to(source)) if source.is_dir() else path.name)
-        except decode.Undecodable as error:
-            problems.append(f"{path}: {error}")
-    if not found:
-        raise checks.UserError(f"No readable image: {problems[0]}")
-    return np.stack(found), names
-
-
 def protect(settings: Config, source: Path, out: Path, count: int) -> str:
     """Write the picture of an image, or of the first `count` images of a folder, and say what was done.
 
@@ -93,12 +63,13 @@ def protect(settings: Config, source: Path, out: Path, count: int) -> str:
     checks.positive(count=count)
     split = federation.split(settings)
     size = split.train.size
-    images, _ = read(source, size[0], count)
+    images, _, problems = decode.pictures(source, size[0], count)
     protection = config.build(settings, "protection")
     state = protection.fit(split.public.images(), split.public.labels, settings.seed)
     pictures.face_grid(out, stages(protection, state, images, settings.seed))
     event = federation.release_event(settings, protection, size, state)
     lines = [f"{out}: {len(images)} images at {size[0]}x{size[1]} through {settings.protection.name}"]
+    lines += [f"left out: {problem}" for problem in problems]
     lines += [statements.claim(statement) for statement in statements.price(event)]
     return "\n".join(lines)
 

@@ -258,6 +258,8 @@ def from_tree(kind: Any, value: Any, path: str) -> Any:
                 continue
         _fail(path, value, f"one of {[getattr(a, '__name__', str(a)) for a in rest]}")
     if origin is Literal:
+        if value is None and "none" in arguments:
+            value = "none"  # the typed word, where it is one of the choices
         if value not in arguments:
             near = checks.nearest(str(value), [str(a) for a in arguments])
             raise checks.UserError(f"Expected {path}={value!r} to be one of {list(arguments)}.{near}")
@@ -295,6 +297,5 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return float(value) if number else _fail(path, value, "a number")
     if kind is str:
-        value = "none" if value is None else value  # where only a word will do, `none` is that word
         return value if isinstance(value, str) else _fail(path, value, "a word")
     raise TypeError(f"Unsupported field type {kind!r} at {path}.")

@@ -284,7 +284,7 @@ def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_ac
 
     seen = []
 
-    def watching(self, images, state, streams, identities, prepared=None):
+    def watching(self, images, state, streams, identities):
         seen.append(([stream.uniform(1)[0] for stream in streams], list(identities)))
         return torch.zeros(len(images), *self.layout((32, 32)))
 
@@ -314,11 +314,11 @@ def test_one_name_at_two_clients_is_two_persons(settings):
         def prepared(self, images, state):
             return None
 
-        def training_features(self, images, state, streams, identities, prepared):
+        def training_features(self, images, state, streams, identities):
             persons.append(identities[0])
             return images.float()
 
     for where in ("c0001", "c0002"):
         stage = training.schedule.stage_of(chosen, 1)
-        training._empirical(chosen, Spy(), stage, {}, faces, where)(np.array([0]), 0)
+        training._empirical(chosen, Spy(), stage, {}, faces, where, b"mechanism")(np.array([0]), 0)
     assert persons[0] != persons[1]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from fedveil import checks
 from fedveil.data.faces import Problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
@@ -51,6 +52,40 @@ def decode(source: Path | bytes, size: int) -> Decoded:
     except _BROKEN as error:
         raise Undecodable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
     return Decoded(pixels, original, grey)
+
+
+def pictures(
+    source: Path, size: int, count: int | None = None
+) -> tuple[NDArray[np.uint8], list[str], list[Problem]]:
+    """Return pixels (N, 3, size, size) and names of a picture file, or of the first `count` readable ones of a folder.
+
+    The third is what could not be read on the way, with the reasons.
+
+    Raises:
+        fedveil.checks.UserError: nothing readable at `source`; the message names a file.
+    """
+    if not source.exists():
+        raise checks.UserError(f"No such image or folder: {source}")
+    files = [source]
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise checks.UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))}).")
+    found: list[NDArray[np.uint8]] = []
+    names: list[str] = []
+    problems: list[Problem] = []
+    for path in files:
+        if len(found) == count:
+            break
+        name = str(path.relative_to(source)) if source.is_dir() else path.name
+        try:
+            found.append(decode(path, size).pixels)
+            names.append(name)
+        except Undecodable as error:
+            problems.append(Problem(name, str(error)))
+    if not found:
+        raise checks.UserError(f"No readable image: {source}: {problems[0]}")
+    return np.stack(found), names, problems
 
 
 def _rgb(image: Image.Image) -> Image.Image:

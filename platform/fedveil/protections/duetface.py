@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class DuetFace(base.Protection):
     client_width: float = 0.25
     client_rounds: int = 10
     fit_steps: int = 100
-    roi: str = "ellipse"
+    roi: Literal["ellipse", "none"] = "ellipse"
     gate: str = "normalised"
 
     def __post_init__(self) -> None:
