@@ -65,10 +65,11 @@ _EXAMPLES = {
   fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
 """,
     "enrol": """examples:
-  fedveil enrol 20260102-030405-advface-1f2e3d faces/ --owner hospital-7            online: from pictures
-  fedveil enrol 20260102-030405-advface-1f2e3d table.npy --owner hospital-7 --out converted.npz
-                                                  offline: from clean features that the run's client layers made
-  For protections without a formal guarantee. Every gallery is a release, booked in the owner's ledger first.
+  fedveil enrol 20260102-030405-advface-1f2e3d faces/ --owner hospital-7
+  fedveil enrol 20260102-030405-advface-1f2e3d table.npy --owner hospital-7 \\
+      --out converted.npz     offline: clean features that the run's layers made
+  For protections without a formal guarantee. Every gallery is a release, and
+  booked in the owner's ledger first.
 """,
     "bundle": """examples:
   fedveil bundle app/ study=quick
