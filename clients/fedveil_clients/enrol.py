@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     shape = "x".join(map(str, features.shape[1:]))
     lines = [f"{out}: {len(features)} faces through {name}, {shape} each, {features.nbytes / 1e6:.1f} MB"]
     lines += [f"left out: {problem}" for problem in problems]
-    lines += [statements.claim(statement) for statement in statements.price(event)]
+    lines += [textwrap.fill(statements.claim(one), 80, subsequent_indent="  ") for one in statements.price(event)]
     lines.append(f"booked for {owner}: fedveil ledger --owner {owner}")
     return "\n".join(lines)
 
