@@ -37,7 +37,11 @@ def streams(count: int) -> list[SecretStream]:
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
     """A generator that is not trained but does not merely copy, either."""
-    network = unet.build(192, 192, 8, public_torch(1, "test"))
+    network, drawn = unet.build(192, 192, 8, public_torch(1, "test")), public_torch(1, "biases")
+    with torch.no_grad():
+        for name, tensor in network.named_parameters():
+            if name.endswith("bias"):  # they start at 0, where nobody would miss them
+                tensor.normal_(0.0, 0.1, generator=drawn)
     tensors = {_residue.PREFIX + name: tensor.detach() for name, tensor in network.named_parameters()}
     return {**tensors, "unit": _residue.units(torch.from_numpy(PUBLIC)), "spread": torch.tensor(0.1)}
 
@@ -193,6 +197,16 @@ def test_the_release_equals_a_slow_oracle(state: dict[str, torch.Tensor], stacks
     assert saturated, "the clamp was exercised"
     assert float(released.min()) >= 0
     assert float(released.max()) <= 1
+
+
+def test_training_reads_shuffled_images_like_those_that_leave(state: dict[str, torch.Tensor]) -> None:
+    method, keys = MinusFace(stacks=2), [b"one", b"two", b"three"]
+    left = method.features(method.release(IMAGES, state, streams(3)), state)
+    given = method.prepared(IMAGES, state)
+    assert torch.equal(method.training_features(IMAGES, state, streams(3), keys, given), left)
+    assert not torch.equal(left, method.features(method.clean(IMAGES, state), state))
+    with pytest.raises(checks.UserError, match="stream"):
+        method.training_features(IMAGES, state, streams(1) * 3, keys, given)
 
 
 def test_stacks_and_images_have_their_own_orders(state: dict[str, torch.Tensor]) -> None:
