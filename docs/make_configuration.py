@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import config, plugins, schema
+from fedveil.configuration import files, plugins, schema, words
 
 HEAD = """\
 # Configuration
@@ -96,8 +96,8 @@ def table(rows: list[tuple[str, str, str, str]]) -> str:
 
 def base_tables() -> str:
     """Return the sections of base.yaml."""
-    text = (config.folder() / "base.yaml").read_text()
-    groups = (*config.METHOD_GROUPS, *config.SETTING_GROUPS)
+    text = (files.folder() / "base.yaml").read_text()
+    groups = (*words.METHOD_GROUPS, *words.SETTING_GROUPS)
     parts, general, choices = [], [], []
     sections: dict[str, list[tuple[str, str, str, str]]] = {}
     notes: dict[str, str] = {}
@@ -105,7 +105,7 @@ def base_tables() -> str:
         section, _, inner = entry.key.partition(".")
         if section in groups:
             default = entry.value.removeprefix("{name: ").removesuffix("}")
-            names = " or ".join(f"[`{name}`](#{section}{name})" for name in config.choices(section))
+            names = " or ".join(f"[`{name}`](#{section}{name})" for name in files.choices(section))
             choices.append(f"| `{section}` | `{default}` | {names} | {entry.note} |")
         elif section == "seed":
             general.append((entry.key, entry.value, kind(int), entry.note))
@@ -130,11 +130,11 @@ def base_tables() -> str:
 def group_tables() -> str:
     """Return one table per file of a group."""
     parts = []
-    for group in (*config.METHOD_GROUPS, *config.SETTING_GROUPS):
+    for group in (*words.METHOD_GROUPS, *words.SETTING_GROUPS):
         parts.append(f"## Group `{group}`")
-        for name in config.choices(group):
-            text = (config.folder() / group / f"{name}.yaml").read_text()
-            if group in config.METHOD_GROUPS:
+        for name in files.choices(group):
+            text = (files.folder() / group / f"{name}.yaml").read_text()
+            if group in words.METHOD_GROUPS:
                 hints = plugins.method(group, name)
                 about = plugins.summary(group, name)
             else:
@@ -153,8 +153,8 @@ def group_tables() -> str:
 def studies() -> str:
     """Return the list of studies."""
     lines = ["## Studies", ""]
-    for name in config.choices("study"):
-        text = (config.folder() / "study" / f"{name}.yaml").read_text()
+    for name in files.choices("study"):
+        text = (files.folder() / "study" / f"{name}.yaml").read_text()
         about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
         lines.append(f"- `study={name}`: {about}")
     return "\n".join(lines)

@@ -16,7 +16,9 @@ from types import ModuleType
 import pytest
 import yaml
 
-from fedveil import checks, cli, config, plugins
+from fedveil import checks, cli, config
+from fedveil.configuration import files, plugins
+from fedveil.configuration.words import METHOD_GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -101,7 +103,7 @@ def cells(words: list[str], sweep: bool) -> list[list[str]]:
     kept = [word for word in words if not re.search(r"=[A-Z]{2}|\.\.\.", word)]
     if not sweep:
         return [kept]
-    assert all(word.partition("=")[2] in config.choices("study") for word in kept if word.startswith("study="))
+    assert all(word.partition("=")[2] in files.choices("study") for word in kept if word.startswith("study="))
     single = [word.partition("=") for word in kept if not word.startswith("study=")]
     return [[*chosen(key), f"{key}={value}"] for key, _, values in single for value in values.split(",")]
 
@@ -109,7 +111,7 @@ def cells(words: list[str], sweep: bool) -> list[list[str]]:
 def chosen(key: str) -> list[str]:
     """Return the word that chooses a method with the setting `key`, where the default method has none such."""
     group, _, name = key.partition(".")
-    if key in config.flat(config.load()) or group not in config.METHOD_GROUPS or not name:
+    if key in config.flat(config.load()) or group not in METHOD_GROUPS or not name:
         return []
     return [f"{group}={method}" for method in plugins.names(group) if has_setting(group, method, name)][:1]
 
@@ -159,12 +161,12 @@ def test_overrides_in_the_text_are_settings(page: Path) -> None:
         section, _, key = word.partition("=")[0].partition(".")
         if section not in sections or re.search(r"=[A-Z]{2}|\.\.\.", word):
             continue
-        method = next((name for name in config.choices(section) if has_setting(section, name, key)), None)
+        method = next((name for name in files.choices(section) if has_setting(section, name, key)), None)
         config.load([*([f"{section}={method}"] if method else []), word])
 
 
 def has_setting(group: str, name: str, key: str) -> bool:
-    return key in (yaml.safe_load((config.folder() / group / f"{name}.yaml").read_text()) or {})
+    return key in (yaml.safe_load((files.folder() / group / f"{name}.yaml").read_text()) or {})
 
 
 def test_the_configuration_reference_is_fresh() -> None:
@@ -183,7 +185,7 @@ def test_the_configuration_reference_has_every_setting_with_its_meaning() -> Non
             assert re.search(rf"^\| `{group}` \| ", text, re.MULTILINE)
         else:
             assert len(meaning[key]) > 2, f"no meaning of {key}"
-    for group in config.METHOD_GROUPS:
+    for group in METHOD_GROUPS:
         for method in plugins.names(group):
             assert f"### `{group}={method}`" in text
 

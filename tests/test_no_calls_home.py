@@ -41,7 +41,7 @@ import fedveil  # switches calls home off, before anything else is imported
 import flwr, flwr.clientapp, flwr.serverapp, mlflow, mlflow.pytorch
 import numpy as np, torch
 from pathlib import Path
-from fedveil.schema import Tracking
+from fedveil.configuration.schema import Tracking
 from fedveil.tracking import RunInfo, open_tracker
 
 tracker = open_tracker(Tracking("mlflow"), Path(sys.argv[1]))

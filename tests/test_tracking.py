@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedveil import checks
-from fedveil.schema import Tracking
+from fedveil.configuration.schema import Tracking
 from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker, store, ui_command
 
 mlflow = pytest.importorskip("mlflow")

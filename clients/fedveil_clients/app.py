@@ -14,9 +14,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 import fedveil
-from fedveil import checks, config, federation, schedule
+from fedveil import checks, config
+from fedveil.configuration.schema import Config
 from fedveil.data import partition
-from fedveil.schema import Config
+from fedveil.federation import federation, schedule
 from fedveil_clients import policy, training
 from fedveil_clients.vault import Vault
 

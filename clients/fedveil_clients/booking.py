@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from fedveil import planning
+from fedveil.configuration.schema import Config, Policy
 from fedveil.data.faces import FaceSet
+from fedveil.federation import planning
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import Book, Row
 from fedveil.privacy.spending import History, Past
-from fedveil.schema import Config, Policy
 from fedveil_clients import policy
 from fedveil_clients.memo import ReadOnce, content_hashes
 from fedveil_clients.vault import Vault

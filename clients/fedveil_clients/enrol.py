@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, federation, runs
+from fedveil import checks, config, runs
+from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.data import decode
+from fedveil.federation import federation
 from fedveil.privacy import statements
 from fedveil.privacy.events import NonPrivate
 from fedveil.randomness import SecretStream, os_key
-from fedveil.schema import Config
 from fedveil_clients import booking, policy
 from fedveil_clients.memo import content_hashes
 from fedveil_clients.vault import Vault

@@ -16,13 +16,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from fedveil import checks, federation
+from fedveil import checks
+from fedveil.configuration.schema import Config, Group, Policy, Root
 from fedveil.data import partition
+from fedveil.federation import federation
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.events import Event
 from fedveil.privacy.spending import History, image_epsilon
-from fedveil.schema import Config, Group, Policy, Root
 
 
 class PolicyRefusal(Exception):

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, federation, frequency, randomness, schedule, training
+from fedveil import checks, config, frequency, randomness
+from fedveil.configuration.schema import Config
 from fedveil.data import partition
 from fedveil.data.faces import FaceSet
+from fedveil.federation import federation, schedule, training
+from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.records import Tensors, Update
-from fedveil.schedule import Stage
-from fedveil.schema import Config
 from fedveil_clients import booking, policy
 from fedveil_clients.memo import ReadOnce
 from fedveil_clients.prepared import SHELF

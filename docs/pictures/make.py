@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedveil import config, pictures, protect
+from fedveil import config
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.pictures import faces
 
 SIZE, PEOPLE, SEED = 64, 5, 5
 BUDGETS = {"100,000": 1e5, "1,000": 1e3, "8": 8.0}
@@ -35,7 +36,7 @@ def budgets() -> dict[str, NDArray[np.uint8]]:
         settings = config.load(["protection=dctdp", f"protection.total_epsilon={epsilon}"])
         protection = config.build(settings, "protection")
         state = protection.fit(public.images(), public.labels, SEED)
-        seen = protect.stages(protection, state, people.images(), SEED)
+        seen = faces.stages(protection, state, people.images(), SEED)
         inverses[f"inverse\nat {name}"] = seen["what it shows"]
         if epsilon == SHOWN:
             drawn[f"what leaves\nat {name}"] = seen["representation"]
@@ -50,13 +51,13 @@ def methods() -> dict[str, NDArray[np.uint8]]:
     for name, words in METHODS.items():
         protection = config.build(config.load([f"protection={name}", *words]), "protection")
         state = protection.fit(public.images(), public.labels, SEED)
-        drawn[name] = protect.stages(protection, state, people.images(), SEED)["what it shows"]
+        drawn[name] = faces.stages(protection, state, people.images(), SEED)["what it shows"]
     return drawn
 
 
 def write(target: Path, rows: dict[str, NDArray[np.uint8]], header: str) -> None:
     """Write a picture with a palette of 256 colours."""
-    pictures.face_grid(target, rows, header)
+    faces.face_grid(target, rows, header)
     with Image.open(target) as full:
         colours = full.convert("RGB")
     palette = colours.quantize(256, kmeans=3)

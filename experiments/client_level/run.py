@@ -110,7 +110,7 @@ def groups(rows: list[dict]) -> dict[tuple[str, float], list[dict]]:
 
 def table() -> str:
     """Return the Markdown table and draw the figure."""
-    from fedveil import pictures_frontier
+    from fedveil.pictures import frontier as pictures_frontier
 
     lines = ["| arm | epsilon (delta 1e-5) | seeds | before | after, mean ± sd | audited lower bound |"]
     lines.append("|---|---|---|---|---|---|")

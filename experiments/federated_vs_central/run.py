@@ -59,7 +59,8 @@ def steps_per_client(images: int) -> int:
 
 def settings_of(arm: str, fold: int, seed: int, lfw: str, scratch: str):
     """Return the configuration of one cell and the number of images it trains on."""
-    from fedveil import config, federation
+    from fedveil import config
+    from fedveil.federation import federation
 
     words = [*COMMON, *ARMS[arm], f"data.root={lfw}", f"data.held_fold={fold}", f"seed={seed}"]
     words += [f"runs.root={scratch}/runs", f"vault.root={scratch}/vault"]
@@ -75,8 +76,9 @@ def central(settings, images: int) -> dict[str, object]:
     """Train the same recipe on all images in one place: momentum at the only optimiser there is."""
     import torch
 
-    from fedveil import config, federation, randomness, training
+    from fedveil import config, randomness
     from fedveil.evaluation import protocol
+    from fedveil.federation import federation, training
 
     split, protection = federation.split(settings), config.build(settings, "protection")
     backbone = federation.backbone(settings, protection, split.train.size)
@@ -101,7 +103,7 @@ def central(settings, images: int) -> dict[str, object]:
 
 def federated(settings) -> dict[str, object]:
     """Run the federation and return its numbers."""
-    from fedveil import simulate
+    from fedveil.commands import simulate
 
     run_id = f"cell-{os.getpid()}-{time.time_ns()}"
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - a worker process has nothing to say

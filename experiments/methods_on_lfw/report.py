@@ -36,7 +36,8 @@ def costs(out: Path, words: Mapping[str, Sequence[str]], size: int) -> dict[str,
     if not path.exists():
         import torch
 
-        from fedveil import config, methods
+        from fedveil import config
+        from fedveil.commands import methods
 
         torch.set_num_threads(1)
         quick = {arm: [*words[arm], *(["protection.fit_steps=1"] if arm in FITTED else [])] for arm in words}

@@ -61,7 +61,8 @@ def settings_of(arm: str, fold: int, seed: int, lfw: str, scratch: str, recipe: 
     Every recogniser makes the same image passes. AdvFace trains its recogniser in its phase too, so that phase's rounds
     are taken from the main ones; DuetFace's client net is another network, whose rounds come on top.
     """
-    from fedveil import config, federation
+    from fedveil import config
+    from fedveil.federation import federation
 
     method = arm.partition(",")[0]
     words = [*RECIPE, *words_of(arm, recipe), f"data.root={lfw}", f"data.held_fold={fold}", f"seed={seed}"]
@@ -78,7 +79,7 @@ def settings_of(arm: str, fold: int, seed: int, lfw: str, scratch: str, recipe: 
 
 def words_of(arm: str, recipe: dict[str, Any]) -> list[str]:
     """Return a method's own words and those of the recipe that it knows."""
-    from fedveil import plugins
+    from fedveil.configuration import plugins
 
     fields = {field.name for field in dataclasses.fields(plugins.method("protection", arm.partition(",")[0]))}
     known = [
@@ -92,7 +93,7 @@ def cell(arm: str, fold: int, seed: int, lfw: str, recipe: dict[str, Any]) -> di
     """Run one method on one held fold with one seed."""
     import torch
 
-    from fedveil import simulate
+    from fedveil.commands import simulate
 
     torch.set_num_threads(1)
     begun, spent = time.perf_counter(), time.process_time()
@@ -114,8 +115,9 @@ def clean_gallery(settings: Any, scratch: str) -> dict[str, float]:
     """Return accuracy and area of protected against clean features (adv/clean) of the finished run's model."""
     import torch
 
-    from fedveil import config, federation, runs
+    from fedveil import config, runs
     from fedveil.evaluation import protocol
+    from fedveil.federation import federation
 
     arrays, _ = runs.unpack(Path(scratch) / "runs" / "cell" / "checkpoint.npz")
     split, protection = federation.split(settings), config.build(settings, "protection")

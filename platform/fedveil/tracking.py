@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil.schema import Tracking
+from fedveil.configuration.schema import Tracking
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

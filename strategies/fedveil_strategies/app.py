@@ -10,8 +10,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.serverapp import Grid, ServerApp
 
 import fedveil
-from fedveil import checks, config, planning
+from fedveil import checks, config
 from fedveil.data import partition
+from fedveil.federation import planning
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import randomness
+from fedveil.configuration.schema import Cohort, Config
 from fedveil.privacy.audit import Scores
 from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
-from fedveil.schema import Cohort, Config
 from fedveil_strategies import client_level, private, rounds
 from fedveil_strategies.aggregation.fedavg import FedAvg
 

@@ -7,7 +7,9 @@ import datetime
 import math
 from collections.abc import Iterable, Sequence
 
-from fedveil import checks, planning, randomness, schedule
+from fedveil import checks, randomness
+from fedveil.configuration.schema import Config
+from fedveil.federation import planning, schedule
 from fedveil.privacy import calibration, statements
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
@@ -15,7 +17,6 @@ from fedveil.privacy.ledger import Ledger, Row
 from fedveil.privacy.statements import Statement
 from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Update
-from fedveil.schema import Config
 from fedveil_strategies import cohorts, private, rounds
 
 _ASSUMPTIONS = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import randomness
-from fedveil.schema import Cohort
+from fedveil.configuration.schema import Cohort
 
 
 def expected_size(cohort: Cohort, registry: int) -> float:

@@ -16,19 +16,20 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, federation, records, runs, schedule, warm_start
+from fedveil import checks, config, records, runs
+from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.data import partition
 from fedveil.data.split import Split
 from fedveil.evaluation import protocol
+from fedveil.federation import federation, schedule, warm_start
+from fedveil.federation.schedule import Stage
 from fedveil.privacy import statements
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import GENESIS, Ledger, Row
 from fedveil.privacy.statements import Statement
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
-from fedveil.schedule import Stage
-from fedveil.schema import Config
 from fedveil.tracking import Tracker
 from fedveil_strategies import client_level, observers, phases, rounds
 

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fedveil
-from fedveil import config, federation, pictures, protect, records, runs, tracking
+from fedveil import config, records, runs, tracking
+from fedveil.configuration.schema import Config
 from fedveil.evaluation import protocol
+from fedveil.federation import federation
+from fedveil.pictures import faces
+from fedveil.pictures import run as pictures
 from fedveil.privacy.ledger import Ledger
 from fedveil.records import RoundReport, Tensors
 from fedveil.runs import Run
-from fedveil.schema import Config
 from fedveil_strategies import rounds
 
 if TYPE_CHECKING:
@@ -221,8 +224,8 @@ def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol
     if shape is not None:
         made.append(pictures.budget_shape(folder / "budget_shape.png", shape))
     if session.split.public.synthetic:
-        rows = protect.sample(session.protection, session.state, session.split.public)
-        made.append(pictures.face_grid(folder / "faces.png", rows))
+        rows = faces.sample(session.protection, session.state, session.split.public)
+        made.append(faces.face_grid(folder / "faces.png", rows))
     return made
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedveil import federation, schedule, warm_start
+from fedveil.configuration.schema import Config
 from fedveil.data import partition
+from fedveil.federation import federation, schedule, warm_start
+from fedveil.federation.schedule import Stage
 from fedveil.protections.base import Progress, State
 from fedveil.records import Tensors
-from fedveil.schedule import Stage
-from fedveil.schema import Config
 from fedveil_strategies import rounds
 
 if TYPE_CHECKING:

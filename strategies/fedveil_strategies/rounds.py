@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
+from fedveil.configuration.schema import Cohort
 from fedveil.records import Failure, RoundReport, Tensors, Update
-from fedveil.schema import Cohort
 from fedveil_strategies import cohorts
 from fedveil_strategies.aggregation.base import Aggregation, Mean
 

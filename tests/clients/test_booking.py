@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from fedveil import cli, config, federation, ledger_report, planning
+from fedveil import cli, config
+from fedveil.commands.ledger import report as ledger_report
+from fedveil.configuration.schema import Policy
+from fedveil.federation import federation, planning
 from fedveil.privacy import ledger as ledgers
 from fedveil.privacy.events import LocalRelease, NonPrivate
-from fedveil.schema import Policy
 from fedveil_clients import booking, policy
 from fedveil_clients.policy import Node, PolicyRefusal
 from fedveil_clients.vault import Vault

@@ -9,11 +9,12 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedveil import checks, config, federation
+from fedveil import checks, config
+from fedveil.configuration.schema import Policy
 from fedveil.engine import _flower
+from fedveil.federation import federation
 from fedveil.privacy.ledger import Ledger
 from fedveil.records import model_sha256
-from fedveil.schema import Policy
 from fedveil_clients import app as client_app
 from fedveil_clients import training
 from fedveil_clients.policy import Node, PolicyRefusal
@@ -120,7 +121,7 @@ def test_a_round_run_again_gives_equal_bits(settings, protection):
 
 
 def bare(chosen):
-    from fedveil import simulate
+    from fedveil.commands import simulate
 
     return simulate.without_protection(chosen)
 

@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation.reference=false", "evaluation.bootstrap=0", "evaluation.draws=1", f"runs.root={folder}/runs",
         f"vault.root={folder}/vault", "protection.fit_steps=2",
     ]  # fmt: skip
-    from fedveil import simulate
+    from fedveil.commands import simulate
 
     for name, more in (("advface", ["protection.split_rounds=1", "protection.steps=2"]), ("dctdp", [])):
         simulate.simulate(config.load([*words, f"protection={name}", *more]), name, "quiet")

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from fedveil import config
+from fedveil.configuration.schema import Policy
 from fedveil.privacy.events import LocalRelease, NonPrivate
-from fedveil.schema import Policy
 from fedveil_clients import policy
 from fedveil_clients.policy import Node, PolicyRefusal
 

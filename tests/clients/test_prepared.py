@@ -105,7 +105,7 @@ def test_a_client_trains_on_equal_features_with_and_without_room(name, tmp_path,
         f"protection={name}", "protection.fit_steps=1", f"vault.root={tmp_path}/vault",
     ]  # fmt: skip
     settings = config.load(words)
-    from fedveil import federation, schedule
+    from fedveil.federation import federation, schedule
 
     split, protection = federation.split(settings), config.build(settings, "protection")
     state = protection.fit(split.public.images(), split.public.labels, 1)

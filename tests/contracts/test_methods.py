@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedveil import config, plugins, randomness
+from fedveil import config, randomness
+from fedveil.configuration import plugins
 
 
 def built(group, name, *words):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fedveil import plugins
 from fedveil.checks import UserError
+from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.privacy import events
 from fedveil.randomness import SecretStream, test_key

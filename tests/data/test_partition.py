@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedveil import checks
+from fedveil.configuration.schema import Partition
 from fedveil.data.faces import FaceSet, from_array
 from fedveil.data.partition import client_ids, partition, zipf_sizes
-from fedveil.schema import Partition
 
 
 def some_faces(counts: list[int]) -> FaceSet:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedveil import cli, config, planning, plugins, runs, schedule
+from fedveil import cli, config, runs
+from fedveil.configuration import plugins
+from fedveil.federation import planning, schedule
 from fedveil.privacy.events import Release
 from fedveil.privacy.ledger import Ledger
 from fedveil_strategies import observers, phases, private

@@ -15,8 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fedveil import cli, config, federation, simulate
+from fedveil import cli, config
+from fedveil.commands import simulate
+from fedveil.configuration import words
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.federation import federation
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
 from fedveil_strategies import rounds
@@ -254,7 +257,7 @@ def test_help_explains_and_shows_examples(command):
 def test_methods_lists_every_method_with_a_line(place):
     done = fedveil("methods")
     lines = done.out.splitlines()
-    for group in config.METHOD_GROUPS:
+    for group in words.METHOD_GROUPS:
         assert f"{group}=" in lines
     for name in ("dctdp", "none", "tiny_ir", "arcface", "procedural", "lfw", "fedavgm"):
         (line,) = [line for line in lines if line.split()[:1] == [name]]

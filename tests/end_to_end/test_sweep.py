@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fedveil import checks, config, simulate, sweep
+from fedveil import checks, config
+from fedveil.commands import simulate
+from fedveil.commands.sweep import sweep
 
 TINY = (
     "data.identities=6", "data.images_per_identity=3", "data.evaluation_identities=10", "data.evaluation_images=3",

@@ -14,11 +14,12 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedveil import checks, config, engine, simulate
+from fedveil import checks, config, engine
+from fedveil.commands import simulate
+from fedveil.configuration.schema import Engine
 from fedveil.engine import _flower
 from fedveil.engine.inline import InlineGrid
 from fedveil.engine.pool import PoolGrid
-from fedveil.schema import Engine
 from fedveil_strategies import app as server_app
 from fedveil_strategies import observers
 

@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from fedveil import checks, plugins
+from fedveil import checks
+from fedveil.configuration import plugins
 from fedveil.models.backbones.iresnet18 import IResNet18
 from fedveil.models.backbones.iresnet50 import IResNet50
 from fedveil.models.backbones.mobilefacenet import MobileFaceNet
@@ -146,7 +147,7 @@ def test_building_and_training_import_no_compiler() -> None:
     # The start-up anchor: torch._dynamo costs 0.75 s and SymPy 0.4 s.
     program = (
         "import sys, torch\n"
-        "from fedveil import training\n"
+        "from fedveil.federation import training\n"
         "from fedveil.models.backbones.tiny_ir import TinyIR\n"
         "from fedveil.models.heads.arcface import ArcFace\n"
         "generator = torch.Generator().manual_seed(1)\n"

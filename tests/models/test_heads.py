@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedveil import checks, plugins
+from fedveil import checks
+from fedveil.configuration import plugins
 from fedveil.models.heads import base
 from fedveil.models.heads.arcface import ArcFace
 from fedveil.models.heads.cosface import CosFace

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedveil import plugins
+from fedveil.configuration import plugins
 from fedveil.models.backbones.iresnet18 import IResNet18
 from fedveil.models.backbones.mobilefacenet import MobileFaceNet
 from fedveil.models.backbones.tiny_ir import TinyIR

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from fedveil import ledger_report
+from fedveil.commands.ledger import report as ledger_report
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import FixedSize, Gaussian, LocalRelease, NonPrivate, PoissonSampled, Release, Repeated

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedveil import plugins
 from fedveil.checks import UserError
+from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.models.heads import base as heads
 from fedveil.privacy.events import NonPrivate

@@ -12,8 +12,10 @@ import torch
 from scipy import fft, stats
 from torch import nn
 
-from fedveil import checks, frequency, plugins, training
+from fedveil import checks, frequency
+from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.federation import training
 from fedveil.models import unet
 from fedveil.protections import _residue
 from fedveil.protections.minusface import GeneratorPhase, MinusFace

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fedveil import checks, config, planning
+from fedveil import checks, config
+from fedveil.federation import planning
 from fedveil.privacy import events
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.ledger import Ledger

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from fedveil import checks, randomness
+from fedveil.configuration.schema import Cohort
 from fedveil.records import Failure, Update
-from fedveil.schema import Cohort
 from fedveil_strategies import private, rounds
 
 IDS = tuple(f"c{n}" for n in range(20))

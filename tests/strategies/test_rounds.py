@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedveil import checks
+from fedveil.configuration.schema import Cohort
 from fedveil.records import Failure, Update, model_sha256
-from fedveil.schema import Cohort
 from fedveil_strategies import cohorts, rounds
 from fedveil_strategies.aggregation.fedadam import FedAdam
 from fedveil_strategies.aggregation.fedavg import FedAvg

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
+from fedveil.configuration.schema import Partition
 from fedveil.data.faces import FaceSet, cap_images
 from fedveil.randomness import derive_seed
-from fedveil.schema import Partition
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedveil import checks
-from fedveil.schema import Engine
+from fedveil.configuration.schema import Engine
 
 SERVER_APP = "fedveil_strategies.app:app"
 CLIENT_APP = "fedveil_clients.app:app"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from fedveil import plugins
+from fedveil.configuration import plugins
 from fedveil.models.backbones import _ir
 from fedveil.models.heads import base as heads
 from fedveil.protections._learn import Adam

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from fedveil import frequency, plugins
+from fedveil import frequency
+from fedveil.configuration import plugins
 from fedveil.models import guided
 from fedveil.models.backbones.mobilefacenet import MobileFaceModule, MobileFaceNet
 from fedveil.models.heads import base as heads

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 
-from fedveil import plugins
+from fedveil.configuration import plugins
 from fedveil.models.heads import base as heads
 from fedveil.protections.base import Progress
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedveil import frequency, plugins
+from fedveil import frequency
+from fedveil.configuration import plugins
 from fedveil.models import unet
 from fedveil.models.heads import base as heads
 from fedveil.protections import _learn

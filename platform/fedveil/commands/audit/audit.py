@@ -1,0 +1,99 @@
+"""`fedveil audit`: the claim, what an adversary achieved against the real code, and what that does and does not show.
+
+No owner's data is read: canary clients stand in for clients, drawn patterns for faces; the settings are the run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, config, runs
+from fedveil.commands.audit import client, local
+from fedveil.commands.audit.report import CONFIDENCE, Bound, text, verdict
+from fedveil.configuration.schema import Config
+from fedveil.federation import planning
+from fedveil.privacy.events import Release
+from fedveil.privacy.ledger import Ledger, Row
+
+__all__ = ["Bound", "Subject", "audit", "subject", "text", "verdict"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is audited.
+
+    Attributes:
+        name: the run's id, or the words.
+        settings: its planned configuration.
+        run: the run's folder, or None for words.
+        booked: the noisy rounds in the run's ledger.
+        finished: rounds that its checkpoint has finished.
+        state: the protection's public state in the checkpoint, as arrays; empty where there is none.
+    """
+
+    name: str
+    settings: Config
+    run: runs.Run | None = None
+    booked: tuple[Row, ...] = ()
+    finished: int = 0
+    state: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def subject(words: Sequence[str]) -> Subject:
+    """Return the run that the first word names (later words may say runs.root=...), or what the words configure."""
+    if not words or "=" in words[0]:
+        return Subject(" ".join(words) or "the default configuration", planning.planned(config.load(words)))
+    run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
+    settings = config.from_json(run.config.read_text())
+    ledger = Ledger(run.ledger)
+    ledger.head()
+    rows = ledger.rows(run.run_id)
+    booked = tuple(row for row in rows if row.status == "spent" and isinstance(row.event, Release))
+    arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0})
+    state = {name[6:]: value for name, value in arrays.items() if name.startswith("state/")}
+    return Subject(run.run_id, settings, run, booked, int(meta["round"]), state)
+
+
+def audit(chosen: Subject, canaries: int = 1000, draws: int = 100_000, seed: int = 1) -> dict[str, Any]:
+    """Attack what a run or a configuration claims; return bounds, notes and whether a claim is refuted, as plain JSON.
+
+    Guarantee: all bounds hold together with probability 0.95, so at most one audit in twenty calls a true claim
+    violated. A bound below its claim shows nothing but that these attacks are not enough.
+
+    Args:
+        chosen: what to audit.
+        canaries: canary clients of the replayed run, at least 20.
+        draws: releases of a single mechanism on each of two extreme inputs, at least 200.
+        seed: of the public audit coins; noise and cohorts come from where the run's come from.
+
+    Raises:
+        fedveil.checks.UserError: nothing is claimed, so nothing can be refuted.
+    """
+    if canaries < 20 or draws < 200:
+        raise checks.UserError(f"Expected canaries={canaries} of at least 20 and draws={draws} of at least 200.")
+    settings, budget = chosen.settings, chosen.settings.privacy.client
+    found: list[Bound] = []
+    notes: list[str] = []
+    if budget is not None and budget.noise_multiplier is not None:
+        found += client.attack(settings, budget, [*chosen.booked], canaries, draws, seed)
+        if chosen.run is not None and len(chosen.booked) < chosen.finished:
+            notes.append(f"the ledger holds {len(chosen.booked)} of the {chosen.finished} finished rounds")
+    missing = bool(notes)
+    found += local.attack(settings, chosen.state, draws)
+    if not found:
+        raise checks.UserError(
+            "Nothing to audit: this configuration claims no epsilon. Give privacy.client.epsilon=8 "
+            "privacy.client.delta=1e-5 privacy.client.clip=0.5, or a protection with noise such as protection=dctdp."
+        )
+    if settings.privacy.test_seed is not None:
+        notes.append("NOT PRIVATE: fixed noise (privacy.test_seed); whoever knows the seed subtracts it.")
+    return {
+        "subject": chosen.name,
+        "confidence": CONFIDENCE,
+        "bounds": [bound.to_dict() for bound in found],
+        "notes": notes,
+        "violated": missing or any(bound.violated for bound in found),
+    }

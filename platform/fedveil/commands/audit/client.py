@@ -1,0 +1,123 @@
+"""The attacks on a client-level claim: canary clients in a replay of all rounds, and extreme updates in one round."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+from fedveil import config, engine
+from fedveil.commands.audit.report import LEVEL, Bound
+from fedveil.configuration.schema import ClientBudget, Config
+from fedveil.federation import planning, schedule
+from fedveil.privacy import audit, gaussian
+from fedveil.privacy.accounting.pld import PldAccountant
+from fedveil.privacy.audit import Counts, Scores
+from fedveil.privacy.events import Gaussian
+from fedveil.privacy.ledger import Row
+
+REPLAY = "fedveil_strategies.canaries:replay"
+ONE_RELEASE = "fedveil_strategies.canaries:one_release"
+
+
+def attack(
+    settings: Config, budget: ClientBudget, booked: list[Row], canaries: int, draws: int, seed: int
+) -> list[Bound]:
+    """Return the bounds on what a client-level run claims, and on one of its noisy sums.
+
+    Args:
+        settings: a planned configuration.
+        budget: its client-level block.
+        booked: the run's noisy rounds in its ledger, whose claim is audited; empty claims the planned schedule.
+        canaries: how many canary clients the replay has.
+        draws: noisy sums of extreme legal updates on each side.
+        seed: of the public audit coins.
+    """
+    delta = budget.delta or 0.0
+    # The replay has one stage of canary rounds: as many as all stages of the run have, or as were booked.
+    rounds = len(booked) or schedule.total_rounds(settings)
+    bare = config.load(["protection=none"]).protection
+    train = dataclasses.replace(settings.train, rounds=rounds)
+    settings = dataclasses.replace(settings, train=train, protection=bare)
+    begun = time.perf_counter()
+    sums: Scores = engine.load(ONE_RELEASE)(settings, draws)
+    accountant = PldAccountant(planning.relation_of(settings), "client")
+    claimed = accountant.compose(Gaussian(budget.noise_multiplier or 0.0)).upper(delta)
+    mu = _mu(sums)
+    values = [
+        ("Clopper-Pearson", _clopper_pearson(sums, delta), sums),
+        ("trade-off curve", _closed(mu, delta), sums),
+    ]
+    single = _bounds("one noisy sum without sampling, extreme updates", claimed, delta, values, begun)
+    begun = time.perf_counter()
+    seen = engine.load(REPLAY)(settings, canaries, seed)
+    accountant = PldAccountant(planning.relation_of(settings), "client")
+    for row in booked or seen.booked:
+        accountant = accountant.compose(row.event)
+    whole = accountant.upper(delta)
+    values = [
+        ("Clopper-Pearson", _clopper_pearson(seen.run, delta), seen.run),
+        ("one run of many canaries", audit.one_run_of(seen.run, delta, LEVEL), seen.run),
+    ]
+    if _sampled(settings):
+        values += [
+            ("trade-off curve of canaries in a release", _priced(settings, budget, _mu(seen.releases)), seen.releases),
+            ("trade-off curve of the single noisy sums", _priced(settings, budget, mu), sums),
+        ]
+    else:  # all rounds together have a Gaussian curve, which needs no accountant
+        together = (("of the whole run", _mu(seen.run), seen.run),
+                    ("of the single noisy sums", mu * math.sqrt(settings.train.rounds), sums))  # fmt: skip
+        values += [(f"trade-off curve {name}", _closed(found, delta), scores) for name, found, scores in together]
+    what = f"{settings.train.rounds} rounds with {canaries} canary clients"
+    return [*_bounds(what, whole, delta, values, begun), *single]
+
+
+def _bounds(
+    what: str, claimed: float, delta: float, values: list[tuple[str, float, Scores]], begun: float
+) -> list[Bound]:
+    seconds = time.perf_counter() - begun
+    return [
+        Bound(what, "client", claimed, delta, value, method, int(scores.present.size + scores.absent.size), seconds)
+        for method, value, scores in values
+    ]
+
+
+def _clopper_pearson(scores: Scores, delta: float) -> float:
+    def bound(counts: Counts) -> float:
+        found: float = audit.clopper_pearson(counts, delta, LEVEL)
+        return found
+
+    return audit.by_halves(scores, bound)[0]
+
+
+def _mu(scores: Scores) -> float:
+    def bound(counts: Counts) -> float:
+        found: float = audit.gaussian_mu(counts, LEVEL)
+        return found
+
+    return audit.by_halves(scores, bound)[0]
+
+
+def _sampled(settings: Config) -> bool:
+    """Return whether the claim leans on secret cohorts."""
+    cohort = settings.train.cohort
+    return cohort.kind == "poisson" and cohort.rate < 1
+
+
+def _closed(mu: float, delta: float) -> float:
+    return gaussian.epsilon_of(mu, delta) if mu > 0 else 0.0
+
+
+def _priced(settings: Config, budget: ClientBudget, mu: float) -> float:
+    """Return what the schedule costs at the largest noise that `mu` of one release leaves possible.
+
+    A bound for Gaussian noise and cohorts as planned: it sees less noise, not another law of the cohorts.
+    """
+    if mu <= 0:
+        return 0.0
+    louder = dataclasses.replace(budget, noise_multiplier=1 / mu)
+    schedule = planning.whole_schedule(
+        dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=louder))
+    )
+    accountant = PldAccountant(planning.relation_of(settings), "client").compose(schedule)
+    return accountant.epsilon(budget.delta or 0.0).lower or 0.0

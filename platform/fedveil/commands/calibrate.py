@@ -1,0 +1,90 @@
+"""Find the noise that meets a client-level budget, before training.
+
+What a client-level budget costs before anything is trained: noise, signal, and what would change them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from fedveil import checks, config
+from fedveil.configuration.schema import Config, Train
+from fedveil.federation import federation, planning, schedule
+from fedveil.privacy import calibration
+from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
+from fedveil.privacy.events import NonPrivate
+
+EXAMPLES = """example:
+  fedveil calibrate privacy.client.epsilon=8 privacy.client.delta=1e-5 privacy.client.clip=0.5 \\
+      train.clients=5000 train.cohort.rate=0.1 train.rounds=50
+"""
+
+
+def trained_numbers(settings: Config) -> int:
+    """Return how many numbers a client's update has: the size of the allow-listed tensors."""
+    protection = config.build(settings, "protection")
+    backbone = federation.backbone(settings, protection, federation.split(settings).train.size)
+    sizes = {name: tensor.numel() for name, tensor in backbone.named_parameters()}
+    return sum(sizes[name] for name in federation.trainable(settings, list(sizes)))
+
+
+def calibrate(settings: Config) -> str:
+    """Return the noise that meets `privacy.client`, what it proves, the noise-to-signal ratio, and alternatives.
+
+    Raises:
+        fedveil.checks.UserError: no client-level target, or one that cannot be met.
+    """
+    if settings.privacy.client is None or settings.privacy.client.epsilon in (None, float("inf")):
+        raise checks.UserError(
+            "`fedveil calibrate` needs a target: privacy.client.epsilon=8 privacy.client.delta=1e-5 "
+            "privacy.client.clip=0.5, with train.clients, train.rounds and train.cohort.rate as planned."
+        )
+    plan = planning.planned(settings)
+    budget, train = plan.privacy.client, plan.train
+    assert budget is not None  # planned() keeps a budget that has a target
+    relation = planning.relation_of(plan)
+    whole = planning.whole_schedule(plan)
+    if isinstance(whole, NonPrivate):
+        raise checks.UserError("This budget adds no noise; give a finite privacy.client.epsilon.")
+    bound = PldAccountant(relation, "client", grid=FINAL_GRID).compose(whole).epsilon(budget.delta or 0.0)
+    noise, numbers = budget.noise_multiplier or 0.0, trained_numbers(plan)
+    ratio = calibration.noise_to_signal(noise, numbers, _expected(train))
+    rounds = schedule.total_rounds(plan)
+    lines = [
+        f"target        client-level epsilon {budget.epsilon:g} at delta {budget.delta:g} ({relation})",
+        f"schedule      {rounds} rounds, {_expected(train):g} of {train.clients} clients expected a round",
+        f"noise         {noise:.5g} times the clipping norm {budget.clip:g}, on the sum of updates",
+        f"proven        epsilon between {bound.lower:.5g} and {bound.upper:.5g} ({bound.method})",
+        f"signal        {numbers:,} trained numbers: noise-to-signal ratio {ratio.ratio:.3g} a round",
+    ]
+    if ratio.warning:
+        lines.append(ratio.warning)
+    lines += ["", "rounds   noise multiplier   noise-to-signal ratio"]
+    for count in sorted({max(1, train.rounds // 4), max(1, train.rounds // 2), train.rounds, 2 * train.rounds}):
+        other = dataclasses.replace(
+            plan,
+            train=dataclasses.replace(train, rounds=count),
+            privacy=dataclasses.replace(plan.privacy, client=dataclasses.replace(budget, noise_multiplier=None)),
+        )
+        found = planning.planned(other).privacy.client
+        multiplier = found.noise_multiplier if found is not None else None
+        if multiplier is not None:
+            loud = calibration.noise_to_signal(multiplier, numbers, _expected(train)).ratio
+            lines.append(f"{schedule.total_rounds(other):>6}   {multiplier:>16.4g}   {loud:>21.3g}")
+    return "\n".join(lines)
+
+
+def _expected(train: Train) -> float:
+    return train.cohort.rate * train.clients if train.cohort.kind == "poisson" else float(train.cohort.size or 0)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("words", nargs="*", metavar="WORD", help="the target and the planned schedule")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print the calibration."""
+    print(calibrate(config.load(chosen.words)))
+    return 0

@@ -1,0 +1,26 @@
+"""Inspect a data source: what it holds, what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+
+from fedveil import config
+from fedveil.data import inspect
+
+EXAMPLES = """examples:
+  fedveil data inspect data=procedural
+  fedveil data inspect data=folder data.root=~/faces data.evaluation=procedural
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("action", choices=["inspect"])
+    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. data=folder data.root=~/faces")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print the report."""
+    settings = config.load(chosen.words)
+    print(inspect.inspect(settings.data.name, config.build(settings, "data"), settings.seed))
+    return 0

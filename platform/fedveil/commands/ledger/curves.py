@@ -1,0 +1,116 @@
+"""How epsilon grew, row by row, as a picture: over the rounds of a run, or over the runs of an owner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedveil import config, runs
+from fedveil.commands.ledger import report as ledger_report
+from fedveil.configuration.schema import Config, Policy
+from fedveil.federation import planning, schedule
+from fedveil.pictures import ledger as pictures_ledger
+from fedveil.pictures.ledger import Curve
+from fedveil.privacy import statements
+from fedveil.privacy.accounting import filters
+from fedveil.privacy.accounting.pld import PldAccountant
+from fedveil.privacy.accounting.rdp import RdpAccountant
+from fedveil.privacy.events import Release
+from fedveil.privacy.ledger import Ledger, Row
+
+_POINTS = 60  # a curve is priced at no more places than an eye can tell apart
+
+
+def _places(count: int) -> list[int]:
+    """Return at most `_POINTS` whole numbers from 1 to `count`, both included, evenly spread.
+
+    >>> _places(3), len(_places(1000)), _places(1000)[-1]
+    ([1, 2, 3], 60, 1000)
+    """
+    return sorted({round(place) for place in np.linspace(1, count, min(count, _POINTS))})
+
+
+def of_run(root: Path, run_id: str, path: Path) -> Path:
+    """Draw a run's ledger: composed epsilon after each noisy round, and what a picture's release costs throughout.
+
+    Raises:
+        fedveil.checks.UserError: no such run.
+    """
+    run = runs.open_run(root, run_id)
+    settings = config.from_json(run.config.read_text())
+    curves = run_curves(Ledger(run.ledger).rows(run_id), settings)
+    return pictures_ledger.spent(path, curves, f"Spent by run {run_id}", "round", statements.MEANINGFUL)
+
+
+def run_curves(rows: Sequence[Row], settings: Config) -> list[Curve]:
+    """Return a curve per unit of what a run may claim; the last values are those of its statements."""
+    found = ledger_report.claims(rows, settings)
+    noisy = [row.event for row in rows if row.status == "spent" and isinstance(row.event, Release)]
+    last = len(noisy) or schedule.total_rounds(settings)
+    curves = []
+    for claim in found:
+        if claim.epsilon is None:
+            reason = f"no formal guarantee:\n{claim.mechanism}"
+            curves.append(Curve(f"{claim.unit} level", (), (), reason=reason))
+        elif claim.unit == "client":
+            budget = settings.privacy.client
+            target = budget.epsilon if budget is not None else None
+            limit = target if target is not None and math.isfinite(target) else None
+            accountant = PldAccountant(planning.relation_of(settings), "client")
+            places, values, done = _places(last), [], 0
+            for place in places:
+                for event in noisy[done:place]:
+                    accountant = accountant.compose(event)
+                done = place
+                # The coarse grid is quick; the last value is the statement's own, which bounds the earlier ones too.
+                spent = accountant.upper(claim.delta or 0.0) if place < last else claim.epsilon
+                values.append(min(spent, claim.epsilon))
+            curves.append(Curve(_title(claim), places, values, limit))
+        elif claim.unit == "image":  # an identity's is a multiple
+            limit = settings.policy.max_epsilon
+            curves.append(Curve(f"{_title(claim)}; released once", [1, last], [claim.epsilon] * 2, limit))
+    return curves or [Curve("nothing", (), (), reason="the ledger holds no release of this run")]
+
+
+def of_owner(root: Path, data_set: str, limits: Policy, path: Path) -> Path:
+    """Draw what a data set has spent after each release and each reserved schedule, over all runs.
+
+    Raises:
+        fedveil.checks.UserError: an unknown data set, with the nearest.
+    """
+    curves = owner_curves(root, data_set, limits)
+    header, across = f"Spent by data set {data_set}", "release or schedule, in the order of the ledger"
+    return pictures_ledger.spent(path, curves, header, across, statements.MEANINGFUL)
+
+
+def owner_curves(root: Path, data_set: str, limits: Policy) -> list[Curve]:
+    """Return a curve per unit of an owner's totals; the last values are those of its statements."""
+    history, _ = ledger_report.past_of(Ledger(root / "ledger.sqlite"), data_set)
+    curves = []
+    for claim in ledger_report.history_claims(history):
+        if claim.epsilon is None:
+            reason = f"no formal guarantee:\n{claim.mechanism}"
+            curves.append(Curve(f"{claim.unit} level", (), (), reason=reason))
+        elif claim.unit == "image":
+            drawn = ledger_report.worst_formal(history)
+            each = [statements.price(row.event)[0].epsilon or 0.0 for row in drawn]
+            sums = [float(total) for total in np.cumsum(each)]
+            curves.append(Curve(_title(claim), range(1, len(sums) + 1), sums, limits.max_total_epsilon))
+        else:
+            chosen = ledger_report.client_schedules(history)
+            accountant = RdpAccountant(filters.relation_of(chosen), "client")
+            places, values, done = _places(len(chosen)), [], 0
+            for place in places:
+                for event in chosen[done:place]:
+                    accountant = accountant.compose(event)
+                done = place
+                values.append(accountant.upper(claim.delta or 0.0))
+            curves.append(Curve(_title(claim), places, values, limits.max_client_epsilon))
+    return curves
+
+
+def _title(claim: statements.Statement) -> str:
+    return f"{claim.unit} level, {claim.relation}, delta = {claim.delta:g}"

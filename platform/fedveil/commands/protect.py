@@ -1,0 +1,56 @@
+"""Show what a protection makes of your images, as one PNG.
+
+Original, representation, and what it shows a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fedveil import checks, config
+from fedveil.configuration.schema import Config
+from fedveil.data import decode
+from fedveil.federation import federation
+from fedveil.pictures import faces
+from fedveil.privacy import statements
+
+EXAMPLES = """examples:
+  fedveil protect face.jpg protection=dctdp
+  fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
+"""
+
+
+def protect(settings: Config, source: Path, out: Path, count: int) -> str:
+    """Write the picture of an image, or of the first `count` images of a folder, and say what was done.
+
+    Raises:
+        fedveil.checks.UserError: nothing readable at `source`; the message names the file.
+    """
+    checks.positive(count=count)
+    split = federation.split(settings)
+    size = split.train.size
+    images, _, problems = decode.pictures(source, size[0], count)
+    protection = config.build(settings, "protection")
+    state = protection.fit(split.public.images(), split.public.labels, settings.seed)
+    faces.face_grid(out, faces.stages(protection, state, images, settings.seed))
+    event = federation.release_event(settings, protection, size, state)
+    lines = [f"{out}: {len(images)} images at {size[0]}x{size[1]} through {settings.protection.name}"]
+    lines += [f"left out: {problem}" for problem in problems]
+    lines += [statements.claim(statement) for statement in statements.price(event)]
+    return "\n".join(lines)
+
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("images", type=Path, metavar="IMAGE_OR_FOLDER", help="an image file or a folder of them")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. protection=dctdp protection.total_epsilon=8")
+    parser.add_argument("--out", type=Path, default=Path("protected.png"), help="picture to write (protected.png)")
+    parser.add_argument("--count", type=int, default=6, help="images of a folder to show (default 6)")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Write the picture and say what was done."""
+    print(protect(config.load(chosen.words), chosen.images, chosen.out, chosen.count))
+    return 0

@@ -1,0 +1,179 @@
+"""Run a federation on this machine and track it in MLflow.
+
+The main job: configuration -> the two apps on an engine -> result, table, ledger in plain sentences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, config, engine, runs
+from fedveil.commands import summary
+from fedveil.configuration.schema import Config, Group
+from fedveil.configuration.words import put, split
+from fedveil.federation import federation, planning
+
+EXAMPLES = """examples:
+  fedveil simulate                                   ten clients, procedural faces, DCTDP, about a minute
+  fedveil simulate protection=none train.rounds=10   without protection
+  fedveil simulate protection.total_epsilon=8        a meaningful image-level budget
+  fedveil simulate data=folder data.root=~/faces data.evaluation=procedural
+  fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
+"""
+
+NODE_CONFIG: Mapping[str, Any] = {"allow-test-seed": True}
+"""A simulation's nodes are configured by the same person as its coordinator, who may fix the noise."""
+
+_FREE = ("runs", "engine", "tracking")
+"""Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
+
+
+def prepare(words: Sequence[str], resume: str | None) -> tuple[Config, str]:
+    """Return the configuration and run id of a new run, or of the one to resume; changed overrides are refused."""
+    if resume is None:
+        settings = planning.planned(config.load(words))
+        check(settings)
+        return settings, runs.new_run_id(settings.protection.name)
+    where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
+    root = Path(config.load(where).runs.root)
+    kept = config.from_json(runs.open_run(root, resume).config.read_text())
+    if words:
+        wanted = planning.planned(_on_top(kept, words))
+        if config.digest(wanted) != config.digest(kept):
+            raise checks.UserError(
+                f"Run {resume} cannot go on with other settings: {', '.join(_changes(kept, wanted))}. "
+                "Start a new run for them."
+            )
+        kept = wanted
+    check(kept)
+    return dataclasses.replace(kept, runs=dataclasses.replace(kept.runs, root=str(root))), resume
+
+
+def _changes(kept: Config, wanted: Config) -> list[str]:
+    """Return `key=new (was old)` for everything that may not change; of another method, its name alone."""
+    old, new = config.flat(kept), config.flat(wanted)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key.split(".")[0] not in _FREE]
+    swapped = {key.removesuffix(".name") for key in keys if key.endswith(".name")}
+    shown = [key for key in keys if key.endswith(".name") or key.split(".")[0] not in swapped]
+    return [f"{key}={new.get(key)} (was {old.get(key)})" for key in shown]
+
+
+def _on_top(kept: Config, words: Sequence[str]) -> Config:
+    """Return `kept` with `words` on top; words that name a study stand for a whole configuration."""
+    groups, dotted = split(words)
+    if "study" in groups:
+        return config.load(words)
+    tree = config.to_tree(kept)
+    fresh = config.to_tree(config.load([f"{group}={name}" for group, name in groups.items()]))
+    for group in groups:
+        if tree.get(group, {}).get("name") != groups[group]:
+            tree[group] = fresh[group]
+    for key, value in dotted.items():
+        put(tree, key, value)
+    return config.parse(tree)
+
+
+def check(settings: Config) -> None:
+    """Refuse what would be accepted and then not done."""
+    for unit in ("image", "identity"):
+        if getattr(settings.privacy, unit) is not None:
+            raise checks.UserError(
+                f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
+                f"not have; remove it (privacy.{unit}=none). protection=dctdp gives image-level local privacy."
+            )
+
+
+def simulate(settings: Config, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
+    """Run one federation on the configured engine and return result.json's content; a finished run's at once.
+
+    Args:
+        settings: the configuration.
+        run_id: a new run, or one to go on with.
+        progress: see `console.Console`.
+        parent: id of the sweep that the run belongs to in MLflow; empty for none.
+    """
+    if runs.Run(Path(settings.runs.root), run_id).result.is_file():
+        return read_result(settings, run_id)
+    run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
+    engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
+    return read_result(settings, run_id)
+
+
+def read_result(settings: Config, run_id: str) -> dict[str, Any]:
+    """Return what a finished run found."""
+    found: dict[str, Any] = json.loads(runs.Run(Path(settings.runs.root), run_id).result.read_text())
+    return found
+
+
+def without_protection(settings: Config) -> Config:
+    """Return the same recipe on unprotected faces."""
+    bare = config.load(["protection=none"]).protection
+    off = dataclasses.replace(
+        settings.policy, floor=None, max_epsilon=None, max_total_epsilon=None, max_client_epsilon=None
+    )
+    bare_privacy = dataclasses.replace(settings.privacy, client=None)
+    return dataclasses.replace(
+        settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy
+    )
+
+
+def has_reference(settings: Config) -> bool:
+    """Return whether an unprotected reference run is wanted and may be trained.
+
+    On private faces it may not: training on them without protection is what they are protected from. Where the owner
+    limits what all runs spend together, it may not either: one run without a guarantee leaves no finite total.
+    """
+    wanted = settings.evaluation.reference and settings.protection.name != "none" and not settings.policy.over_runs
+    return wanted and federation.split(settings).public_benchmark
+
+
+def reference(settings: Config, progress: str) -> tuple[str, dict[str, Any]] | None:
+    """Return (run id, result) of the same recipe without protection: an earlier run's if there is one; None if off."""
+    if not has_reference(settings):
+        return None
+    bare = without_protection(settings)
+    wanted = config.digest(bare)
+    for path in sorted(Path(settings.runs.root).glob("*/result.json")):
+        found = json.loads(path.read_text())
+        if found.get("config_hash") == wanted:
+            return path.parent.name, found
+    run_id = runs.new_run_id("reference")
+    return run_id, simulate(bare, run_id, progress)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("words", nargs="*", metavar="WORD", help="group=name or section.key=value")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--resume", metavar="RUN_ID", help="go on with an interrupted run")
+    parser.add_argument("--plain", action="store_true", help="no progress bar")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Simulate, then its unprotected reference, and print the closing summary."""
+    if chosen.json is not None and chosen.json.is_dir():
+        raise checks.UserError(f"--json {chosen.json} is a folder; name a file.")
+    settings, run_id = prepare(chosen.words, chosen.resume)
+    mode = "plain" if chosen.plain else "auto"
+    print(f"run {run_id} in {settings.runs.root}/")
+    try:
+        result = simulate(settings, run_id, mode)
+        if has_reference(settings):
+            print("the same recipe without protection, for comparison")
+        bare = reference(settings, "quiet")
+    except KeyboardInterrupt:
+        again = f"fedveil simulate --resume {run_id}"
+        print(f"\ninterrupted; `{again}` goes on after the last finished round", file=sys.stderr)
+        return 130
+    if bare is not None:
+        result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}
+    if chosen.json is not None:
+        runs.write_json(chosen.json, result)
+    print(summary.closing(settings, result, bare))
+    return 0

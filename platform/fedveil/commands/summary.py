@@ -1,0 +1,170 @@
+"""Say again what a finished run found: table, ledger in sentences, what to do next.
+
+The end of a run in plain words, at 80 columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, config, runs
+from fedveil.configuration.schema import Config
+from fedveil.console import clock, percent
+from fedveil.privacy import statements
+from fedveil.privacy.events import LocalRelease
+from fedveil.privacy.ledger import Ledger
+from fedveil.privacy.statements import Statement
+
+EXAMPLES = """example:
+  fedveil summary 20260102-030405-dctdp-1f2e3d
+"""
+
+
+def statement_of(data: Mapping[str, Any]) -> Statement:
+    """Return the statement that result.json holds."""
+    fields = {**data, "assumptions": tuple(data["assumptions"]), "not_covered": tuple(data["not_covered"])}
+    return Statement(**fields)
+
+
+def _wrapped(text: str, indent: str = "  ") -> str:
+    return textwrap.fill(text, 78, initial_indent=indent, subsequent_indent=indent + "  ")
+
+
+def headline(settings: Config, found: Sequence[Statement]) -> str:
+    """Return the line above all others, with what would change it when there is no meaningful protection."""
+    client = next((s for s in found if s.unit == "client" and s.epsilon is not None), None)
+    line = statements.headline(found)
+    if client is not None:
+        line = f"client-level epsilon {client.epsilon:.4g} at delta {client.delta:g} for the released models; {line}"
+    meaningful = any(s.unit == "image" and s.epsilon is not None and s.meaningful for s in found)
+    if meaningful:
+        return line
+    if settings.privacy.test_seed is not None:
+        return f"{line}; privacy.test_seed=none draws real noise"
+    if settings.protection.name == "dctdp":
+        mode = dict(settings.protection.settings).get("mode")
+        change = "" if mode == "image" else "protection.mode=image "
+        return f"{line}; {change}protection.total_epsilon=8 gives one, at the price of recognition close to chance"
+    return f"{line}; protection=dctdp protection.total_epsilon=8 bounds it, at the price of recognition close to chance"
+
+
+def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) -> str:
+    """Return the table of final numbers, the unprotected reference beside them."""
+    final = result["final"]
+    head = f"{'':<26}{name:>14}" + (f"{'no protection':>16}" if bare else "")
+    rows = [head]
+
+    def row(label: str, mine: str, other: str) -> None:
+        rows.append(f"{label:<26}{mine:>14}" + (f"{other:>16}" if bare else ""))
+
+    base = bare["final"] if bare else {}
+    row("accuracy", percent(final["accuracy"]), percent(base.get("accuracy")))
+    row("  sd over folds", percent(final["fold_sd"]), percent(base.get("fold_sd")))
+    row("  sd over noise draws", percent(final["draw_sd"]), percent(base.get("draw_sd")))
+    row("equal error rate", percent(final["eer"]), percent(base.get("eer")))
+    for far, value in final["tar"].items():
+        other = base.get("tar", {}).get(far)
+        row(f"TAR at FAR {far}", _rate(value), _rate(other))
+    row("seconds", f"{result['wall_seconds']:.1f}", f"{bare['wall_seconds']:.1f}" if bare else "")
+    return "\n".join(rows)
+
+
+def _rate(value: Any) -> str:
+    return percent(value) if isinstance(value, float) else "unresolved" if value else "-"
+
+
+def ledger(found: Sequence[Statement]) -> str:
+    """Return the ledger in plain sentences: claims, what they mean, assume and leave out."""
+    lines: list[str] = []
+    for statement in found:
+        lines.append(_wrapped(f"- {statements.claim(statement)}"))
+        odds = statements.odds(statement)
+        if odds is not None:
+            said = "always (the bound says nothing)" if odds > 0.9999 else f"at most {100 * odds:.4g} % of the time"
+            lines.append(
+                _wrapped(f"Telling two such inputs apart, with false alarms 1 % of the time: right {said}.", "    ")
+            )
+    formal = [statement for statement in found if statement.epsilon is not None]
+    if formal:
+        assumed = dict.fromkeys(text for statement in formal for text in statement.assumptions)
+        left_out = dict.fromkeys(text for statement in formal for text in statement.not_covered)
+        lines.append(_wrapped(f"This assumes: {'; '.join(assumed)}."))
+        lines.append(_wrapped(f"It does not cover: {'; '.join(left_out)}."))
+    return "\n".join(lines)
+
+
+def vault(settings: Config, run_id: str) -> str:
+    """Return what this run did to the vault, what a second one will do, and how to delete it."""
+    root = Path(settings.vault.root)
+    rows = Ledger(root / "ledger.sqlite").rows(run_id)
+    spent = sum(row.status == "spent" for row in rows)
+    reused = sum(row.status == "reused" for row in rows)
+    noisy = [row.event for row in rows if isinstance(row.event, LocalRelease)]
+    if not noisy:
+        return f"vault {root}: heads and the owners' ledger; no noisy copies are kept."
+    if noisy[0].releases > 1:
+        return f"vault {root}: heads and the owners' ledger. Noise was fresh at every reading; a second run pays anew."
+    drawn = [f"{spent} data sets drew fresh noise"] * bool(spent)
+    drawn += [f"{reused} data sets reused their stored noisy copies"] * bool(reused)
+    return (
+        f"vault {root}: {', '.join(drawn)}. A second run with this mechanism reads the same copies and spends nothing "
+        f"more; another budget or shape is a new release. `rm -r {root}` deletes it: the next run then draws again, a "
+        "second release that no ledger remembers."
+    )
+
+
+def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mapping[str, Any]] | None) -> str:
+    """Return everything that is printed after the last round."""
+    ui = "fedveil ui" if settings.runs.root == "runs" else f"fedveil ui runs.root={settings.runs.root}"
+    found = [statement_of(item) for item in result["statements"]]
+    test = settings.privacy.test_seed is not None
+    lines = [""]
+    if test:
+        lines += ["NOT PRIVATE: the noise is fixed by privacy.test_seed.", ""]
+    lines += [
+        textwrap.fill(headline(settings, found), 80),
+        "",
+        table(result, bare[1] if bare else None, settings.protection.name),
+        "",
+        "ledger",
+        ledger(found),
+        "",
+        textwrap.fill(vault(settings, str(result["run_id"])), 80),
+        "",
+        f"run {result['run_id']}: {clock(result['wall_seconds'])}, peak memory {result['peak_memory_mb']:.0f} MB",
+        f"model sha256 {result['model_sha256']}",
+    ]
+    if bare:
+        lines.append(f"unprotected reference: run {bare[0]}")
+    lines += [
+        "",
+        "next",
+        f"  {ui:<52} runs in the MLflow UI",
+        f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget",
+        f"  {'fedveil protect faces/ protection=dctdp':<52} see what would leave",
+    ]
+    return "\n".join(lines)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("run_id", metavar="RUN_ID", help="a finished run of the run store")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print what was printed when the run ended."""
+    root = Path(config.load(chosen.words).runs.root)
+    kept = runs.open_run(root, chosen.run_id)
+    if not kept.result.is_file():
+        raise checks.UserError(
+            f"Run {chosen.run_id} has not ended; `fedveil simulate --resume {chosen.run_id}` goes on with it."
+        )
+    settings = config.from_json(kept.config.read_text())
+    print(closing(settings, json.loads(kept.result.read_text()), None))
+    return 0

@@ -1,0 +1,53 @@
+"""Run a grid of federations and draw accuracy against privacy budget."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from fedveil import runs, tracking
+from fedveil.commands.sweep import live, report, sweep
+
+EXAMPLES = """examples:
+  fedveil sweep protection=none,dctdp seed=1,2,3                   six runs, as many at once as there are cores
+  fedveil sweep protection.total_epsilon=8,50,200 seed=1,2 train.rounds=12
+  fedveil sweep privacy.client.epsilon=1,2,4,8,inf protection=none,dctdp seed=1,2,3
+  fedveil sweep study=first_frontier                               accuracy against budget, about 5 minutes
+  The same command again goes on where it stopped; finished runs are not repeated.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("words", nargs="*", metavar="WORD", help="key=a,b,c sweeps; key=[a,b] is one list value")
+    parser.add_argument("--workers", metavar="N", type=int, help="runs at once (default: one per core given)")
+    parser.add_argument("--name", metavar="NAME", help="id of the sweep instead of a hash of its grid")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write what it found here, as JSON")
+    parser.add_argument("--plain", action="store_true", help="a line per finished run instead of a live table")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Run what is not finished, several at a time, and print the frontier; status 1 when a run failed."""
+    made = sweep.prepare(chosen.words, chosen.name)
+    cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *chosen.words])
+    workers = min(sweep.cores() if chosen.workers is None else chosen.workers, len(cells))
+    print(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
+    print("".join(f"{note}\n" for note in made.grid.notes), end="", flush=True)
+    tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
+    try:
+        with live.Live(chosen.plain) as view:
+            outcomes = sweep.run(made, workers, view.show, lambda: tracker.start(report.describe(made)))
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        named = f" --name {chosen.name}" if chosen.name else ""
+        print(f"\ninterrupted; all workers are stopped. `{again}{named}` goes on where it stopped", file=sys.stderr)
+        return 130
+    text, found = report.finish(made, outcomes, tracker)
+    failed = any(outcome.state == "failed" for outcome in outcomes)
+    tracker.finish("FAILED" if failed else "FINISHED")
+    if chosen.json is not None:
+        runs.write_json(chosen.json, found)
+    print(text)
+    return int(failed)

@@ -1,0 +1,151 @@
+"""A sweep's grid: `key=a,b,c` words and studies, split into cells, each the configuration of one run.
+
+A setting that the chosen method lacks (a budget for `protection=none`) is left out of the cell, and cells that come
+to the same configuration are one cell: equal runs are run once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+from fedveil import checks, config
+from fedveil.configuration import files
+from fedveil.configuration.schema import Config
+from fedveil.configuration.words import METHOD_GROUPS, several
+
+_NO_RESULT = ("engine", "tracking", "runs", "vault")
+"""Sections that never change a result: sweeping them would run the same thing again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        values: swept key -> its value as text, without the settings that this cell's methods lack.
+        settings: the run's whole configuration.
+        name: a hash of everything that can change the run's result, 10 hexadecimal digits.
+    """
+
+    values: Mapping[str, str]
+    settings: Config
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The swept values in one line, e.g. `dctdp total_epsilon=8 seed=1`."""
+        return label(self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a sweep runs.
+
+    Attributes:
+        axes: swept key -> its values.
+        cells: distinct configurations, all first seeds first, so that a whole frontier is there early.
+        notes: one sentence for everything that was left out.
+        name: a hash over the cells: equal grids have equal names, however they were written.
+    """
+
+    axes: Mapping[str, tuple[str, ...]]
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Eight hexadecimal digits."""
+        return config.hashed(sorted(cell.name for cell in self.cells))[:8]
+
+
+def label(values: Mapping[str, str]) -> str:
+    """Return swept values in one line: a method by its name, a setting by its last word.
+
+    >>> label({"protection": "dctdp", "protection.total_epsilon": "8", "seed": "1"})
+    'dctdp total_epsilon=8 seed=1'
+    """
+    last = [key.rpartition(".")[2] for key in values]
+    short = {key: word if last.count(word) == 1 else key for key, word in zip(values, last, strict=True)}
+    ordered = sorted(values, key=lambda key: (key == "seed", key != "protection"))
+    shown = (values[key] if key in METHOD_GROUPS else f"{short[key]}={values[key]}" for key in ordered)
+    return " ".join(shown) or "one run"
+
+
+def expand(words: Iterable[str]) -> Grid:
+    """Return the grid of a sweep's words; every cell's configuration is checked here, before anything runs.
+
+    Args:
+        words: `key=a,b,c`, `group=name,name`, `study=name` (its base and grid) and the single values of a run; a word
+            replaces what the study says of its key.
+
+    Raises:
+        fedveil.checks.UserError: nothing is swept, or something that cannot change a result, or a cell is refused.
+
+    >>> grid = expand(["protection=none,dctdp", "protection.total_epsilon=8,50", "seed=1"])
+    >>> [cell.label for cell in grid.cells]
+    ['none', 'dctdp total_epsilon=8', 'dctdp total_epsilon=50']
+    >>> grid.notes
+    ('protection=none has no total_epsilon: 4 combinations are 3 runs.',)
+    """
+    axes, fixed = _axes(words)
+    if not axes:
+        raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
+    for key in axes:
+        if key.partition(".")[0] in _NO_RESULT:
+            raise checks.UserError(f"{key} never changes a result, so there is nothing to sweep; give it one value.")
+    slow_first = sorted(axes, key=lambda key: key != "seed")
+    cells: dict[str, Cell] = {}
+    lacking: dict[str, None] = {}
+    combinations = list(itertools.product(*(axes[key] for key in slow_first)))
+    for combination in combinations:
+        every = {**fixed, **dict(zip(slow_first, combination, strict=True))}
+        values = {key: every[key] for key in axes}
+        kept, dropped = _fitting(every, axes)
+        settings = config.load(f"{key}={value}" for key, value in kept.items())
+        name = config.digest(settings)[:10]
+        cells.setdefault(name, Cell({key: values[key] for key in axes if key in kept}, settings, name))
+        lacking |= dict.fromkeys(dropped)
+    notes = tuple(lacking)
+    if len(cells) < len(combinations):
+        reason = "; ".join(notes) if notes else "Some values come to the same configuration"
+        notes = (f"{reason}: {len(combinations)} combinations are {len(cells)} runs.",)
+    return Grid({key: tuple(values) for key, values in axes.items()}, tuple(cells.values()), notes)
+
+
+def _axes(words: Iterable[str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """Separate swept keys from those with one value; later words win, and words win over their study."""
+    given: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise checks.UserError(f"Expected group=name, section.key=value or key=a,b,c, got {word!r}.")
+        given[key] = several(text)
+        if "" in given[key]:
+            raise checks.UserError(f"{word} has an empty value; write key=a,b,c without a comma at the end.")
+    if len(names := given.pop("study", [])) > 1:
+        raise checks.UserError(f"Expected one study, got study={','.join(names)}.")
+    for name in names:
+        base, grid = files.study(name)
+        of_study = {word.partition("=")[0]: [word.partition("=")[2]] for word in base}
+        given = {**of_study, **grid, **given}
+    axes = {key: values for key, values in given.items() if len(values) > 1}
+    return dict(axes), {key: values[0] for key, values in given.items() if len(values) == 1}
+
+
+def _fitting(every: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], list[str]]:
+    """Return the words that this combination's methods have, and a sentence for each that was left out.
+
+    A setting that no method of the sweep has stays in: it is a mistake, and the configuration says which.
+    """
+    chosen = {group: every[group] for group in METHOD_GROUPS if group in every}
+    kept, dropped = {}, []
+    for key, value in every.items():
+        group, _, setting = key.partition(".")
+        known = any(files.applies(key, {group: name}) for name in axes.get(group, ()))
+        if setting and known and not files.applies(key, chosen):
+            dropped.append(f"{group}={every[group]} has no {setting}")
+        else:
+            kept[key] = value
+    return kept, dropped

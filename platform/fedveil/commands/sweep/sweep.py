@@ -1,0 +1,243 @@
+"""A sweep: many runs of one grid, several at a time, each in its own process; killed at any moment, it goes on.
+
+A sweep's id is a hash of its grid (or a given name) and a run's id is the sweep's with a hash of the run's
+configuration, so the same command finds what is there: finished runs are read, half-finished ones go on from their
+checkpoints. `runs/<sweep id>/` holds sweep.json (the grid and where every run stands), the frontier and its tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fedveil import checks, config, runs
+from fedveil.commands import simulate
+from fedveil.commands.sweep import grid
+from fedveil.commands.sweep.grid import Cell, Grid
+from fedveil.commands.sweep.process import Worker
+from fedveil.configuration.schema import Engine
+from fedveil.federation import planning, schedule
+
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
+_POLL = 0.2  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Where one run stands.
+
+    Attributes:
+        cell: its configuration.
+        run_id: its folder's name in the run store.
+        state: waiting, running, finished, failed, or stopped by Ctrl-C.
+        round: last finished round, 0 before the first.
+        result: result.json's content once finished.
+        reason: why it failed, one line.
+        earlier: it was finished before this command.
+    """
+
+    cell: Cell
+    run_id: str
+    state: State = "waiting"
+    round: int = 0
+    result: Mapping[str, Any] | None = None
+    reason: str = ""
+    earlier: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A grid under its id."""
+
+    sweep_id: str
+    words: tuple[str, ...]
+    grid: Grid
+
+    @property
+    def root(self) -> Path:
+        """The run store."""
+        return Path(self.grid.cells[0].settings.runs.root)
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's own files are."""
+        return self.root / self.sweep_id
+
+    def run_id(self, cell: Cell) -> str:
+        """Return the id of a cell's run: the same at every attempt."""
+        return f"{self.sweep_id}-{cell.name}"
+
+
+View = Callable[[Sequence[Outcome]], None]
+
+
+def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
+    """Return the sweep of command-line words, every run's configuration checked.
+
+    Raises:
+        fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
+    """
+    made = grid.expand(words)
+    cells = [dataclasses.replace(cell, settings=planning.planned(cell.settings)) for cell in made.cells]
+    for cell in cells:
+        simulate.check(cell.settings)
+    made = dataclasses.replace(made, cells=tuple(cells))
+    sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
+    runs.Run(sweep.root, sweep.run_id(made.cells[0]))  # refuses a name that is no folder's
+    return sweep
+
+
+def run(sweep: Sweep, workers: int, view: View, begin: Callable[[], None] = lambda: None) -> list[Outcome]:
+    """Run what is not finished yet, `workers` processes at a time, and return where every run stands.
+
+    Ctrl-C (or SIGTERM) stops all workers and raises KeyboardInterrupt; a failing run never stops the others.
+
+    Args:
+        sweep: what to run.
+        workers: processes; each uses one thread.
+        view: is shown the outcomes, several times a second.
+        begin: called once nobody else runs this sweep, before the first run: opens the tracker.
+
+    Raises:
+        fedveil.checks.UserError: the sweep is running already, or its folder holds runs of something else.
+    """
+    checks.positive(workers=workers)
+    with _alone(sweep), _terminated_as_interrupt():
+        outcomes = {cell.name: _found(sweep, cell) for cell in sweep.grid.cells}
+        begin()
+        running: dict[str, Worker] = {}
+        _save(sweep, outcomes, "running")
+        try:
+            while unfinished := [o for o in outcomes.values() if o.state in ("waiting", "running")]:
+                changed = False
+                for outcome in unfinished:
+                    new = _advance(sweep, outcome, running, workers)
+                    changed |= new.state != outcome.state
+                    outcomes[outcome.cell.name] = new
+                if changed:
+                    _save(sweep, outcomes, "running")
+                view([*outcomes.values()])
+                time.sleep(_POLL)
+        except BaseException:
+            _stop(running)
+            for name, outcome in outcomes.items():
+                if outcome.state == "running":
+                    outcomes[name] = dataclasses.replace(outcome, state="stopped")
+            _save(sweep, outcomes, "interrupted")
+            view([*outcomes.values()])
+            raise
+        view([*outcomes.values()])
+        failed = any(outcome.state == "failed" for outcome in outcomes.values())
+        _save(sweep, outcomes, "failed" if failed else "finished")
+    return [*outcomes.values()]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _found(sweep: Sweep, cell: Cell) -> Outcome:
+    """Return a finished run as such, anything else as waiting."""
+    run_id = sweep.run_id(cell)
+    path = runs.Run(sweep.root, run_id).result
+    if not path.is_file():
+        return Outcome(cell, run_id)
+    result = json.loads(path.read_text())
+    if result["config_hash"] != config.digest(cell.settings):
+        raise checks.UserError(f"{path} is the result of another configuration; remove it or give the sweep a --name.")
+    return Outcome(cell, run_id, "finished", schedule.total_rounds(cell.settings), result, earlier=True)
+
+
+def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers: int) -> Outcome:
+    """Start a waiting run if there is room, look after a running one, and return where it stands now."""
+    name = outcome.cell.name
+    if outcome.state == "waiting":
+        if len(running) >= workers:
+            return outcome
+        log = runs.Run(sweep.root, outcome.run_id).folder / "worker.log"
+        alone = dataclasses.replace(outcome.cell.settings, engine=Engine("inline"))
+        job = {"config": config.to_json(alone), "run_id": outcome.run_id, "parent": sweep.sweep_id}
+        running[name] = Worker.start(job, log)
+        return dataclasses.replace(outcome, state="running")
+    worker = running[name]
+    code = worker.process.poll()
+    if code is None:
+        return dataclasses.replace(outcome, round=worker.last_round())
+    del running[name]
+    worker.close()
+    if code == 0:
+        return dataclasses.replace(_found(sweep, outcome.cell), earlier=False)
+    return dataclasses.replace(outcome, state="failed", reason=worker.reason(code), round=worker.last_round())
+
+
+def _stop(running: dict[str, Worker]) -> None:
+    """End all workers: asked first, so that they can close their tracking, then forced."""
+    for worker in running.values():
+        worker.interrupt()
+    until = time.monotonic() + 5.0
+    try:
+        for worker in running.values():
+            worker.wait(max(0.1, until - time.monotonic()))
+    finally:  # a second Ctrl-C does not wait
+        for worker in running.values():
+            worker.kill()
+
+
+def _save(sweep: Sweep, outcomes: Mapping[str, Outcome], state: str) -> None:
+    """Write sweep.json: the grid, and where every run stands."""
+    cells = [
+        {
+            "run_id": outcome.run_id,
+            "values": dict(outcome.cell.values),
+            "state": outcome.state,
+            "accuracy": outcome.result["final"]["accuracy"] if outcome.result else None,
+            "reason": outcome.reason,
+        }
+        for outcome in outcomes.values()
+    ]
+    tree = {
+        "sweep_id": sweep.sweep_id,
+        "state": state,
+        "words": [*sweep.words],
+        "grid": {key: [*values] for key, values in sweep.grid.axes.items()},
+        "cells": cells,
+    }
+    runs.write_json(sweep.folder / "sweep.json", tree)
+
+
+@contextlib.contextmanager
+def _alone(sweep: Sweep) -> Iterator[None]:
+    """Hold the sweep's lock, which ends with this process however it ends."""
+    import fcntl
+
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    with (sweep.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise checks.UserError(
+                f"{sweep.sweep_id} is running already in {sweep.root}/; wait for it, or give this one a --name."
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM stop the workers as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

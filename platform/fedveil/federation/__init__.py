@@ -1,0 +1,1 @@
+"""What both sides derive from one configuration, and the loop they train with; functions of public values alone."""

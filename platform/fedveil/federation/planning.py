@@ -1,0 +1,139 @@
+"""From a client-level budget to the public constants that meet it, the same on both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+from fedveil import checks
+from fedveil.configuration.schema import ClientBudget, Cohort, Config
+from fedveil.federation import schedule
+from fedveil.privacy import calibration, events
+from fedveil.privacy.events import Relation, Release
+
+VIEW = "every released global model"
+
+
+def relation_of(settings: Config) -> Relation:
+    """Return zero-out for Poisson cohorts; replace-one for fixed ones, whose members replace one another."""
+    return _relation(settings.train.cohort)
+
+
+def _relation(cohort: Cohort) -> Relation:
+    return "zero-out" if cohort.kind == "poisson" else "replace-one"
+
+
+def _sampled(cohort: Cohort, clients: int, noise_multiplier: float) -> events.Event:
+    """Return what one round does to the registry's clients.
+
+    Clients keep heads and vaults, so a fixed cohort is not amplified: it is priced as if all clients were in it.
+    """
+    gaussian = events.Gaussian(noise_multiplier)
+    if cohort.kind == "poisson":
+        return events.PoissonSampled(cohort.rate, gaussian)
+    return events.FixedSize(cohort.size or 1, clients, gaussian, stateless=False)
+
+
+def round_event(settings: Config, noise_multiplier: float) -> events.Event:
+    """Return what one round with this noise does to the registry's clients."""
+    return _sampled(settings.train.cohort, settings.train.clients, noise_multiplier)
+
+
+def round_release(settings: Config) -> Release | events.NonPrivate:
+    """Return the release of one round of a planned configuration at client level."""
+    budget = _budget(settings)
+    if budget.noise_multiplier is None:
+        if budget.epsilon != math.inf:
+            raise ValueError("A client-level target was not planned: call `planned` before a run starts.")
+        return events.NonPrivate("client", VIEW, "updates are clipped, but no noise is added (epsilon inf)")
+    detail = (
+        ("clip", budget.clip or 0.0),
+        ("clients", settings.train.clients),
+        ("delta", budget.delta or 0.0),
+        ("quantile", budget.quantile if budget.quantile is not None else "none"),
+        ("rounds", schedule.total_rounds(settings)),
+    )
+    event = round_event(settings, budget.noise_multiplier)
+    return Release("client", relation_of(settings), VIEW, event, detail)
+
+
+def whole_schedule(settings: Config) -> Release | events.NonPrivate:
+    """Return all rounds of the public schedule as one release: what an owner reserves on joining."""
+    one = round_release(settings)
+    if isinstance(one, events.NonPrivate):
+        return one
+    return dataclasses.replace(one, event=events.Repeated(one.event, schedule.total_rounds(settings)))
+
+
+def planned(settings: Config) -> Config:
+    """Return the configuration with the noise multiplier that its client-level budget needs, found once.
+
+    The multiplier becomes a public constant of the run: it is in config.json and reaches every client.
+
+    Raises:
+        fedveil.checks.UserError: a budget that is incomplete, meaningless or cannot be met.
+    """
+    budget = settings.privacy.client
+    if budget is None:
+        return settings
+    if budget.epsilon is None and budget.noise_multiplier is None:
+        return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=None))
+    _check(settings, budget)
+    if budget.noise_multiplier is not None or budget.epsilon == math.inf:
+        return settings
+    train, count = settings.train, schedule.total_rounds(settings)
+    multiplier = _calibrated(budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, count)
+    chosen = dataclasses.replace(budget, noise_multiplier=multiplier)
+    return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=chosen))
+
+
+def check_planned(settings: Config) -> None:
+    """Refuse a configuration whose client-level noise was never found.
+
+    Raises:
+        fedveil.checks.UserError: naming the remedy.
+    """
+    budget = settings.privacy.client
+    if budget is not None and budget.noise_multiplier is None and budget.epsilon != math.inf:
+        raise checks.UserError(
+            "privacy.client has a target and no noise multiplier: `fedveil simulate`, `sweep` and `bundle` find it; a "
+            "configuration written by hand must carry privacy.client.noise_multiplier."
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(epsilon: float, delta: float, cohort: Cohort, clients: int, rounds: int) -> float:
+    """Return the multiplier of one schedule; a sweep asks for the same one many times."""
+
+    def plan(noise: float) -> events.Event:
+        return events.Repeated(_sampled(cohort, clients, noise), rounds)
+
+    return calibration.calibrate(epsilon, delta, plan, _relation(cohort)).noise_multiplier
+
+
+def _check(settings: Config, budget: ClientBudget) -> None:
+    if budget.clip is None:
+        raise checks.UserError(
+            "privacy.client.clip is needed: the largest L2 norm of one client's update, a public constant, for "
+            "example privacy.client.clip=0.5; with privacy.client.quantile=0.5 it is only where clipping starts."
+        )
+    if budget.epsilon == math.inf and budget.noise_multiplier is None:
+        return
+    if budget.delta is None:
+        raise checks.UserError(
+            f"privacy.client.delta is needed: below 1 / train.clients = {1 / settings.train.clients:g}, for example "
+            "privacy.client.delta=1e-5."
+        )
+    if not 0 < budget.delta < 1 / settings.train.clients:
+        raise checks.UserError(
+            f"Expected privacy.client.delta={budget.delta!r} in (0, 1 / train.clients = "
+            f"{1 / settings.train.clients:g}): at or above it, publishing one client's data in full would "
+            "count as private."
+        )
+
+
+def _budget(settings: Config) -> ClientBudget:
+    if settings.privacy.client is None:
+        raise ValueError("No client-level budget is configured.")
+    return settings.privacy.client

@@ -1,0 +1,82 @@
+"""Where a backbone starts: from the public seed, from public faces, or from an earlier run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import checks, config, randomness, runs
+from fedveil.configuration.schema import Config
+from fedveil.federation import federation, training
+from fedveil.privacy.events import NonPrivate
+from fedveil.protections.base import Progress, State
+
+PUBLIC = "public"
+
+
+def leak(settings: Config) -> NonPrivate | None:
+    """Return the event of a start that nobody declared public: what it learnt from is in no guarantee of this run."""
+    warm = settings.train.warm_start
+    if warm in (None, PUBLIC) or settings.train.warm_start_is_public:
+        return None
+    reason = f"the backbone starts from {warm}, which may have learnt from private faces (train.warm_start_is_public)"
+    return NonPrivate("image", "the released model", reason)
+
+
+_MOMENTUM = 0.9
+
+
+def initial(
+    settings: Config, protection: Any, state: State, backbone: torch.nn.Module, progress: Progress
+) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors that round 1 starts from, as `train.warm_start` says.
+
+    `null` keeps the initial backbone; `public` trains it on the data source's public faces, which are nobody's secret
+    and cost no privacy; anything else is a run id of this run store or a checkpoint file.
+
+    Raises:
+        fedveil.checks.UserError: no such run or file, or a backbone of another shape.
+    """
+    warm = settings.train.warm_start
+    if warm == PUBLIC:
+        _on_public_faces(settings, protection, state, backbone, progress)
+    elif warm is not None:
+        path = Path(warm)
+        if not path.is_file():
+            path = runs.open_run(Path(settings.runs.root), warm).checkpoint
+        arrays, _ = runs.unpack(path)
+        federation.set_tensors(backbone, {k[7:]: value for k, value in arrays.items() if k.startswith("tensor/")})
+    return federation.get_tensors(backbone)
+
+
+def _on_public_faces(
+    settings: Config, protection: Any, state: State, backbone: torch.nn.Module, progress: Progress
+) -> None:
+    """Train `train.warm_steps` steps of SGD with momentum on the public faces, protected with fresh public draws."""
+    faces = federation.split(settings).public
+    people, labels = np.unique(faces.labels, return_inverse=True)
+    if people.size < 2:
+        raise checks.UserError(f"train.warm_start=public needs 2 public people or more; the source has {people.size}.")
+    targets = torch.from_numpy(labels.astype(np.int64))
+    steps, size = settings.train.warm_steps, settings.train.batch_size
+    with torch.inference_mode():
+        dimension = int(backbone(torch.zeros(1, *protection.layout(faces.size))).shape[1])
+    centres = training.head_init(int(people.size), dimension, randomness.public_torch(settings.seed, "head", "public"))
+
+    def batches() -> Any:
+        indices = training.batch_indices(len(faces), size, settings.seed, "batches", "public", steps=steps)
+        for step, index in enumerate(indices):
+            keys = [randomness.test_key(settings.seed, "warm start", step, place) for place in range(len(index))]
+            streams = [randomness.SecretStream(key) for key in keys]
+            released = protection.release(torch.from_numpy(faces.images(index)), state, streams)
+            yield protection.features(released, state), targets[torch.from_numpy(index)]
+            progress(step + 1, steps)
+
+    training.local_sgd(
+        backbone, centres, config.build(settings, "head"), batches(), settings.train.warm_lr,
+        momentum=_MOMENTUM, weight_decay=settings.train.weight_decay,
+    )  # fmt: skip
