@@ -6,7 +6,6 @@ Node configuration (the owner's own): `client-id` or Flower's `partition-id`, an
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,34 +13,29 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 import fedveil
-from fedveil import checks, config
-from fedveil.configuration.schema import Config
-from fedveil.data import partition
-from fedveil.federation import federation, schedule
+from fedveil import checks
+from fedveil.federation import federation
+from fedveil.federation.federation import Federation
 from fedveil_clients import policy, training
+from fedveil_clients.sites import Site, open_site
 from fedveil_clients.vault import Vault
 
 app = ClientApp()
 
 
-def client_id(context: Context, count: int) -> str:
+def client_id(context: Context, run: Federation) -> str:
     """Return the node's id in the public registry: its own `client-id`, or the one of its partition number."""
     if "client-id" in context.node_config:
         return str(context.node_config["client-id"])
-    return partition.client_ids(count)[int(context.node_config["partition-id"])]
-
-
-@functools.lru_cache(maxsize=8)
-def _settings(config_json: str) -> Config:
-    return config.from_json(config_json)
+    return run.registry[int(context.node_config["partition-id"])]
 
 
 @functools.lru_cache(maxsize=8192)
 def _site(
-    config_json: str, run_id: str, name: str, node: policy.Node, state: _State, vault: str, first: int
-) -> training.Site:
+    run: Federation, run_id: str, name: str, node: policy.Node, state: _State, vault: str, first: int
+) -> Site:
     torch.set_num_threads(1)  # equal bits on every engine
-    return training.open_site(_settings(config_json), run_id, name, node, _tensors(state), first)
+    return open_site(run, run_id, name, node, _tensors(state), first)
 
 
 @functools.lru_cache(maxsize=2)
@@ -70,19 +64,15 @@ class _State:
 @app.query()
 def describe(message: Message, context: Context) -> Message:
     """Tell the coordinator which client of the registry this node is and which vault it has; nothing about its data."""
-    settings = _settings(str(message.content.config_records["instruction"]["config"]))
-    name = client_id(context, settings.train.clients)
-    node = policy.node_of(name, context.node_config, settings.data.name)
+    run = federation.kept(str(message.content.config_records["instruction"]["config"]))
+    name = client_id(context, run)
+    node = policy.node_of(name, context.node_config, run.data_id)
     answer: dict[str, Any] = {
         "client_id": name,
         "version": fedveil.__version__,
-        "vault": _vault_identity(node.at_home(settings).vault.root),
+        "vault": Vault(node.vault(run)).identity(),
     }
     return Message(RecordDict({"client": ConfigRecord(answer)}), reply_to=message)
-
-
-def _vault_identity(root: str) -> str:
-    return Vault(Path(root)).identity()
 
 
 @app.train()
@@ -90,21 +80,21 @@ def train(message: Message, context: Context) -> Message:
     """Train one round and answer with the update, or with the owner's reason for refusing."""
     instruction = message.content.config_records["instruction"]
     config_json, run_id, number = (instruction[key] for key in ("config", "run_id", "round"))
-    settings = _settings(str(config_json))
-    name = client_id(context, settings.train.clients)
-    node = policy.node_of(name, context.node_config, federation.data_id(settings))
+    run, number = federation.kept(str(config_json)), int(str(number))
+    name = client_id(context, run)
+    node = policy.node_of(name, context.node_config, run.data_id)
     try:
-        vault = _vault_identity(node.at_home(settings).vault.root)
+        vault = Vault(node.vault(run)).identity()
         state = _State(message.content.array_records["state"])
-        first = schedule.stage_of(settings, int(str(number))).first  # one site per stage
-        site = _site(str(config_json), str(run_id), name, node, state, vault, first)
+        first = run.stage_of(number).first  # one site per stage
+        site = _site(run, str(run_id), name, node, state, vault, first)
         tensors = {key: array.numpy() for key, array in message.content.array_records["tensors"].items()}
-        update: dict[str, Any] = dict(training.train_round(site, int(str(number)), tensors).tensors)
+        update: dict[str, Any] = dict(training.train_round(site, number, tensors).tensors)
     except policy.PolicyRefusal as refusal:
         return _refusal(message, str(refusal))
     except checks.UserError as error:
         # Under a client-level claim a reason may tell what a client holds: it stays with the owner.
-        return _refusal(message, str(error) if settings.privacy.client is None else "the client could not train")
+        return _refusal(message, str(error) if run.settings.privacy.client is None else "the client could not train")
     return Message(RecordDict({"update": ArrayRecord(_arrays(update))}), reply_to=message)
 
 

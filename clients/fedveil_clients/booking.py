@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from fedveil.configuration.schema import Config, Policy
+from fedveil.configuration.schema import Policy
 from fedveil.data.faces import FaceSet
-from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import Book, Row
 from fedveil.privacy.spending import History, Past
@@ -37,13 +37,13 @@ def kept(event: Event) -> bool:
     return isinstance(event, LocalRelease) and event.releases == 1
 
 
-def note_of(settings: Config) -> str:
+def note_of(federation: Federation) -> str:
     """Return what a row says to people."""
-    return "" if settings.privacy.test_seed is None else "NOT PRIVATE: fixed noise (privacy.test_seed)"
+    return "" if federation.settings.privacy.test_seed is None else "NOT PRIVATE: fixed noise (privacy.test_seed)"
 
 
 def accept(
-    settings: Config,
+    federation: Federation,
     run_id: str,
     client_id: str,
     node: policy.Node,
@@ -55,7 +55,7 @@ def accept(
     """Check the owner's limits over runs and book this run, in one transaction; on disk when this returns.
 
     Args:
-        settings: the run's configuration.
+        federation: of the run's configuration.
         run_id: the run.
         client_id: this client of the registry.
         node: the owner's own settings.
@@ -67,14 +67,15 @@ def accept(
     Raises:
         PolicyRefusal: a limit over runs would be exceeded; nothing is written.
     """
+    settings = federation.settings
     tag = ""
     if kept(event):  # fixed noise is another draw than the owner's own
         seed = settings.privacy.test_seed
         tag = vault.mechanism_tag(mechanism, "" if seed is None else f"test seed {seed}")
-    wanted = [Row(run_id, node.data_set, "spent", event, note_of(settings), mechanism=tag)]
+    wanted = [Row(run_id, node.data_set, "spent", event, note_of(federation), mechanism=tag)]
     if settings.privacy.client is not None:
-        schedule = planning.whole_schedule(settings)
-        wanted.insert(0, Row(run_id, node.data_set, "reserved", schedule, note_of(settings)))
+        schedule = federation.whole_schedule
+        wanted.insert(0, Row(run_id, node.data_set, "reserved", schedule, note_of(federation)))
     # Every attempt of a run without kept copies draws afresh, so one that goes on is booked again, in full.
     again = isinstance(event, LocalRelease) and not kept(event) and settings.privacy.test_seed is None
     ledger = vault.ledger
@@ -85,7 +86,7 @@ def accept(
     rule = node.policy or settings.policy
     names: tuple[str, ...] = (node.data_set,)
     if settings.privacy.client is not None or rule.over_runs:
-        names = policy.registry(settings, client_id, node)
+        names = policy.registry(federation, client_id, node)
     with ledger.write() as book:
         if not again and _booked(book, wanted):
             names = (node.data_set,)  # with everybody else, when the first one opened
@@ -97,14 +98,13 @@ def accept(
 
 
 def enrolled(
-    settings: Config, run_id: str, node: policy.Node, vault: Vault, event: Event, pictures: Sequence[bytes]
+    rule: Policy, run_id: str, node: policy.Node, vault: Vault, event: Event, pictures: Sequence[bytes]
 ) -> None:
     """Check the owner's limits over runs and book a gallery, every one anew; on disk when this returns.
 
     Raises:
         PolicyRefusal: a limit over runs would be exceeded; nothing is written.
     """
-    rule = node.policy or settings.policy
     rows = {node.data_set: [Row(run_id, node.data_set, "spent", event, "gallery")]}
     with vault.ledger.write() as book:
         book.add_content(node.data_set, pictures)

@@ -24,7 +24,7 @@ from fedveil import checks, config, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.data import decode
-from fedveil.federation import federation
+from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.events import NonPrivate
 from fedveil.randomness import SecretStream, os_key
@@ -60,12 +60,12 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     if not run.result.is_file():
         raise checks.UserError(f"Run {run_id} has not ended; `fedveil simulate --resume {run_id}` goes on with it.")
     kept = config.from_json(run.config.read_text())
-    settings = dataclasses.replace(kept, vault=own.vault, policy=own.policy)
-    protection, side = config.build(settings, "protection"), int(settings.data.settings["size"])
+    federation = Federation(dataclasses.replace(kept, vault=own.vault, policy=own.policy))
+    protection, side = federation.protection, federation.size[0]
     arrays, _ = runs.unpack(run.checkpoint)
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
-    event = federation.release_event(settings, protection, (side, side), state)
-    name = settings.protection.name
+    event = federation.release_event(state)
+    name = kept.protection.name
     if not isinstance(event, NonPrivate):
         raise checks.UserError(
             f"Run {run_id} protects with {name}, under a formal guarantee: its copies are drawn once, booked and kept "
@@ -83,12 +83,12 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     else:
         pixels, names, problems = decode.pictures(source, side)
         inputs, convert, contents = torch.from_numpy(pixels), protection.release, content_hashes(pixels)
-    vault = Vault(Path(settings.vault.root))
+    vault = Vault(Path(own.vault.root))
     vault.create()
     node = policy.Node(owner, allow_test_seed=True)  # the gallery's own draws are never fixed
     try:
-        policy.check(settings, node, event)
-        booking.enrolled(settings, run_id, node, vault, event, vault.picture_tags(contents))
+        policy.check(federation, node, event)
+        booking.enrolled(own.policy, run_id, node, vault, event, vault.picture_tags(contents))
     except policy.PolicyRefusal as refusal:
         raise checks.UserError(f"Refused: {refusal}.") from refusal
     features = _released(convert, inputs, state)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fedveil import checks
-from fedveil.configuration.schema import Config, Group, Policy, Root
-from fedveil.data import partition
-from fedveil.federation import federation
+from fedveil.configuration.schema import Group, Policy
+from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.events import Event
@@ -48,29 +48,33 @@ class Node:
     data_root: str | None = None
     vault_root: str | None = None
 
-    def at_home(self, settings: Config) -> Config:
-        """Return the run's configuration with this owner's own places."""
-        if self.vault_root is not None:
-            settings = dataclasses.replace(settings, vault=Root(self.vault_root))
+    def vault(self, federation: Federation) -> Path:
+        """Return where this owner's vault is."""
+        return Path(self.vault_root if self.vault_root is not None else federation.settings.vault.root)
+
+    def at_home(self, federation: Federation) -> Federation:
+        """Return the federation of one client over this owner's own pictures; the run's own without a data root."""
         if self.data_root is None:
-            return settings
+            return federation
+        settings = federation.settings
         field = next((name for name in ("root", "path") if name in settings.data.settings), None)
         if field is None:
             raise checks.UserError(f"data={settings.data.name} has no place that this node's data-root could be.")
         data = Group(settings.data.name, {**settings.data.settings, field: self.data_root})
-        return dataclasses.replace(settings, data=data, train=dataclasses.replace(settings.train, clients=1))
+        alone = dataclasses.replace(settings.train, clients=1)
+        return Federation(dataclasses.replace(settings, data=data, train=alone))
 
 
-def check(settings: Config, node: Node, event: Event) -> None:
+def check(federation: Federation, node: Node, event: Event) -> None:
     """Raise `PolicyRefusal` unless the run respects the owner's floor.
 
     Args:
-        settings: the run's configuration as the coordinator sent it.
+        federation: of the run's configuration as the coordinator sent it.
         node: the owner's own settings.
         event: what one image's use in this run would release.
     """
-    policy = node.policy or settings.policy
-    name = settings.protection.name
+    settings = federation.settings
+    policy, name = node.policy or settings.policy, settings.protection.name
     if policy.floor is not None and name not in policy.floor:
         raise PolicyRefusal(f"the owner's floor accepts the protections {list(policy.floor)}, this run has {name!r}")
     if settings.privacy.test_seed is not None and not node.allow_test_seed:
@@ -88,7 +92,7 @@ def check(settings: Config, node: Node, event: Event) -> None:
 def check_runs(policy: Policy, before: History, after: History) -> None:
     """Raise `PolicyRefusal` unless all runs together, the new one included, stay within the owner's limits.
 
-    Pure losses of one image are summed, which is valid however runs were chosen. Client-level schedules go through a
+    Pure losses of one image are summed, which is valid however runs were settings. Client-level schedules go through a
     Renyi filter (Feldman and Zrnic, NeurIPS 2021, https://arxiv.org/abs/2008.11193) at a delta fixed beforehand.
 
     Args:
@@ -132,15 +136,15 @@ def _shown(epsilon: float) -> str:
     return "no finite amount (a run without any guarantee)" if epsilon == float("inf") else f"{epsilon:.6g}"
 
 
-def registry(settings: Config, client_id: str, node: Node) -> tuple[str, ...]:
+def registry(federation: Federation, client_id: str, node: Node) -> tuple[str, ...]:
     """Return the data sets whose owner accepts a run when this node does: all of a simulation, which has one vault.
 
     A node with its own data set, pictures or vault speaks for itself alone.
     """
-    share = f"{federation.data_id(settings)}/"
+    share = f"{federation.data_id}/"
     if node.data_set != share + client_id or node.data_root is not None or node.vault_root is not None:
         return (node.data_set,)
-    return tuple(share + name for name in partition.client_ids(settings.train.clients))
+    return tuple(share + name for name in federation.registry)
 
 
 def node_of(client_id: str, node_config: Mapping[str, Any], data_name: str) -> Node:

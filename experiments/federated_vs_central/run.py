@@ -57,31 +57,29 @@ def steps_per_client(images: int) -> int:
     return round(PASSES * images / SILOS / BATCH)
 
 
-def settings_of(arm: str, fold: int, seed: int, lfw: str, scratch: str):
-    """Return the configuration of one cell and the number of images it trains on."""
-    from fedveil import config
-    from fedveil.federation import federation
+def federation_of(arm: str, fold: int, seed: int, lfw: str, scratch: str):
+    """Return the federation of one cell and the number of images it trains on."""
+    from fedveil.federation.federation import Federation
 
     words = [*COMMON, *ARMS[arm], f"data.root={lfw}", f"data.held_fold={fold}", f"seed={seed}"]
     words += [f"runs.root={scratch}/runs", f"vault.root={scratch}/vault"]
-    loaded = config.load(words)
-    images = len(federation.split(loaded).train)
-    local = loaded.train.local
+    loaded = Federation.of(words)
+    images, local = len(loaded.split.train), loaded.settings.train.local
     rounds = PASSES if local.epochs else max(1, round(steps_per_client(images) / (local.steps or 1)))
     every = max(1, rounds // 14)
-    return config.load([*words, f"train.rounds={rounds}", f"evaluation.every={every}"]), images
+    return Federation.of([*words, f"train.rounds={rounds}", f"evaluation.every={every}"]), images
 
 
-def central(settings, images: int) -> dict[str, object]:
+def central(federation, images: int) -> dict[str, object]:
     """Train the same recipe on all images in one place: momentum at the only optimiser there is."""
     import torch
 
-    from fedveil import config, randomness
+    from fedveil import randomness
     from fedveil.evaluation import protocol
-    from fedveil.federation import federation, training
+    from fedveil.federation import training
 
-    split, protection = federation.split(settings), config.build(settings, "protection")
-    backbone = federation.backbone(settings, protection, split.train.size)
+    settings, split, protection = federation.settings, federation.split, federation.protection
+    backbone = federation.backbone()
     faces = split.train
     features = protection.features(protection.release(torch.from_numpy(faces.images()), {}, ()), {})
     labels = torch.unique(torch.from_numpy(faces.labels), return_inverse=True)[1]
@@ -94,20 +92,20 @@ def central(settings, images: int) -> dict[str, object]:
     indices = training.batch_indices(len(faces), batch, settings.seed, "batches", "central", steps=steps)
     batches = ((features[at], labels[at]) for at in map(torch.from_numpy, indices))
     training.local_sgd(
-        backbone, centres, config.build(settings, "head"), batches, settings.train.lr,
+        backbone, centres, federation.head, batches, settings.train.lr,
         momentum=0.9, weight_decay=settings.train.weight_decay,
     )  # fmt: skip
     found = protocol.evaluate(backbone, protection, {}, split.evaluation, draws=1, seed=settings.seed, repeats=0)
     return {"accuracy": found.accuracy, "eer": found.eer, "rounds": [], "statements": [], "draw_sd": None}
 
 
-def federated(settings) -> dict[str, object]:
+def federated(federation) -> dict[str, object]:
     """Run the federation and return its numbers."""
     from fedveil.commands import simulate
 
     run_id = f"cell-{os.getpid()}-{time.time_ns()}"
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - a worker process has nothing to say
-    result = simulate.simulate(settings, run_id, "quiet")
+    result = simulate.simulate(federation, run_id, "quiet")
     curve = [[entry["round"], entry["accuracy"]] for entry in result["rounds"] if entry["accuracy"] is not None]
     final = result["final"]
     return {
@@ -123,8 +121,8 @@ def cell(arm: str, fold: int, seed: int, lfw: str) -> dict[str, object]:
     torch.set_num_threads(1)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="fedveil-", dir=os.environ.get("FEDVEIL_SCRATCH")) as scratch:
-        settings, images = settings_of(arm, fold, seed, lfw, scratch)
-        found = central(settings, images) if arm.startswith("central") else federated(settings)
+        federation, images = federation_of(arm, fold, seed, lfw, scratch)
+        found = central(federation, images) if arm.startswith("central") else federated(federation)
     return {"arm": arm, "fold": fold, "seed": seed, "images": images, "seconds": time.perf_counter() - begun, **found}
 
 

@@ -55,26 +55,25 @@ PHASES = {"duetface": ("client_rounds", 0.3), "advface": ("split_rounds", 0.5)}
 """The setting of a method's own phase, and its rounds as a share of the recipe's."""
 
 
-def settings_of(arm: str, fold: int, seed: int, lfw: str, scratch: str, recipe: dict[str, Any]) -> tuple[Any, int]:
-    """Return the configuration of one cell and the number of training images.
+def federation_of(arm: str, fold: int, seed: int, lfw: str, scratch: str, recipe: dict[str, Any]) -> tuple[Any, int]:
+    """Return the federation of one cell and the number of training images.
 
     Every recogniser makes the same image passes. AdvFace trains its recogniser in its phase too, so that phase's rounds
     are taken from the main ones; DuetFace's client net is another network, whose rounds come on top.
     """
-    from fedveil import config
-    from fedveil.federation import federation
+    from fedveil.federation.federation import Federation
 
     method = arm.partition(",")[0]
     words = [*RECIPE, *words_of(arm, recipe), f"data.root={lfw}", f"data.held_fold={fold}", f"seed={seed}"]
     words += [f"evaluation.draws={recipe['draws']}", f"runs.root={scratch}/runs", f"vault.root={scratch}/vault"]
-    images = len(federation.split(config.load(words)).train)
+    images = len(Federation.of(words).split.train)
     rounds = main = round(recipe["passes"] * images / SILOS / BATCH / STEPS)
     if method in PHASES:
         setting, share = PHASES[method]
         own = round(share * rounds)
         words.append(f"protection.{setting}={own}")
         main = rounds - own if method == "advface" else rounds
-    return config.load([*words, f"train.rounds={main}"]), images
+    return Federation.of([*words, f"train.rounds={main}"]), images
 
 
 def words_of(arm: str, recipe: dict[str, Any]) -> list[str]:
@@ -99,10 +98,10 @@ def cell(arm: str, fold: int, seed: int, lfw: str, recipe: dict[str, Any]) -> di
     begun, spent = time.perf_counter(), time.process_time()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - a worker process has nothing to say
     with tempfile.TemporaryDirectory(prefix="fedveil-", dir=os.environ.get("FEDVEIL_SCRATCH")) as scratch:
-        settings, images = settings_of(arm, fold, seed, lfw, scratch, recipe)
-        result = simulate.simulate(settings, "cell", "quiet")
+        federation, images = federation_of(arm, fold, seed, lfw, scratch, recipe)
+        result = simulate.simulate(federation, "cell", "quiet")
         used = time.perf_counter() - begun, time.process_time() - spent
-        extra = clean_gallery(settings, scratch) if arm == "advface" else None
+        extra = clean_gallery(federation, scratch) if arm == "advface" else None
     final = result["final"]
     return {
         "arm": arm, "fold": fold, "seed": seed, "images": images, "rounds": len(result["rounds"]),
@@ -111,21 +110,20 @@ def cell(arm: str, fold: int, seed: int, lfw: str, recipe: dict[str, Any]) -> di
     }  # fmt: skip
 
 
-def clean_gallery(settings: Any, scratch: str) -> dict[str, float]:
+def clean_gallery(federation: Any, scratch: str) -> dict[str, float]:
     """Return accuracy and area of protected against clean features (adv/clean) of the finished run's model."""
     import torch
 
-    from fedveil import config, runs
+    from fedveil import runs
     from fedveil.evaluation import protocol
-    from fedveil.federation import federation
+    from fedveil.federation.tensors import set_tensors
 
     arrays, _ = runs.unpack(Path(scratch) / "runs" / "cell" / "checkpoint.npz")
-    split, protection = federation.split(settings), config.build(settings, "protection")
-    backbone = federation.backbone(settings, protection, split.train.size)
-    federation.set_tensors(backbone, {k[7:]: v for k, v in arrays.items() if k.startswith("tensor/")})
+    settings, split, backbone = federation.settings, federation.split, federation.backbone()
+    set_tensors(backbone, {k[7:]: v for k, v in arrays.items() if k.startswith("tensor/")})
     state = {k[6:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("state/")}
     found = protocol.evaluate(
-        backbone, protection, state, split.evaluation, draws=settings.evaluation.draws, seed=settings.seed,
+        backbone, federation.protection, state, split.evaluation, draws=settings.evaluation.draws, seed=settings.seed,
         gallery="clean", fars=settings.evaluation.far, repeats=0,
     )  # fmt: skip
     return {"accuracy": found.accuracy, "draw_sd": found.draw_sd or 0.0, "eer": found.eer, "auc": found.auc,

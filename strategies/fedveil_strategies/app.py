@@ -11,8 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 
 import fedveil
 from fedveil import checks, config
-from fedveil.data import partition
-from fedveil.federation import planning
+from fedveil.federation import federation, planning
+from fedveil.federation.federation import Federation
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator
 
@@ -23,11 +23,11 @@ _REASON = 300  # characters
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation over the nodes of `grid`. Run configuration: `config` (JSON), `run-id`, `progress`, `parent`."""
-    settings = config.from_json(str(context.run_config["config"]))
-    run_id = str(context.run_config.get("run-id", ""))
-    planning.check_planned(settings)
+    run = federation.kept(str(context.run_config["config"]))
+    run_id, told = str(context.run_config.get("run-id", "")), config.to_json(run.settings)
+    planning.check_planned(run.settings)
     torch.set_num_threads(1)  # equal bits on every engine
-    nodes, vaults = registry(grid, settings.train.clients, config.to_json(settings))
+    nodes, vaults = roll_call(grid, run, told)
 
     def transport(
         round_number: int, cohort: Sequence[str], tensors: Tensors, state: Mapping[str, Any]
@@ -38,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
         content = RecordDict(
             {
                 "instruction": ConfigRecord(
-                    {"config": config.to_json(settings), "run_id": opened.run_id, "round": round_number}
+                    {"config": told, "run_id": opened.run_id, "round": round_number}
                 ),
                 "tensors": ArrayRecord({name: Array(value) for name, value in tensors.items()}),
                 "state": ArrayRecord({name: Array(value.numpy()) for name, value in state.items()}),
@@ -52,19 +52,19 @@ def main(grid: Grid, context: Context) -> None:
         yield from answers(grid.send_and_receive(messages), {nodes[client]: client for client in present})
 
     progress, parent = str(context.run_config.get("progress", "auto")), str(context.run_config.get("parent", ""))
-    opened = coordinator.open_session(settings, run_id, progress, parent, vaults)
+    opened = coordinator.open_session(run, run_id, progress, parent, vaults)
     coordinator.coordinate(opened, transport)
 
 
-def registry(grid: Grid, clients: int, config_json: str) -> tuple[dict[str, int], dict[str, str]]:
+def roll_call(grid: Grid, run: Federation, told: str) -> tuple[dict[str, int], dict[str, str]]:
     """Ask every node which client of the public registry it is; return client id -> node id, and -> vault identity.
 
     Raises:
         fedveil.checks.UserError: two nodes claim one id, or a node runs another version of fedveil.
     """
-    content = RecordDict({"instruction": ConfigRecord({"config": config_json})})
+    content = RecordDict({"instruction": ConfigRecord({"config": told})})
     queries = [Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()]
-    known = partition.client_ids(clients)
+    known = run.registry
     found: dict[str, int] = {}
     vaults: dict[str, str] = {}
     for reply in grid.send_and_receive(queries):
@@ -79,7 +79,7 @@ def registry(grid: Grid, clients: int, config_json: str) -> tuple[dict[str, int]
         if name not in known:
             raise checks.UserError(
                 f"Node {reply.metadata.src_node_id} says that it is client {name!r}; the registry of "
-                f"train.clients={clients} has {known[0]} to {known[-1]}. Set client-id in the node's configuration."
+                f"train.clients={len(known)} has {known[0]} to {known[-1]}. Set client-id in the node's configuration."
             )
         if name in found:
             raise checks.UserError(f"Two nodes say that they are client {name}; give every node its own client-id.")

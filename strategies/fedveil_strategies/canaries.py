@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedveil import randomness
 from fedveil.configuration.schema import Cohort, Config
+from fedveil.federation.federation import Federation
 from fedveil.privacy.audit import Scores
 from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
@@ -41,7 +42,7 @@ class Seen:
     booked: tuple[Row, ...]
 
 
-def replay(settings: Config, canaries: int, seed: int) -> Seen:
+def replay(federation: Federation, canaries: int, seed: int) -> Seen:
     """Run all rounds of a planned client-level configuration with canary clients, and return what was released.
 
     Poisson cohorts: a canary is in the registry or replaced by nothing, and joins by the run's own secret coins. Fixed
@@ -49,10 +50,11 @@ def replay(settings: Config, canaries: int, seed: int) -> Seen:
     claim prices a fixed cohort as if all clients were in it.
 
     Args:
-        settings: a planned configuration with a finite client-level budget.
+        federation: of a planned configuration with a finite client-level budget.
         canaries: how many.
         seed: of the public audit coins; noise and cohorts are the run's own.
     """
+    settings = federation.settings
     fixed = settings.train.cohort.kind == "fixed"
     registry = tuple(f"c{number}" for number in range(canaries if fixed else max(canaries, settings.train.clients)))
     cohort = Cohort("fixed", size=canaries) if fixed else settings.train.cohort
@@ -61,7 +63,7 @@ def replay(settings: Config, canaries: int, seed: int) -> Seen:
     start = rounds.State(0, {"canary": np.zeros(canaries, np.float32)}, {})
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.sqlite")
-        level = client_level.ClientLevel(settings, plan, ledger, "audit")
+        level = client_level.ClientLevel(federation, plan, ledger, "audit")
         watch = _Watch(level, there, fixed)
         rounds.run(plan, start, watch.answer, FedAvg(), [], level.draw, watch.combine)
         return Seen(watch.run_scores(settings), watch.release_scores(), tuple(ledger.rows("audit")))
@@ -113,18 +115,18 @@ class _Watch:
         return Scores(sums[inside], sums[~inside])
 
 
-def one_release(settings: Config, draws: int) -> Scores:
+def one_release(federation: Federation, draws: int) -> Scores:
     """Return scores of one round without sampling, on extreme legal inputs, `draws` on each side.
 
     A client's update of norm C against nothing (Poisson) or against its opposite (fixed). A thousand clients on a
     coordinate of their own share a sum; every coordinate of every noisy release is one independent draw.
     """
-    width = min(draws, 1000)
+    settings, width = federation.settings, min(draws, 1000)
     names = tuple(f"c{number}" for number in range(width))
     plan = rounds.Plan(1, names, Cohort("fixed", size=width), settings.seed, ("canary",))
     tensors = {"canary": np.zeros(width, np.float32)}
     with tempfile.TemporaryDirectory() as folder:
-        level = client_level.ClientLevel(settings, plan, Ledger(Path(folder) / "ledger.sqlite"), "audit")
+        level = client_level.ClientLevel(federation, plan, Ledger(Path(folder) / "ledger.sqlite"), "audit")
     mechanism, size = level.mechanism, _HUGE * level.mechanism.clip
     other = [_canary(name, place, -size, width) for place, name in enumerate(names)]
     gone = [Failure(name, "not there") for name in names]

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fedveil import checks, randomness
-from fedveil.configuration.schema import Config
-from fedveil.federation import planning, schedule
+from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy import calibration, statements
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
@@ -40,15 +40,15 @@ class ClientLevel:
     and never stored.
     """
 
-    def __init__(self, settings: Config, plan: rounds.Plan, ledger: Ledger, run_id: str) -> None:
-        budget = settings.privacy.client
+    def __init__(self, federation: Federation, plan: rounds.Plan, ledger: Ledger, run_id: str) -> None:
+        budget = federation.settings.privacy.client
         if budget is None:
             raise ValueError("No client-level budget is configured.")
-        self._settings, self._plan, self._ledger, self._run_id = settings, plan, ledger, run_id
+        self._federation, self._plan, self._ledger, self._run_id = federation, plan, ledger, run_id
         self._budget = budget
         # All rows carry one time: how long a round took tells something about who took part in it.
         self._opened = datetime.datetime.now(datetime.UTC).isoformat(timespec="hours")
-        self.event = planning.round_release(settings)
+        self.event = federation.round_release
         self.mechanism = private.Mechanism(
             noise_multiplier=budget.noise_multiplier or 0.0,
             clip=budget.clip or 1.0,
@@ -57,9 +57,9 @@ class ClientLevel:
             share=budget.quantile_share,
             clip_lr=budget.quantile_lr,
         )
-        self._accountant = PldAccountant(planning.relation_of(settings), "client")
+        self._accountant = PldAccountant(federation.relation, "client")
         spent = self._booked = sum(row.event == self.event for row in ledger.rows(run_id))
-        self._reserved = schedule.total_rounds(settings)
+        self._reserved = federation.total_rounds
         if spent and not isinstance(self.event, NonPrivate):
             self._accountant = self._accountant.compose(self.event, spent)
 
@@ -68,7 +68,7 @@ class ClientLevel:
         self._plan = plan
 
     def _stream(self, purpose: str, number: int) -> SecretStream:
-        seed = self._settings.privacy.test_seed
+        seed = self._federation.settings.privacy.test_seed
         key = randomness.os_key() if seed is None else randomness.test_key(seed, purpose, number)
         return SecretStream(key)
 
@@ -83,7 +83,7 @@ class ClientLevel:
         A round that was interrupted after its event was booked is run again as another event, and owners have reserved
         no more than the schedule: such a run ends a round early.
         """
-        if self._booked >= self._reserved and self._settings.privacy.test_seed is None:
+        if self._booked >= self._reserved and self._federation.settings.privacy.test_seed is None:
             return False
         target = self._budget.epsilon
         if target is None or math.isinf(target) or isinstance(self.event, NonPrivate):
@@ -104,7 +104,7 @@ class ClientLevel:
 
         Under a test seed it draws the same, so it stays one row: the run is NOT PRIVATE and repeats exactly.
         """
-        if self._settings.privacy.test_seed is not None:
+        if self._federation.settings.privacy.test_seed is not None:
             note = f"round {number}, NOT PRIVATE: fixed noise (privacy.test_seed)"
             if any(row.note == note for row in self._ledger.rows(self._run_id)):
                 return
@@ -128,7 +128,7 @@ class ClientLevel:
         cohort = "fixed cohorts, not amplified" if fixed else f"secret Poisson cohorts of rate {rate:g}"
         return Statement(
             unit="client",
-            relation=planning.relation_of(self._settings),
+            relation=self._federation.relation,
             view=planning.VIEW,
             mechanism=f"Gaussian noise on the sum of clipped updates, {cohort} ({bound.method})",
             epsilon=epsilon,
@@ -152,18 +152,18 @@ class ClientLevel:
         return [chosen, ratio.warning] if ratio.warning else [chosen]
 
 
-def check_start(level: ClientLevel, settings: Config) -> None:
+def check_start(federation: Federation) -> None:
     """Refuse to start when the whole schedule exceeds the budget and the owner of the run said so."""
-    budget = settings.privacy.client
+    budget = federation.settings.privacy.client
     if budget is None or budget.on_exhausted != "refuse_to_start" or budget.epsilon is None:
         return
-    whole = planning.whole_schedule(settings)
+    whole = federation.whole_schedule
     if isinstance(whole, NonPrivate) or math.isinf(budget.epsilon):
         return
-    cost = PldAccountant(planning.relation_of(settings), "client").compose(whole).upper(budget.delta or 0.0)
+    cost = PldAccountant(federation.relation, "client").compose(whole).upper(budget.delta or 0.0)
     if cost > budget.epsilon:
         raise checks.UserError(
-            f"The {schedule.total_rounds(settings)} rounds of this run cost epsilon {cost:.4g} at delta "
+            f"The {federation.total_rounds} rounds of this run cost epsilon {cost:.4g} at delta "
             f"{budget.delta:g}, above privacy.client.epsilon={budget.epsilon:g}: lower train.rounds, raise "
             "privacy.client.noise_multiplier, or set privacy.client.on_exhausted=stop."
         )

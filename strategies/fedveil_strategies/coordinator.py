@@ -19,75 +19,22 @@ import torch
 from fedveil import checks, config, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
-from fedveil.data import partition
-from fedveil.data.split import Split
-from fedveil.evaluation import protocol
-from fedveil.federation import federation, schedule, warm_start
-from fedveil.federation.schedule import Stage
+from fedveil.federation import warm_start
+from fedveil.federation.federation import Federation
+from fedveil.federation.tensors import set_tensors
 from fedveil.privacy import statements
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import GENESIS, Ledger, Row
-from fedveil.privacy.statements import Statement
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
-from fedveil.tracking import Tracker
 from fedveil_strategies import client_level, observers, phases, rounds
+from fedveil_strategies.session import Session
 
 StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], Iterable[Update | Failure]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Session:
-    """A run that is open: its configuration, folder, public artefacts and where it stands.
-
-    Attributes:
-        state: the protection's public state (the learnt budget's shape, for instance).
-        backbone: the recogniser, for evaluation.
-        stage: what is being trained: a phase of the protection, or the recogniser.
-        start: where this stage starts from.
-        history: what every finished round's evaluation found.
-        statements: what the local releases may claim; `claims` adds the client level's.
-        level: the client-level guarantee, or None.
-        seconds_before: wall time of the attempts before this one, up to their last checkpoints.
-        lock: held while the session is open.
-    """
-
-    settings: Config
-    run: Run
-    split: Split
-    protection: Any
-    state: Mapping[str, torch.Tensor]
-    backbone: torch.nn.Module
-    stage: Stage
-    start: rounds.State
-    history: tuple[Mapping[str, Any], ...]
-    statements: tuple[Statement, ...]
-    plan: rounds.Plan
-    level: client_level.ClientLevel | None
-    tracker: Tracker
-    console: Console
-    begun: float
-    seconds_before: float = 0.0
-    lock: runs.Lock | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        return self.run.run_id
-
-    def claims(self, final: bool = False) -> list[Statement]:
-        """Return all statements as they stand after the rounds so far; none is a guarantee under a test seed."""
-        found = [*([self.level.statement(final)] if self.level is not None else []), *self.statements]
-        if self.settings.privacy.test_seed is not None:
-            return [statements.void(one, statements.FIXED_NOISE) for one in found]
-        leak = warm_start.leak(self.settings)
-        if leak is not None:  # what a start has learnt is in every model that follows
-            found = [statements.void(one, leak.reason) if "model" in one.view else one for one in found]
-        return found
-
-
 def open_session(
-    settings: Config, run_id: str, progress: str, parent: str = "", vaults: Mapping[str, str] | None = None
+    federation: Federation, run_id: str, progress: str, parent: str = "", vaults: Mapping[str, str] | None = None
 ) -> Session:
     """Open a new run, or the one that `run_id` names, and book what it will release before anything is released.
 
@@ -95,49 +42,47 @@ def open_session(
         fedveil.checks.UserError: the run is open elsewhere, began with other settings, or a client's vault is not the
             one it began with: its noisy copies would be drawn again, a second release that no statement counts.
     """
+    settings = federation.settings
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
     lock = runs.lock(run)
     try:
-        return _opened(settings, run, progress, parent, dict(vaults or {}), lock)
+        return _opened(federation, run, progress, parent, dict(vaults or {}), lock)
     except BaseException:
         lock.close()
         raise
 
 
 def _opened(
-    settings: Config, run: Run, progress: str, parent: str, vaults: dict[str, str], lock: runs.Lock
+    federation: Federation, run: Run, progress: str, parent: str, vaults: dict[str, str], lock: runs.Lock
 ) -> Session:
     begun = time.perf_counter()
     console = Console(progress)
-    protection = config.build(settings, "protection")
-    split = federation.split(settings)
-    size = split.train.size
-    # A registry that the data cannot fill is refused here, once, and not by every client after a long preparation.
-    partition.partition(split.train, settings.train.clients, settings.seed, settings.partition)
+    settings, protection, public = federation.settings, federation.protection, federation.split.public
+    _ = federation.shares  # a registry that the data cannot fill is refused here, once, and not by every client
     _claim(run, settings)
     arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
-        console.say(protection_phase(settings, protection))
-        state = protection.fit(split.public.images(), split.public.labels, settings.seed, console.progress)
-    backbone = federation.backbone(settings, protection, size)
-    stage = schedule.stages(settings, protection)[int(meta.get("stage", 0))]
+        console.say(protection_phase(federation))
+        state = protection.fit(public.images(), public.labels, settings.seed, console.progress)
+    backbone = federation.backbone()
+    stage = federation.stages[int(meta.get("stage", 0))]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
     if not tensors:
-        tensors = phases.initial(settings, protection, stage, state, backbone, {}, console.progress)
+        tensors = phases.initial(federation, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
     _same_vaults(run, vaults, bool(protection.noise))
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
-    event = federation.release_event(settings, protection, size, state)
+    event = federation.release_event(state)
     claimed = statements.price_all([*_booked(run, event, settings), *_warm(run, settings)])
-    plan = phases.plan_of(settings, stage, tensors)
-    level = _client_level(settings, plan, run, tensors, console)
+    plan = phases.plan_of(federation, stage, tensors)
+    level = _client_level(federation, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     formal = settings.privacy.client is not None or any(statement.epsilon is not None for statement in claimed)
     tracker = observers.start_tracker(settings, run, parent, formal)
     return Session(
-        settings, run, split, protection, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan,
-        level, tracker, console, begun, float(meta.get("seconds", 0.0)), lock,
+        federation, run, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan, level, tracker,
+        console, begun, float(meta.get("seconds", 0.0)), lock,
     )  # fmt: skip
 
 
@@ -166,12 +111,12 @@ def _warm(run: Run, settings: Config) -> list[Event]:
 
 
 def _client_level(
-    settings: Config, plan: rounds.Plan, run: Run, tensors: Tensors, console: Console
+    federation: Federation, plan: rounds.Plan, run: Run, tensors: Tensors, console: Console
 ) -> client_level.ClientLevel | None:
-    if settings.privacy.client is None:
+    if federation.settings.privacy.client is None:
         return None
-    level = client_level.ClientLevel(settings, plan, Ledger(run.ledger), run.run_id)
-    client_level.check_start(level, settings)
+    level = client_level.ClientLevel(federation, plan, Ledger(run.ledger), run.run_id)
+    client_level.check_start(federation)
     for line in level.lines(sum(tensors[name].size for name in plan.allowed)):
         console.say(textwrap.fill(line, 80))
     return level
@@ -189,10 +134,10 @@ def _claim(run: Run, settings: Config) -> None:
         raise checks.UserError(f"Run {run.run_id} began with other settings ({', '.join(changed)}); use a new run id.")
 
 
-def protection_phase(settings: Config, protection: Any) -> str:
+def protection_phase(federation: Federation) -> str:
     """Return the line that announces what is learnt before the first round."""
-    learnt = " (learning on public faces)" if protection.needs_fit else ""
-    return f"protection {settings.protection.name}{learnt}"
+    learnt = " (learning on public faces)" if federation.protection.needs_fit else ""
+    return f"protection {federation.settings.protection.name}{learnt}"
 
 
 def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
@@ -216,7 +161,7 @@ def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
 def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]:
     """Run the remaining rounds, evaluate, write result.json and return its content."""
     watch = observers.Watch(session)
-    total = schedule.stages(session.settings, session.protection)[-1].last
+    total = session.federation.total_rounds
     try:
         watch.warm_start()
         session.console.begin(total, session.start.round, list(session.history))
@@ -246,7 +191,7 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
     def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
         return transport(number, cohort, tensors, session.state)
 
-    aggregation = config.build(session.settings, "aggregation")
+    aggregation = session.federation.aggregation
     watching = [watch.evaluate, watch.checkpoint, watch.track]
     level = session.level
     if level is None:
@@ -259,13 +204,9 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
     """Evaluate the last model with all draws, write result.json and the pictures, close tracking."""
     settings = session.settings
-    federation.set_tensors(session.backbone, end.tensors)
+    set_tensors(session.backbone, end.tensors)
     session.console.say("final evaluation")
-    found = protocol.evaluate(
-        session.backbone, session.protection, session.state, session.split.evaluation,
-        draws=settings.evaluation.draws, seed=settings.seed, gallery=settings.evaluation.gallery,
-        fars=settings.evaluation.far, repeats=settings.evaluation.bootstrap,
-    )  # fmt: skip
+    found = observers.evaluated(session, settings.evaluation.draws, settings.evaluation.bootstrap)
     claims = session.claims(final=True)
     formal = any(statement.epsilon is not None for statement in claims)
     test_seed = settings.privacy.test_seed is not None

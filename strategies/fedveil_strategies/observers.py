@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,14 @@ import fedveil
 from fedveil import config, records, runs, tracking
 from fedveil.configuration.schema import Config
 from fedveil.evaluation import protocol
-from fedveil.federation import federation
+from fedveil.federation.tensors import set_tensors
 from fedveil.pictures import faces
 from fedveil.pictures import run as pictures
 from fedveil.privacy.ledger import Ledger
 from fedveil.records import RoundReport, Tensors
 from fedveil.runs import Run
 from fedveil_strategies import rounds
-
-if TYPE_CHECKING:
-    from fedveil_strategies.coordinator import Session
+from fedveil_strategies.session import Session
 
 
 class Watch:
@@ -41,18 +39,10 @@ class Watch:
         begins = session.start.round == session.stage.first - 1
         if session.settings.train.warm_start is None or session.stage.phase is not None or not begins:
             return
-        federation.set_tensors(session.backbone, session.start.tensors)
-        found = self._evaluated()
+        set_tensors(session.backbone, session.start.tensors)
+        found = evaluated(session)
         session.console.say(f"warm start: accuracy {100 * found.accuracy:.1f} %, EER {100 * found.eer:.1f} %")
         session.tracker.log_round(session.start.round, {"accuracy": found.accuracy, "eer": found.eer})
-
-    def _evaluated(self) -> protocol.Result:
-        """Evaluate the session's backbone with one draw."""
-        session, chosen = self.session, self.session.settings.evaluation
-        return protocol.evaluate(
-            session.backbone, session.protection, session.state, session.split.evaluation, draws=1,
-            seed=session.settings.seed, gallery=chosen.gallery, fars=chosen.far, repeats=0,
-        )  # fmt: skip
 
     def evaluate(self, report: RoundReport) -> None:
         """Measure the new model on public pairs with one draw, every n-th round, and remember the round."""
@@ -71,8 +61,8 @@ class Watch:
         if self.session.stage.phase is not None:
             entry["phase"] = self.session.stage.name
         elif report.round % settings.evaluation.every == 0 or report.round == report.rounds:
-            federation.set_tensors(self.session.backbone, report.tensors)
-            found = self._evaluated()
+            set_tensors(self.session.backbone, report.tensors)
+            found = evaluated(self.session)
             entry |= {"accuracy": found.accuracy, "eer": found.eer, "tar": found.tar}
         self.history.append(records.plain(entry))
 
@@ -102,6 +92,15 @@ class Watch:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as log:
                 for failure in report.failures:
                     log.write(f"round {report.round} client {failure.client_id}: {failure.reason}\n")
+
+
+def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Result:
+    """Evaluate the session's backbone on its public pairs, with `repeats` bootstrap samples for an interval."""
+    federation, wanted = session.federation, session.settings.evaluation
+    return protocol.evaluate(
+        session.backbone, federation.protection, session.state, federation.split.evaluation, draws=draws,
+        seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats,
+    )  # fmt: skip
 
 
 def checkpoint_bytes(
@@ -180,7 +179,7 @@ def publish(
 ) -> None:
     """Draw the pictures, then mirror them, the ledger, the configuration and the model to the tracker."""
     run, tracker, settings = session.run, session.tracker, session.settings
-    federation.set_tensors(session.backbone, tensors)
+    set_tensors(session.backbone, tensors)
     made = [run.config, *draw(session, result["rounds"], found)]
     final = result["final"]
     numbers = {f"final_{name}": final[name] for name in ("accuracy", "fold_sd", "draw_sd", "eer", "auc")}
@@ -197,7 +196,7 @@ def publish(
     for path in [*made, run.ledger]:
         tracker.log_artifact(path)
     if settings.tracking.log_model:
-        channels, height, width = session.protection.layout(session.split.train.size)
+        channels, height, width = session.federation.protection.layout(session.federation.size)
         tracker.log_model(session.backbone, np.zeros((1, channels, height, width), np.float32))
 
 
@@ -220,11 +219,11 @@ def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol
             folder / "roc.png", [far for far, _ in found.roc], [tar for _, tar in found.roc], settings.protection.name
         ),
     ]
-    shape = session.protection.shape_picture(session.state)
+    shape = session.federation.protection.shape_picture(session.state)
     if shape is not None:
         made.append(pictures.budget_shape(folder / "budget_shape.png", shape))
-    if session.split.public.synthetic:
-        rows = faces.sample(session.protection, session.state, session.split.public)
+    if session.federation.split.public.synthetic:
+        rows = faces.sample(session.federation.protection, session.state, session.federation.split.public)
         made.append(faces.face_grid(folder / "faces.png", rows))
     return made
 

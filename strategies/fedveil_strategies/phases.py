@@ -5,38 +5,36 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedveil.configuration.schema import Config
-from fedveil.data import partition
-from fedveil.federation import federation, schedule, warm_start
+from fedveil.federation import warm_start
+from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
+from fedveil.federation.tensors import get_tensors
 from fedveil.protections.base import Progress, State
 from fedveil.records import Tensors
 from fedveil_strategies import rounds
-
-if TYPE_CHECKING:
-    from fedveil_strategies.coordinator import Session
+from fedveil_strategies.session import Session
 
 
-def plan_of(settings: Config, stage: Stage, tensors: Tensors) -> rounds.Plan:
+def plan_of(federation: Federation, stage: Stage, tensors: Tensors) -> rounds.Plan:
     """Return the public constants of a stage's rounds."""
+    settings = federation.settings
     return rounds.Plan(
         rounds=stage.last,
-        registry=partition.client_ids(settings.train.clients),
+        registry=federation.registry,
         cohort=settings.train.cohort,
         seed=settings.seed,
-        allowed=federation.trainable(settings, list(tensors), stage),
+        allowed=federation.trainable(list(tensors), stage),
         tolerated=0.5 if settings.privacy.client is None else None,
     )
 
 
 def initial(
-    settings: Config,
-    protection: Any,
+    federation: Federation,
     stage: Stage,
     state: State,
     backbone: Any,
@@ -45,12 +43,11 @@ def initial(
 ) -> dict[str, NDArray[np.float32]]:
     """Return the tensors that a stage starts from: a phase's own, or the recogniser's, `given` ones on top."""
     if stage.phase is None and set(given) == {name for name, _ in backbone.named_parameters()}:
-        found = federation.get_tensors(backbone)
+        found = get_tensors(backbone)
     elif stage.phase is None:
-        found = warm_start.initial(settings, protection, state, backbone, progress)
+        found = warm_start.initial(federation, state, backbone, progress)
     else:
-        size = federation.split(settings).train.size
-        found = federation.get_tensors(federation.network(settings, protection, stage, size, state))
+        found = get_tensors(federation.network(stage, state))
     odd = {name for name in given if name not in found or found[name].shape != given[name].shape}
     if odd:
         raise ValueError(f"A phase gave tensors that the next network does not have: {sorted(odd)[:3]}.")
@@ -63,18 +60,18 @@ def advance(session: Session, end: rounds.State) -> Session:
     What a phase leaves is a function of its aggregated tensors and of public faces, so an interrupted run that does
     this again arrives at the same values.
     """
-    settings, phase = session.settings, session.stage.phase
+    federation, settings, phase = session.federation, session.settings, session.stage.phase
     if phase is None:
         raise ValueError("The recogniser's rounds are the last stage.")
     done = end.round - session.stage.first + 1
     session.console.say(f"learnt: {session.stage.name} ({done} of {phase.rounds} rounds)")
-    public = session.split.public
+    public = federation.split.public
     state, given = phase.finish(
         end.tensors, session.state, public.images(), public.labels, settings.seed, session.console.progress
     )
-    stage = schedule.stages(settings, session.protection)[session.stage.index + 1]
-    tensors = initial(settings, session.protection, stage, state, session.backbone, given, session.console.progress)
-    plan = plan_of(settings, stage, tensors)
+    stage = federation.stages[session.stage.index + 1]
+    tensors = initial(federation, stage, state, session.backbone, given, session.console.progress)
+    plan = plan_of(federation, stage, tensors)
     if given and settings.train.warm_start is not None:
         session.console.say(f"train.warm_start is not used: {session.stage.name} says where the next network starts")
     if session.level is not None:

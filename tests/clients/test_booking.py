@@ -15,7 +15,7 @@ from scipy import optimize
 from fedveil import cli, config
 from fedveil.commands.ledger import report as ledger_report
 from fedveil.configuration.schema import Policy
-from fedveil.federation import federation, planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy import ledger as ledgers
 from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil_clients import booking, policy
@@ -29,8 +29,8 @@ CLIENT = ("protection=none", "privacy.client.epsilon=4", "privacy.client.delta=1
 PICTURES = [hashlib.sha256(bytes([n])).digest() for n in range(9)]
 
 
-def settings_of(*words):
-    return planning.planned(config.load(["tracking=none", "train.clients=5", *words]))
+def federation_of(*words):
+    return Federation.of(["tracking=none", "train.clients=5", *words])
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def owner(tmp_path):
         node = Node(name, policy=Policy(None, None, **limits) if limits else None)
         tags = vault.picture_tags(PICTURES[number] for number in held)
         kind = repr(event).encode() if mechanism is None else mechanism
-        booking.accept(settings_of(*words), run, client, node, vault, event, kind, tags)
+        booking.accept(federation_of(*words), run, client, node, vault, event, kind, tags)
         return vault
 
     return accept
@@ -57,44 +57,44 @@ def total(vault, name, unit="image"):
 
 
 def test_a_client_that_joins_no_round_is_reserved_and_rows_tell_nothing_of_who_did(owner, tmp_path):
-    settings = settings_of(*CLIENT)
-    share = federation.data_id(settings)
+    federation = federation_of(*CLIENT)
+    share = federation.data_id
     tables = []
     for vault_name, opened in (("a", ["c0002"]), ("b", ["c0004", "c0001", "c0005"])):
         vault = Vault(tmp_path / vault_name)
         for number, client in enumerate(opened):
             node = policy.node_of(client, {}, share)
             tags = vault.picture_tags(PICTURES[number : number + 1])
-            booking.accept(settings, "run", client, node, vault, BARE, b"", tags)
+            booking.accept(federation, "run", client, node, vault, BARE, b"", tags)
         rows = vault.ledger.rows()
         tables.append([(row.run_id, row.subject, row.status, row.event, row.note, row.mechanism) for row in rows])
     assert tables[0] == tables[1]
     assert {(row[1], row[2]) for row in tables[0]} == {
         (f"{share}/c000{number}", status) for number in range(1, 6) for status in ("reserved", "spent")
     }
-    assert {row[3] for row in tables[0] if row[2] == "reserved"} == {planning.whole_schedule(settings)}
+    assert {row[3] for row in tables[0] if row[2] == "reserved"} == {federation.whole_schedule}
 
 
 def test_nodes_with_a_data_set_or_vault_of_their_own_speak_for_themselves():
-    settings = settings_of()
-    share = federation.data_id(settings)
-    assert len(policy.registry(settings, "c0002", policy.node_of("c0002", {}, share))) == 5
+    federation = federation_of()
+    share = federation.data_id
+    assert len(policy.registry(federation, "c0002", policy.node_of("c0002", {}, share))) == 5
     for words in ({"data-set": "clinic"}, {"vault-root": "here"}, {"data-root": "there"}):
         node = policy.node_of("c0002", words, share)
-        assert policy.registry(settings, "c0002", node) == (node.data_set,)
+        assert policy.registry(federation, "c0002", node) == (node.data_set,)
 
 
 def test_thousands_of_clients_are_reserved_in_one_go(tmp_path):
-    settings = settings_of(*CLIENT, "train.clients=5000")
-    node = policy.node_of("c0007", {}, federation.data_id(settings))
+    federation = federation_of(*CLIENT, "train.clients=5000")
+    node = policy.node_of("c0007", {}, federation.data_id)
     vault = Vault(tmp_path)
     begun = time.perf_counter()
-    booking.accept(settings, "run", "c0007", node, vault, BARE, b"", [])
+    booking.accept(federation, "run", "c0007", node, vault, BARE, b"", [])
     assert time.perf_counter() - begun < 3
     assert len(vault.ledger.rows()) == 10_000
     begun = time.perf_counter()
     for _ in range(50):
-        booking.accept(settings, "run", "c0007", node, vault, BARE, b"", [])
+        booking.accept(federation, "run", "c0007", node, vault, BARE, b"", [])
     assert time.perf_counter() - begun < 2
     assert len(vault.ledger.rows()) == 10_000
 
@@ -200,7 +200,7 @@ def closed_form(noise_multiplier, steps, delta):
 
 @pytest.mark.parametrize("fits", [1, 2, 4])
 def test_the_filter_refuses_exactly_the_schedule_that_would_exceed(owner, fits):
-    noise = settings_of(*CLIENT).privacy.client.noise_multiplier
+    noise = federation_of(*CLIENT).settings.privacy.client.noise_multiplier
     below, above = (closed_form(noise, 10 * count, 1e-5) for count in (fits, fits + 1))
     limit = below * 1.002 if fits > 1 else 0.5 * (below + above)
     for number in range(fits):
@@ -238,16 +238,16 @@ def test_image_totals_are_limited_over_runs_and_a_refusal_writes_nothing(owner):
 
 
 def test_a_simulations_registry_is_limited_client_by_client(tmp_path):
-    settings = settings_of(*CLIENT, "policy.max_client_epsilon=4.5")
-    share, vault = federation.data_id(settings), Vault(tmp_path)
-    heavy = dataclasses.replace(settings, policy=Policy(None, None))
+    federation = federation_of(*CLIENT, "policy.max_client_epsilon=4.5")
+    share, vault = federation.data_id, Vault(tmp_path)
+    heavy = Federation(dataclasses.replace(federation.settings, policy=Policy(None, None)))
     one = Node(f"{share}/c0003", vault_root=str(tmp_path))
     booking.accept(heavy, "before", "c0003", one, vault, BARE, b"", [])
-    booking.accept(settings, "run", "c0001", policy.node_of("c0001", {}, share), vault, BARE, b"", [])
+    booking.accept(federation, "run", "c0001", policy.node_of("c0001", {}, share), vault, BARE, b"", [])
     booked = {row.subject for row in vault.ledger.rows("run")}
     assert booked == {f"{share}/c000{number}" for number in (1, 2, 4, 5)}
     with pytest.raises(PolicyRefusal):
-        booking.accept(settings, "run", "c0003", policy.node_of("c0003", {}, share), vault, BARE, b"", [])
+        booking.accept(federation, "run", "c0003", policy.node_of("c0003", {}, share), vault, BARE, b"", [])
 
 
 def race(owner, monkeypatch):

@@ -11,12 +11,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedveil import checks, config
 from fedveil.configuration.schema import Policy
+from fedveil.data.faces import FaceSet
 from fedveil.engine import _flower
-from fedveil.federation import federation
+from fedveil.federation.federation import Federation
+from fedveil.federation.schedule import Stage
+from fedveil.federation.tensors import get_tensors, set_tensors
+from fedveil.federation.training import batch_indices
 from fedveil.privacy.ledger import Ledger
 from fedveil.records import model_sha256
 from fedveil_clients import app as client_app
-from fedveil_clients import training
+from fedveil_clients import features, sites, training
 from fedveil_clients.policy import Node, PolicyRefusal
 
 SMALL = (
@@ -38,21 +42,20 @@ def one_thread():
 
 @pytest.fixture
 def settings(tmp_path):
-    return lambda *words: config.load([*SMALL, f"vault.root={tmp_path / 'vault'}", *words])
+    return lambda *words: Federation.of([*SMALL, f"vault.root={tmp_path / 'vault'}", *words])
 
 
 def public_state(chosen):
-    public = federation.split(chosen).public
-    return config.build(chosen, "protection").fit(public.images(), public.labels, chosen.seed)
+    public = chosen.split.public
+    return chosen.protection.fit(public.images(), public.labels, chosen.settings.seed)
 
 
 def start(chosen):
-    size = federation.split(chosen).train.size
-    return federation.get_tensors(federation.backbone(chosen, config.build(chosen, "protection"), size))
+    return get_tensors(chosen.backbone())
 
 
 def site_of(chosen, client="c0002", run="run", node=NODE):
-    return training.open_site(chosen, run, client, node, public_state(chosen))
+    return sites.open_site(chosen, run, client, node, public_state(chosen))
 
 
 def test_the_update_is_local_minus_global(settings):
@@ -60,7 +63,7 @@ def test_the_update_is_local_minus_global(settings):
     site, tensors = site_of(chosen), start(chosen)
     kept = {name: value.copy() for name, value in tensors.items()}
     update = training.train_round(site, 1, tensors)
-    after = federation.get_tensors(site.backbone)
+    after = get_tensors(site.backbone)
     assert set(update.tensors) == set(tensors)
     assert update.client_id == "c0002"
     for name, value in update.tensors.items():
@@ -73,18 +76,17 @@ def test_the_update_is_local_minus_global(settings):
 def test_one_step_is_one_sgd_step_by_finite_differences(settings):
     chosen = settings("train.local.steps=1", "train.weight_decay=0.0", "train.lr=0.01")
     site, tensors = site_of(chosen), start(chosen)
-    index = next(
-        training.training.batch_indices(len(site.labels), 6, chosen.seed, "batches", "c0002", start_step=0, steps=1)
-    )
-    features, labels = site.features(index, 0).double(), site.labels[torch.from_numpy(index)]
+    count, seed = len(site.labels), chosen.settings.seed
+    index = next(batch_indices(count, 6, seed, "batches", "c0002", start_step=0, steps=1))
+    fed, labels = site.features(index, 0).double(), site.labels[torch.from_numpy(index)]
     centres = training._first_head(site).double()
 
     def loss(moved):
-        federation.set_tensors(site.backbone, moved)
+        set_tensors(site.backbone, moved)
         with torch.no_grad():
-            embedded = torch.nn.functional.normalize(site.backbone.double()(features))
+            embedded = torch.nn.functional.normalize(site.backbone.double()(fed))
             cosine = embedded @ torch.nn.functional.normalize(centres).T
-            found = float(torch.nn.functional.cross_entropy(site.head.logits(cosine, labels), labels))
+            found = float(torch.nn.functional.cross_entropy(site.federation.head.logits(cosine, labels), labels))
         site.backbone.float()
         return found
 
@@ -102,7 +104,7 @@ def test_only_the_allow_list_is_trained_and_leaves(settings):
     site, tensors = site_of(chosen), start(chosen)
     update = training.train_round(site, 1, tensors)
     assert set(update.tensors) == {name for name in tensors if name.startswith("embed.")} != set()
-    after = federation.get_tensors(site.backbone)
+    after = get_tensors(site.backbone)
     frozen = set(tensors) - set(update.tensors)
     assert all(np.array_equal(after[name], tensors[name]) for name in frozen)
 
@@ -123,7 +125,7 @@ def test_a_round_run_again_gives_equal_bits(settings, protection):
 def bare(chosen):
     from fedveil.commands import simulate
 
-    return simulate.without_protection(chosen)
+    return Federation(simulate.without_protection(chosen.settings))
 
 
 def test_the_release_is_booked_once_per_run_then_reused(settings, tmp_path):
@@ -152,17 +154,17 @@ def test_the_vault_is_closed_whatever_the_protection(settings, tmp_path):
 def test_clean_images_are_read_once_when_copies_are_memoised(settings, monkeypatch):
     chosen = settings()
     read = []
-    images = training.FaceSet.images
-    monkeypatch.setattr(training.FaceSet, "images", lambda self, index=None: read.append(index) or images(self, index))
+    images = FaceSet.images
+    monkeypatch.setattr(FaceSet, "images", lambda self, index=None: read.append(index) or images(self, index))
     state = public_state(chosen)
     read.clear()
-    site = training.open_site(chosen, "run", "c0002", NODE, state)
+    site = sites.open_site(chosen, "run", "c0002", NODE, state)
     own = np.concatenate(read)
     assert sorted(own.tolist()) == list(range(len(own)))  # each image exactly once
     read.clear()
     for number in (1, 2):
         training.train_round(site, number, start(chosen))
-    training.open_site(chosen, "run", "c0002", NODE, state)
+    sites.open_site(chosen, "run", "c0002", NODE, state)
     assert read == []
 
 
@@ -193,13 +195,13 @@ def test_bank_negatives_are_public_faces_with_labels_of_their_own(settings, monk
     own = len(plain.labels)
     assert torch.equal(site.labels[:own], plain.labels)
     assert set(site.labels[own:].tolist()) == {plain.classes, plain.classes + 1}
-    split = federation.split(chosen)
+    split = chosen.split
     public = split.public.subset(np.isin(split.public.labels, split.public.identities[:2]))
     assert len(site.labels) - own == len(public)
     read = []
-    images = training.FaceSet.images
+    images = FaceSet.images
     monkeypatch.setattr(
-        training.FaceSet, "images", lambda self, index=None: read.append(self.present_names) or images(self, index)
+        FaceSet, "images", lambda self, index=None: read.append(self.present_names) or images(self, index)
     )
     mixed = site.features(np.array([own, 0, own + 1, 1]), 0)
     assert {name for names in read for name in names} <= set(split.public.present_names)
@@ -214,11 +216,11 @@ def test_a_bank_larger_than_the_public_faces_is_refused(settings):
 
 
 def ask(chosen, number=1, node_config=None, tensors=None):
-    engine = _flower.Settings(chosen.train.clients, {}, node_config or {})
+    engine = _flower.Settings(chosen.settings.train.clients, {}, node_config or {})
     _flower.identify()
     content = RecordDict(
         {
-            "instruction": ConfigRecord({"config": config.to_json(chosen), "run_id": "run", "round": number}),
+            "instruction": ConfigRecord({"config": config.to_json(chosen.settings), "run_id": "run", "round": number}),
             "tensors": ArrayRecord(client_app._arrays(tensors or start(chosen))),
             "state": ArrayRecord(client_app._arrays({k: v.numpy() for k, v in public_state(chosen).items()})),
         }
@@ -273,10 +275,10 @@ def test_a_refusal_is_a_reason_and_nothing_else(settings, words, node, reason):
 
 def test_every_person_has_one_client_and_unknown_clients_are_refused(settings):
     chosen = settings()
-    people = [set(federation.faces_of(chosen, name).present_names) for name in ("c0001", "c0002", "c0003")]
+    people = [set(chosen.faces_of(name).present_names) for name in ("c0001", "c0002", "c0003")]
     assert sum(len(part) for part in people) == len(set.union(*people)) == 8
     with pytest.raises(checks.UserError, match="c0009"):
-        federation.faces_of(chosen, "c0009")
+        chosen.faces_of("c0009")
 
 
 def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_across_clients(settings, monkeypatch):
@@ -291,7 +293,7 @@ def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_ac
 
     monkeypatch.setattr(PartialFace, "training_features", watching)
     words = [word for word in SMALL if not word.startswith("protection.")]
-    chosen = config.load([*words, "protection=partialface", f"vault.root={settings().vault.root}"])
+    chosen = Federation.of([*words, "protection=partialface", f"vault.root={settings().settings.vault.root}"])
     mine, other = site_of(chosen), site_of(chosen, "c0003", node=Node("here/c0003", allow_test_seed=True))
     seen.clear()
     for site, step in ((mine, 0), (mine, 1), (other, 0)):
@@ -307,7 +309,7 @@ def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_ac
 
 def test_one_name_at_two_clients_is_two_persons(settings):
     chosen = settings()
-    faces, persons = federation.faces_of(chosen, "c0002"), []
+    faces, persons = chosen.faces_of("c0002"), []
 
     class Spy:
         noise, memoise = "", False
@@ -319,7 +321,8 @@ def test_one_name_at_two_clients_is_two_persons(settings):
             persons.append(identities[0])
             return images.float()
 
+    chosen.__dict__["protection"] = Spy()  # where the cached one would be
+    feeding = features.Feeding(chosen, Stage(0, "recogniser", 1, 1), {}, b"mechanism")
     for where in ("c0001", "c0002"):
-        stage = training.schedule.stage_of(chosen, 1)
-        training._empirical(chosen, Spy(), stage, {}, faces, where, b"mechanism")(np.array([0]), 0)
+        feeding.empirical(faces, where)(np.array([0]), 0)
     assert persons[0] != persons[1]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fedveil import cli, config, runs
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.federation.federation import Federation
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections.advface import AdvFace
 from fedveil.randomness import SecretStream, test_key
@@ -32,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fedveil.commands import simulate
 
     for name, more in (("advface", ["protection.split_rounds=1", "protection.steps=2"]), ("dctdp", [])):
-        simulate.simulate(config.load([*words, f"protection={name}", *more]), name, "quiet")
+        simulate.simulate(Federation.of([*words, f"protection={name}", *more]), name, "quiet")
     pictures = folder / "faces" / "somebody"
     pictures.mkdir(parents=True)
     for number, face in enumerate(FACES):

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from fedveil import config
 from fedveil.configuration.schema import Policy
+from fedveil.federation.federation import Federation
 from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil_clients import policy
 from fedveil_clients.policy import Node, PolicyRefusal
@@ -17,7 +17,7 @@ BARE = NonPrivate("image", "everything", "no noise")
 
 
 def settings(*words):
-    return config.load(["tracking=none", *words])
+    return Federation.of(["tracking=none", *words])
 
 
 def test_without_a_policy_everything_is_accepted():
@@ -81,9 +81,8 @@ def test_a_floor_that_cannot_be_read_accepts_nothing():
 def test_a_node_brings_its_own_faces_and_vault(tmp_path):
     from PIL import Image
 
-    from fedveil import config
     from fedveil.data.sources.procedural import draw_faces
-    from fedveil_clients import training
+    from fedveil_clients.sites import own_faces
 
     for who, owner in enumerate(("north", "south")):
         faces = draw_faces(1, 10 * who, 3, 4, 32)
@@ -92,9 +91,9 @@ def test_a_node_brings_its_own_faces_and_vault(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
     words = ["data=folder", f"data.root={tmp_path / 'north'}", "data.size=32", "data.evaluation=procedural"]
-    settings = config.load([*words, "train.clients=2", "protection=none"])
+    run = Federation.of([*words, "train.clients=2", "protection=none"])
     node = policy.node_of("c0002", {"data-root": str(tmp_path / "south"), "vault-root": str(tmp_path / "v")}, "folder")
-    assert set(training.own_faces(settings, "c0002", node).present_names) == {"south0", "south1", "south2"}
-    assert node.at_home(settings).vault.root == str(tmp_path / "v")
+    assert set(own_faces(run, node.at_home(run), "c0002").present_names) == {"south0", "south1", "south2"}
+    assert node.vault(run) == tmp_path / "v"
     shared = policy.node_of("c0002", {}, "folder")
-    assert all(name.startswith("north") for name in training.own_faces(settings, "c0002", shared).present_names)
+    assert all(name.startswith("north") for name in own_faces(run, shared.at_home(run), "c0002").present_names)

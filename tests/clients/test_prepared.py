@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedveil import config
-from fedveil_clients import prepared, training
+from fedveil.federation.federation import Federation
+from fedveil_clients import features, prepared
 
 
 class Source:
@@ -104,16 +104,14 @@ def test_a_client_trains_on_equal_features_with_and_without_room(name, tmp_path,
         "data.identities=8", "data.images_per_identity=3", "data.size=32", "train.clients=2", "train.rounds=2",
         f"protection={name}", "protection.fit_steps=1", f"vault.root={tmp_path}/vault",
     ]  # fmt: skip
-    settings = config.load(words)
-    from fedveil.federation import federation, schedule
-
-    split, protection = federation.split(settings), config.build(settings, "protection")
-    state = protection.fit(split.public.images(), split.public.labels, 1)
-    stage = schedule.stages(settings, protection)[-1]
-    faces, found = federation.faces_of(settings, "c0001"), []
+    federation = Federation.of(words)
+    public = federation.split.public
+    state = federation.protection.fit(public.images(), public.labels, 1)
+    feeding = features.Feeding(federation, federation.stages[-1], state, b"mechanism")
+    faces, found = federation.faces_of("c0001"), []
     for limit in (0, 1 << 20):
-        monkeypatch.setattr(training, "SHELF", prepared.Shelf(limit))
-        features = training._empirical(settings, protection, stage, state, faces, "c0001", b"mechanism")
-        found.append([features(np.array(index), step) for step, index in enumerate(([0, 1, 2], [2, 0, 0], [5, 1]))])
-        assert (training.SHELF.held > 0) == bool(limit)
+        monkeypatch.setattr(features, "SHELF", prepared.Shelf(limit))
+        fed = feeding.empirical(faces, "c0001")
+        found.append([fed(np.array(index), step) for step, index in enumerate(([0, 1, 2], [2, 0, 0], [5, 1]))])
+        assert (features.SHELF.held > 0) == bool(limit)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

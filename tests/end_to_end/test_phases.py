@@ -10,7 +10,8 @@ import torch
 
 from fedveil import cli, config, runs
 from fedveil.configuration import plugins
-from fedveil.federation import planning, schedule
+from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy.events import Release
 from fedveil.privacy.ledger import Ledger
 from fedveil_strategies import observers, phases, private
@@ -61,10 +62,10 @@ def test_the_rounds_of_all_stages_are_numbered_through(method, whole):
     assert [entry["round"] for entry in whole["rounds"]] == [1, 2, 3, 4]
     assert ["phase" in entry for entry in whole["rounds"]] == [True, True, False, False]
     assert [entry["accuracy"] is None for entry in whole["rounds"]] == [True, True, False, False]
-    settings = config.load([*BASE, *method])
-    first, last = schedule.stages(settings)
+    federation = Federation.of([*BASE, *method])
+    first, last = federation.stages
     assert (first.first, first.last, last.first, last.last) == (1, 2, 3, TOTAL)
-    assert [schedule.stage_of(settings, number).index for number in range(1, 5)] == [0, 0, 1, 1]
+    assert [federation.stage_of(number).index for number in range(1, 5)] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(("method_name", "after"), [("checkpoint", 1), ("evaluate", 2), ("checkpoint", 3)])
@@ -145,4 +146,4 @@ def test_a_client_level_budget_pays_for_the_phases(method, monkeypatch):
 def test_methods_without_phases_have_one_stage():
     for name in plugins.names("protection"):
         if name not in METHODS:
-            assert len(schedule.stages(config.load([f"protection={name}"]))) == 1
+            assert len(Federation.of([f"protection={name}"]).stages) == 1

@@ -19,7 +19,7 @@ from fedveil import cli, config
 from fedveil.commands import simulate
 from fedveil.configuration import words
 from fedveil.data.sources.procedural import draw_faces
-from fedveil.federation import federation
+from fedveil.federation.federation import Federation
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
 from fedveil_strategies import rounds
@@ -150,7 +150,7 @@ def test_tracking_off_or_broken_changes_nothing_and_copies_are_reused(first, sec
 
 def test_the_owners_ledger_has_one_row_per_data_set_and_run(first, second):
     ledger = Ledger(Path(".fedveil/vault/ledger.sqlite"))
-    data = federation.data_id(config.from_json(Path("runs", first.run_id, "config.json").read_text()))
+    data = Federation(config.from_json(Path("runs", first.run_id, "config.json").read_text())).data_id
     owners = [f"{data}/c000{number}" for number in (1, 2, 3)]
     assert sorted((row.subject, row.status) for row in ledger.rows(first.run_id)) == [(o, "spent") for o in owners]
     assert sorted((row.subject, row.status) for row in ledger.rows(second.run_id)) == [(o, "reused") for o in owners]
@@ -360,9 +360,9 @@ def test_another_vault_is_refused_on_resume(tmp_path, monkeypatch, capsys):
 def test_no_unprotected_reference_on_private_faces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(simulate, "simulate", lambda *_: pytest.fail("trained on clean private faces"))
-    private = dataclasses.replace(federation.split(config.load(["study=quick"])), public_benchmark=False)
-    monkeypatch.setattr(federation, "split", lambda settings: private)
-    assert simulate.reference(config.load(["study=quick", "evaluation.reference=true"]), "quiet") is None
+    private = dataclasses.replace(Federation.of(["study=quick"]).split, public_benchmark=False)
+    monkeypatch.setattr(Federation, "split", private)
+    assert simulate.reference(Federation.of(["study=quick", "evaluation.reference=true"]), "quiet") is None
 
 
 def test_a_client_level_run_never_asks_the_public_seed_for_its_cohorts_or_its_mean(tmp_path, monkeypatch):

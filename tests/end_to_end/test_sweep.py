@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fedveil import checks, config
+from fedveil import checks
 from fedveil.commands import simulate
 from fedveil.commands.sweep import sweep
+from fedveil.federation.federation import Federation
 
 TINY = (
     "data.identities=6", "data.images_per_identity=3", "data.evaluation_identities=10", "data.evaluation_images=3",
@@ -83,7 +84,7 @@ def test_interrupted_killed_and_continued_it_repeats_nothing(tmp_path: Path) -> 
     assert first.stat().st_mtime_ns == then[0]
     assert "resuming after round" in (folders[1] / "worker.log").read_text()
     assert state(tmp_path, made.sweep_id)["state"] == "finished"
-    alone = config.load([*words[:-4], "seed=2", *words[-3:], "engine=inline", f"runs.root={tmp_path / 'alone'}",
+    alone = Federation.of([*words[:-4], "seed=2", *words[-3:], "engine=inline", f"runs.root={tmp_path / 'alone'}",
                          f"vault.root={tmp_path / 'alone-vault'}"])  # fmt: skip
     expected = simulate.simulate(alone, "uninterrupted", "plain")
     assert json.loads(second.read_text())["model_sha256"] == expected["model_sha256"]

@@ -14,12 +14,13 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedveil import checks, config, engine
+from fedveil import checks, engine
 from fedveil.commands import simulate
 from fedveil.configuration.schema import Engine
 from fedveil.engine import _flower
 from fedveil.engine.inline import InlineGrid
 from fedveil.engine.pool import PoolGrid
+from fedveil.federation.federation import Federation
 from fedveil_strategies import app as server_app
 from fedveil_strategies import observers
 
@@ -86,7 +87,7 @@ def test_all_engines_give_equal_models(tmp_path, monkeypatch, words):
         folder = tmp_path / place.replace(" ", "-")
         folder.mkdir()
         monkeypatch.chdir(folder)  # a vault and a run store of its own
-        found.append(simulate.simulate(config.load([*SMALL, *words, *place.split()]), "run", "quiet"))
+        found.append(simulate.simulate(Federation.of([*SMALL, *words, *place.split()]), "run", "quiet"))
     assert len({result["model_sha256"] for result in found}) == 1
     assert len({json.dumps(result["final"]) for result in found}) == 1
 
@@ -131,13 +132,13 @@ def test_replies_come_as_they_finish(grid_of):
 
 def test_updates_in_any_order_are_summed_in_the_registrys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = config.load([*SMALL, "protection=none", "engine=inline"])
-    first = simulate.simulate(settings, "a", "quiet")["model_sha256"]
+    federation = Federation.of([*SMALL, "protection=none", "engine=inline"])
+    first = simulate.simulate(federation, "a", "quiet")["model_sha256"]
     ask = InlineGrid.send_and_receive
     monkeypatch.setattr(
         InlineGrid, "send_and_receive", lambda self, messages, **k: reversed(list(ask(self, messages, **k)))
     )
-    assert simulate.simulate(settings, "b", "quiet")["model_sha256"] == first
+    assert simulate.simulate(federation, "b", "quiet")["model_sha256"] == first
 
 
 def spoil(message, context):
@@ -225,8 +226,8 @@ def test_a_dead_worker_changes_one_zero_update_of_a_run(tmp_path, monkeypatch):
     load, found = engine.load, []
     for place, broken in (("pool", deadly), ("inline", polite)):
         monkeypatch.setattr(engine, "load", lambda name, b=broken: b if name == engine.CLIENT_APP else load(name))
-        settings = config.load([*SMALL, "protection=none", f"engine={place}", f"vault.root={place}"])
-        found.append(simulate.simulate(settings, place, "quiet")["model_sha256"])
+        federation = Federation.of([*SMALL, "protection=none", f"engine={place}", f"vault.root={place}"])
+        found.append(simulate.simulate(federation, place, "quiet")["model_sha256"])
     assert found[0] == found[1]
     log = (tmp_path / "runs" / "pool" / "operator.log").read_text().splitlines()
     assert log == [f"round {r} client c0002: the worker process ended (exit code 9)" for r in (1, 2)]
@@ -234,9 +235,9 @@ def test_a_dead_worker_changes_one_zero_update_of_a_run(tmp_path, monkeypatch):
 
 def test_most_clients_refusing_stops_the_run_with_their_reason_on_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = config.load([*SMALL, "protection=none", "policy.floor=[dctdp]"])
+    federation = Federation.of([*SMALL, "protection=none", "policy.floor=[dctdp]"])
     with pytest.raises(checks.UserError, match=r"4 of 4 clients failed.*floor") as error:
-        simulate.simulate(settings, "run", "quiet")
+        simulate.simulate(federation, "run", "quiet")
     assert "\n" not in str(error.value)
 
 

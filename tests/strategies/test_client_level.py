@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedveil import checks, config
-from fedveil.federation import planning
+from fedveil import checks
+from fedveil.federation.federation import Federation
 from fedveil.privacy import events
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.ledger import Ledger
@@ -18,14 +18,14 @@ TARGET = ["privacy.client.epsilon=4", "privacy.client.delta=1e-3"]
 
 
 def settings(*words):
-    return planning.planned(config.load([*WORDS, *(words or TARGET)]))
+    return Federation.of([*WORDS, *(words or TARGET)])
 
 
-def opened(tmp_path, loaded, name="run"):
-    ids = tuple(f"c{n:04d}" for n in range(1, loaded.train.clients + 1))
-    plan = rounds.Plan(loaded.train.rounds, ids, loaded.train.cohort, loaded.seed, ("w",), tolerated=0.999)
+def opened(tmp_path, federation, name="run"):
+    ids, train = federation.registry, federation.settings.train
+    plan = rounds.Plan(train.rounds, ids, train.cohort, federation.settings.seed, ("w",), tolerated=0.999)
     ledger = Ledger(tmp_path / f"{name}.sqlite")
-    return plan, client_level.ClientLevel(loaded, plan, ledger, name), ledger
+    return plan, client_level.ClientLevel(federation, plan, ledger, name), ledger
 
 
 def transport(number, cohort, tensors):
@@ -145,12 +145,12 @@ def test_infinite_epsilon_clips_without_a_guarantee(tmp_path):
 
 
 def test_fixed_cohorts_are_replace_one_and_not_amplified(tmp_path):
-    poisson = settings().privacy.client.noise_multiplier
+    poisson = settings().settings.privacy.client.noise_multiplier
     fixed = settings(*TARGET, "train.cohort.kind=fixed", "train.cohort.size=10")
     _, level, _ = opened(tmp_path, fixed)
     assert level.statement().relation == "replace-one"
-    everyone = planning.planned(config.load([*WORDS, *TARGET, "train.cohort.rate=1.0"])).privacy.client.noise_multiplier
-    assert fixed.privacy.client.noise_multiplier == pytest.approx(2 * everyone, rel=1e-2)
+    everyone = settings(*TARGET, "train.cohort.rate=1.0").settings.privacy.client.noise_multiplier
+    assert fixed.settings.privacy.client.noise_multiplier == pytest.approx(2 * everyone, rel=1e-2)
     assert everyone > poisson
 
 
@@ -172,15 +172,15 @@ def test_a_schedule_above_the_budget_refuses_to_start_when_asked(tmp_path):
     words = [*TARGET, "privacy.client.noise_multiplier=0.4"]
     stopping = settings(*words)
     plan, level, _ = opened(tmp_path, stopping)
-    client_level.check_start(level, stopping)
+    client_level.check_start(stopping)
     assert run(plan, level).round < 6
     refusing = settings(*words, "privacy.client.on_exhausted=refuse_to_start")
     with pytest.raises(checks.UserError, match="cost epsilon"):
-        client_level.check_start(level, refusing)
+        client_level.check_start(refusing)
 
 
 def test_no_target_means_no_client_level_privacy():
-    assert settings("privacy.client.epsilon=none").privacy.client is None
+    assert settings("privacy.client.epsilon=none").settings.privacy.client is None
 
 
 def test_hopeless_noise_is_said_with_a_remedy(tmp_path):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import fedveil
 from fedveil import checks, config, engine
-from fedveil.commands import simulate
 from fedveil.configuration.schema import Config, Root
 from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
   fedveil bundle app/ study=quick
@@ -61,8 +61,9 @@ def bundle(settings: Config, folder: Path) -> Path:
     others = sorted(path.name for path in folder.iterdir() if path != written) if folder.is_dir() else []
     if others:
         raise checks.UserError(f"{folder} holds {others[:3]}, which Flower would send to every node; use a new folder.")
+    planned = Federation(planning.planned(settings)).settings
     here = dataclasses.replace(
-        planning.planned(settings),
+        planned,
         runs=Root(str(Path(settings.runs.root).resolve())),
         vault=Root(str(Path(settings.vault.root).resolve())),
     )
@@ -87,7 +88,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Write the folder and say how to start the run."""
     settings = config.load(chosen.words)
-    simulate.check(settings)
     print(f"{bundle(settings, chosen.folder)} for {settings.train.clients} clients")
     print(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
     return 0

@@ -10,7 +10,8 @@ import dataclasses
 
 from fedveil import checks, config
 from fedveil.configuration.schema import Config, Train
-from fedveil.federation import federation, planning, schedule
+from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy import calibration
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
@@ -21,12 +22,10 @@ EXAMPLES = """example:
 """
 
 
-def trained_numbers(settings: Config) -> int:
+def trained_numbers(federation: Federation) -> int:
     """Return how many numbers a client's update has: the size of the allow-listed tensors."""
-    protection = config.build(settings, "protection")
-    backbone = federation.backbone(settings, protection, federation.split(settings).train.size)
-    sizes = {name: tensor.numel() for name, tensor in backbone.named_parameters()}
-    return sum(sizes[name] for name in federation.trainable(settings, list(sizes)))
+    sizes = {name: tensor.numel() for name, tensor in federation.backbone().named_parameters()}
+    return sum(sizes[name] for name in federation.trainable(list(sizes)))
 
 
 def calibrate(settings: Config) -> str:
@@ -41,16 +40,16 @@ def calibrate(settings: Config) -> str:
             "privacy.client.clip=0.5, with train.clients, train.rounds and train.cohort.rate as planned."
         )
     plan = planning.planned(settings)
+    federation = Federation(plan)
     budget, train = plan.privacy.client, plan.train
     assert budget is not None  # planned() keeps a budget that has a target
-    relation = planning.relation_of(plan)
-    whole = planning.whole_schedule(plan)
+    relation, whole = federation.relation, federation.whole_schedule
     if isinstance(whole, NonPrivate):
         raise checks.UserError("This budget adds no noise; give a finite privacy.client.epsilon.")
     bound = PldAccountant(relation, "client", grid=FINAL_GRID).compose(whole).epsilon(budget.delta or 0.0)
-    noise, numbers = budget.noise_multiplier or 0.0, trained_numbers(plan)
+    noise, numbers = budget.noise_multiplier or 0.0, trained_numbers(federation)
     ratio = calibration.noise_to_signal(noise, numbers, _expected(train))
-    rounds = schedule.total_rounds(plan)
+    rounds = federation.total_rounds
     lines = [
         f"target        client-level epsilon {budget.epsilon:g} at delta {budget.delta:g} ({relation})",
         f"schedule      {rounds} rounds, {_expected(train):g} of {train.clients} clients expected a round",
@@ -71,7 +70,7 @@ def calibrate(settings: Config) -> str:
         multiplier = found.noise_multiplier if found is not None else None
         if multiplier is not None:
             loud = calibration.noise_to_signal(multiplier, numbers, _expected(train)).ratio
-            lines.append(f"{schedule.total_rounds(other):>6}   {multiplier:>16.4g}   {loud:>21.3g}")
+            lines.append(f"{Federation(other).total_rounds:>6}   {multiplier:>16.4g}   {loud:>21.3g}")
     return "\n".join(lines)
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedveil import checks, config
-from fedveil.configuration.schema import Config
+from fedveil import checks
 from fedveil.data import decode
-from fedveil.federation import federation
+from fedveil.federation.federation import Federation
 from fedveil.pictures import faces
 from fedveil.privacy import statements
 
@@ -21,20 +20,19 @@ EXAMPLES = """examples:
 """
 
 
-def protect(settings: Config, source: Path, out: Path, count: int) -> str:
+def protect(federation: Federation, source: Path, out: Path, count: int) -> str:
     """Write the picture of an image, or of the first `count` images of a folder, and say what was done.
 
     Raises:
         fedveil.checks.UserError: nothing readable at `source`; the message names the file.
     """
     checks.positive(count=count)
-    split = federation.split(settings)
-    size = split.train.size
+    settings, public, size = federation.settings, federation.split.public, federation.size
     images, _, problems = decode.pictures(source, size[0], count)
-    protection = config.build(settings, "protection")
-    state = protection.fit(split.public.images(), split.public.labels, settings.seed)
+    protection = federation.protection
+    state = protection.fit(public.images(), public.labels, settings.seed)
     faces.face_grid(out, faces.stages(protection, state, images, settings.seed))
-    event = federation.release_event(settings, protection, size, state)
+    event = federation.release_event(state)
     lines = [f"{out}: {len(images)} images at {size[0]}x{size[1]} through {settings.protection.name}"]
     lines += [f"left out: {problem}" for problem in problems]
     lines += [statements.claim(statement) for statement in statements.price(event)]
@@ -52,5 +50,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the picture and say what was done."""
-    print(protect(config.load(chosen.words), chosen.images, chosen.out, chosen.count))
+    print(protect(Federation.of(chosen.words), chosen.images, chosen.out, chosen.count))
     return 0

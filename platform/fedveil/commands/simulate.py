@@ -17,7 +17,8 @@ from fedveil import checks, config, engine, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import put, split
-from fedveil.federation import federation, planning
+from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
   fedveil simulate                                   ten clients, procedural faces, DCTDP, about a minute
@@ -34,12 +35,11 @@ _FREE = ("runs", "engine", "tracking")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
 
 
-def prepare(words: Sequence[str], resume: str | None) -> tuple[Config, str]:
-    """Return the configuration and run id of a new run, or of the one to resume; changed overrides are refused."""
+def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
+    """Return the federation and run id of a new run, or of the one to resume; changed overrides are refused."""
     if resume is None:
-        settings = planning.planned(config.load(words))
-        check(settings)
-        return settings, runs.new_run_id(settings.protection.name)
+        federation = Federation.of(words)
+        return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.load(where).runs.root)
     kept = config.from_json(runs.open_run(root, resume).config.read_text())
@@ -51,8 +51,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Config, str]:
                 "Start a new run for them."
             )
         kept = wanted
-    check(kept)
-    return dataclasses.replace(kept, runs=dataclasses.replace(kept.runs, root=str(root))), resume
+    return Federation(dataclasses.replace(kept, runs=dataclasses.replace(kept.runs, root=str(root)))), resume
 
 
 def _changes(kept: Config, wanted: Config) -> list[str]:
@@ -79,25 +78,16 @@ def _on_top(kept: Config, words: Sequence[str]) -> Config:
     return config.parse(tree)
 
 
-def check(settings: Config) -> None:
-    """Refuse what would be accepted and then not done."""
-    for unit in ("image", "identity"):
-        if getattr(settings.privacy, unit) is not None:
-            raise checks.UserError(
-                f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
-                f"not have; remove it (privacy.{unit}=none). protection=dctdp gives image-level local privacy."
-            )
-
-
-def simulate(settings: Config, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
+def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
     """Run one federation on the configured engine and return result.json's content; a finished run's at once.
 
     Args:
-        settings: the configuration.
+        federation: what is run.
         run_id: a new run, or one to go on with.
         progress: see `console.Console`.
         parent: id of the sweep that the run belongs to in MLflow; empty for none.
     """
+    settings = federation.settings
     if runs.Run(Path(settings.runs.root), run_id).result.is_file():
         return read_result(settings, run_id)
     run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
@@ -123,28 +113,29 @@ def without_protection(settings: Config) -> Config:
     )
 
 
-def has_reference(settings: Config) -> bool:
+def has_reference(federation: Federation) -> bool:
     """Return whether an unprotected reference run is wanted and may be trained.
 
     On private faces it may not: training on them without protection is what they are protected from. Where the owner
     limits what all runs spend together, it may not either: one run without a guarantee leaves no finite total.
     """
+    settings = federation.settings
     wanted = settings.evaluation.reference and settings.protection.name != "none" and not settings.policy.over_runs
-    return wanted and federation.split(settings).public_benchmark
+    return wanted and federation.split.public_benchmark
 
 
-def reference(settings: Config, progress: str) -> tuple[str, dict[str, Any]] | None:
+def reference(federation: Federation, progress: str) -> tuple[str, dict[str, Any]] | None:
     """Return (run id, result) of the same recipe without protection: an earlier run's if there is one; None if off."""
-    if not has_reference(settings):
+    if not has_reference(federation):
         return None
-    bare = without_protection(settings)
+    bare = without_protection(federation.settings)
     wanted = config.digest(bare)
-    for path in sorted(Path(settings.runs.root).glob("*/result.json")):
+    for path in sorted(Path(bare.runs.root).glob("*/result.json")):
         found = json.loads(path.read_text())
         if found.get("config_hash") == wanted:
             return path.parent.name, found
     run_id = runs.new_run_id("reference")
-    return run_id, simulate(bare, run_id, progress)
+    return run_id, simulate(Federation(bare), run_id, progress)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,14 +150,14 @@ def run(chosen: argparse.Namespace) -> int:
     """Simulate, then its unprotected reference, and print the closing summary."""
     if chosen.json is not None and chosen.json.is_dir():
         raise checks.UserError(f"--json {chosen.json} is a folder; name a file.")
-    settings, run_id = prepare(chosen.words, chosen.resume)
-    mode = "plain" if chosen.plain else "auto"
+    federation, run_id = prepare(chosen.words, chosen.resume)
+    settings, mode = federation.settings, "plain" if chosen.plain else "auto"
     print(f"run {run_id} in {settings.runs.root}/")
     try:
-        result = simulate(settings, run_id, mode)
-        if has_reference(settings):
+        result = simulate(federation, run_id, mode)
+        if has_reference(federation):
             print("the same recipe without protection, for comparison")
-        bare = reference(settings, "quiet")
+        bare = reference(federation, "quiet")
     except KeyboardInterrupt:
         again = f"fedveil simulate --resume {run_id}"
         print(f"\ninterrupted; `{again}` goes on after the last finished round", file=sys.stderr)

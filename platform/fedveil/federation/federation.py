@@ -1,6 +1,7 @@
-"""What both sides derive from one configuration: the data split, the registry, the backbone's skeleton, local steps.
+"""One configuration and all that both sides derive from it, each computed once and kept on the object.
 
-Everything here is a function of public values, so the coordinator and every owner arrive at the same answer.
+Everything here is a function of public values, so the coordinator and every owner arrive at the same answer. The
+object is handed on; nobody derives again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,125 +20,197 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, config, randomness
-from fedveil.configuration.schema import Config, Partition
+from fedveil.configuration.schema import Config, Group
 from fedveil.data import partition
 from fedveil.data.faces import FaceSet
 from fedveil.data.split import Split
-from fedveil.federation import training
+from fedveil.federation import planning, schedule, training
 from fedveil.federation.schedule import Stage
-from fedveil.privacy.events import Event
+from fedveil.privacy import events
+from fedveil.privacy.events import Event, Relation, Release
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Federation:
+    """What a configuration comes to; equal only to itself, so it may key what is kept beside it.
+
+    >>> federation = Federation.of(["protection=none", "train.rounds=3", "train.clients=4"])
+    >>> federation.total_rounds, federation.registry[-1], federation.size
+    (3, 'c0004', (32, 32))
+    """
+
+    settings: Config
+
+    def __post_init__(self) -> None:
+        planning.check(self.settings)
+
+    @classmethod
+    def of(cls, words: Iterable[str] = ()) -> Federation:
+        """Return the federation that command-line words plan: noise is found for a client-level target."""
+        return cls(planning.planned(config.load(words)))
+
+    @functools.cached_property
+    def protection(self) -> Any:
+        """The protection, built from its settings (see `protections.base.Protection`)."""
+        return config.build(self.settings, "protection")
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The backbone's settings, with `build`."""
+        return config.build(self.settings, "model")
+
+    @functools.cached_property
+    def head(self) -> Any:
+        """The margin head."""
+        return config.build(self.settings, "head")
+
+    @functools.cached_property
+    def aggregation(self) -> Any:
+        """The server optimiser."""
+        return config.build(self.settings, "aggregation")
+
+    # --- data and registry ---------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """The data; a process decodes one source once, whoever asks, and forked workers inherit it."""
+        return _split(config.to_json(_only_data(self.settings)), self.settings.seed)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, pixels; no image is read to know them."""
+        side = int(self.settings.data.settings["size"])
+        return side, side
+
+    @functools.cached_property
+    def registry(self) -> tuple[str, ...]:
+        """The ids of all clients, in order."""
+        return partition.client_ids(self.settings.train.clients)
+
+    @functools.cached_property
+    def shares(self) -> Mapping[str, NDArray[np.int64]]:
+        """Client id -> its images' numbers in `split.train`: whole people, under the public caps."""
+        settings = self.settings
+        return partition.partition(self.split.train, settings.train.clients, settings.seed, settings.partition)
+
+    def faces_of(self, client_id: str) -> FaceSet:
+        """Return the faces of one client of the registry.
+
+        Raises:
+            fedveil.checks.UserError: no such client.
+        """
+        if client_id not in self.shares:
+            raise checks.UserError(f"Client {client_id!r} is not in the registry of {len(self.registry)} clients.")
+        return self.split.train.subset(self.shares[client_id])
+
+    @functools.cached_property
+    def data_id(self) -> str:
+        """The default id of a simulation's data: SOURCE/DEAL, before the client's name.
+
+        The source is where the pictures are; the deal is who got which people. The same pictures dealt anew are the
+        same source, so that totals over deals can be formed.
+
+        >>> Federation.of(["protection=none"]).data_id[:11]
+        'procedural-'
+        """
+        settings, data = self.settings, self.settings.data
+        place = next((data.settings[key] for key in ("root", "path") if key in data.settings), None)
+        where = dict(data.settings) if place is None else str(Path(str(place)).expanduser().resolve())
+        dealt = [dict(data.settings), settings.seed, settings.train.clients, dataclasses.asdict(settings.partition)]
+        return f"{data.name}-{_short([data.name, where])}/{_short(dealt)}"
+
+    # --- schedule and networks -----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The protection's phases, then the recogniser's rounds."""
+        return schedule.stages(self.protection, self.settings.train.rounds)
+
+    @property
+    def total_rounds(self) -> int:
+        """Rounds of all stages: every one of them releases a model, so budgets pay for them all."""
+        return self.stages[-1].last
+
+    def stage_of(self, round_number: int) -> Stage:
+        """Return the stage that a round belongs to."""
+        return next(stage for stage in self.stages if round_number <= stage.last)
+
+    def network(self, stage: Stage, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        """Return a stage's initial network, the phase's or the recogniser: the same tensors on every machine."""
+        if stage.phase is None:
+            return self.backbone()
+        generator = randomness.public_torch(self.settings.seed, "phase", stage.index)
+        return stage.phase.network(self.model, self.size, state, generator)
+
+    def backbone(self) -> nn.Module:
+        """Return the recogniser's initial backbone, from the public seed."""
+        generator = randomness.public_torch(self.settings.seed, "backbone")
+        built: nn.Module = self.protection.network(self.model, self.size, generator)
+        return built
+
+    def trainable(self, names: list[str], stage: Stage | None = None) -> tuple[str, ...]:
+        """Return the allow-list: the only tensors that are aggregated and that an update may carry; all, in a phase."""
+        if stage is not None and stage.phase is not None:
+            return tuple(names)
+        return training.select_trainable(names, self.settings.train.trainable)
+
+    # --- what is released ----------------------------------------------------------------------------------------
+
+    @property
+    def releases_per_image(self) -> int:
+        """How often one image can be freshly noised in a run: a public bound, 1 when copies are memoised.
+
+        A batch holds an image at most once per pass, so `steps` batches of a round hold it at most `steps` times.
+        """
+        if dict(self.settings.protection.settings).get("memoise", True):
+            return 1
+        local = self.settings.train.local
+        return self.settings.train.rounds * (local.steps or (local.epochs or 0) + 1)
+
+    def release_event(self, state: Mapping[str, torch.Tensor]) -> Event:
+        """Return the event of one client's images over the whole run: the same on both sides."""
+        event: Event = self.protection.event(
+            self.size, state, self.releases_per_image, self.settings.partition.max_images_per_identity
+        )
+        return event
+
+    @property
+    def relation(self) -> Relation:
+        """Which neighbours a client-level claim compares."""
+        return planning.relation_of(self.settings.train.cohort)
+
+    @functools.cached_property
+    def round_release(self) -> Release | events.NonPrivate:
+        """The release of one round at client level."""
+        return planning.round_release(self.settings, self.total_rounds)
+
+    @functools.cached_property
+    def whole_schedule(self) -> Release | events.NonPrivate:
+        """All rounds of the public schedule as one release: what an owner reserves on joining."""
+        return planning.whole_schedule(self.round_release, self.total_rounds)
+
+
+@functools.lru_cache(maxsize=4)
+def kept(config_json: str) -> Federation:
+    """Return the federation of a configuration that crossed the wire: one per process and configuration."""
+    return Federation(config.from_json(config_json))
 
 
 @functools.lru_cache(maxsize=1)
-def _defaults() -> Config:
-    """Everything but the data, the same for all: a thousand clients read the YAML files once."""
+def _bare() -> Config:
     return config.load(["protection=none"])
+
+
+def _only_data(settings: Config) -> Config:
+    """Return what the data depends on, everything else as it is by default."""
+    return dataclasses.replace(_bare(), data=Group(settings.data.name, settings.data.settings), seed=settings.seed)
 
 
 @functools.lru_cache(maxsize=2)
 def _split(data_json: str, seed: int) -> Split:
-    """One decoded copy per process: a simulation's clients share it, and forked workers inherit it."""
     loaded: Split = config.build(config.from_json(data_json), "data").load(seed)
     return loaded
 
 
-def split(settings: Config) -> Split:
-    """Return the data of a configuration; kept per process, since every client of a simulation asks for it."""
-    only = dataclasses.replace(_defaults(), data=settings.data, seed=settings.seed)
-    return _split(config.to_json(only), settings.seed)
-
-
-@functools.lru_cache(maxsize=2)
-def _shares(data_json: str, seed: int, clients: int, dealt: Partition) -> dict[str, NDArray[np.int64]]:
-    return partition.partition(_split(data_json, seed).train, clients, seed, dealt)
-
-
-def data_id(settings: Config) -> str:
-    """Return the default id of a simulation's data: SOURCE/DEAL, before the client's name.
-
-    The source is where the pictures are; the deal is who got which people. The same pictures dealt anew are the same
-    source, so that totals over deals can be formed.
-
-    >>> data_id(config.load(["protection=none"]))[:11]
-    'procedural-'
-    """
-    place = next((settings.data.settings[key] for key in ("root", "path") if key in settings.data.settings), None)
-    where = dict(settings.data.settings) if place is None else str(Path(str(place)).expanduser().resolve())
-    dealt = [dict(settings.data.settings), settings.seed, settings.train.clients]
-    deal = _short([*dealt, dataclasses.asdict(settings.partition)])
-    return f"{settings.data.name}-{_short([settings.data.name, where])}/{deal}"
-
-
 def _short(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
-
-
-def faces_of(settings: Config, client_id: str) -> FaceSet:
-    """Return the faces of one client of the registry: whole people, under the public caps.
-
-    Raises:
-        fedveil.checks.UserError: no such client.
-    """
-    train = split(settings).train
-    only = dataclasses.replace(_defaults(), data=settings.data, seed=settings.seed)
-    shares = _shares(config.to_json(only), settings.seed, settings.train.clients, settings.partition)
-    if client_id not in shares:
-        raise checks.UserError(f"Client {client_id!r} is not in the registry of {settings.train.clients} clients.")
-    return train.subset(shares[client_id])
-
-
-def backbone(settings: Config, protection: Any, size: tuple[int, int]) -> nn.Module:
-    """Return the initial backbone: the same tensors on every machine, from the public seed."""
-    generator = randomness.public_torch(settings.seed, "backbone")
-    built: nn.Module = protection.network(config.build(settings, "model"), size, generator)
-    return built
-
-
-def network(settings: Config, protection: Any, stage: Stage, size: tuple[int, int], state: Any) -> nn.Module:
-    """Return the initial network of a stage: the phase's, or the recogniser."""
-    if stage.phase is None:
-        return backbone(settings, protection, size)
-    generator = randomness.public_torch(settings.seed, "phase", stage.index)
-    return stage.phase.network(config.build(settings, "model"), size, state, generator)
-
-
-def get_tensors(module: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Return float32 copies of a module's parameters; modules with buffers are refused."""
-    if any(True for _ in module.buffers()):
-        raise checks.UserError("A backbone must have no buffers (use GroupNorm): they would need rules of their own.")
-    return {name: tensor.detach().numpy().astype(np.float32, copy=True) for name, tensor in module.named_parameters()}
-
-
-def set_tensors(module: nn.Module, tensors: Any) -> None:
-    """Copy tensors into a module's parameters; a missing name or another shape is refused."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name not in tensors or tuple(tensors[name].shape) != tuple(parameter.shape):
-                found = tuple(tensors[name].shape) if name in tensors else "nothing"
-                raise checks.UserError(f"Expected tensor {name} of shape {tuple(parameter.shape)}, got {found}.")
-            parameter.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
-
-
-def trainable(settings: Config, names: list[str], stage: Stage | None = None) -> tuple[str, ...]:
-    """Return the allow-list: the only tensors that are aggregated and that an update may carry; all, in a phase."""
-    if stage is not None and stage.phase is not None:
-        return tuple(names)
-    return training.select_trainable(names, settings.train.trainable)
-
-
-def releases_per_image(settings: Config) -> int:
-    """Return how often one image can be freshly noised in a run: a public bound, 1 when copies are memoised.
-
-    A batch holds an image at most once per pass, so `steps` batches of a round hold it at most `steps` times.
-    """
-    if dict(settings.protection.settings).get("memoise", True):
-        return 1
-    return settings.train.rounds * (settings.train.local.steps or (settings.train.local.epochs or 0) + 1)
-
-
-def release_event(settings: Config, protection: Any, size: tuple[int, int], state: Any) -> Event:
-    """Return the event of one client's images over the whole run: the same on both sides."""
-    event: Event = protection.event(
-        size, state, releases_per_image(settings), settings.partition.max_images_per_identity
-    )
-    return event

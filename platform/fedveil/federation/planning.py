@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 
-from fedveil import checks
+from fedveil import checks, config
 from fedveil.configuration.schema import ClientBudget, Cohort, Config
 from fedveil.federation import schedule
 from fedveil.privacy import calibration, events
@@ -15,12 +15,22 @@ from fedveil.privacy.events import Relation, Release
 VIEW = "every released global model"
 
 
-def relation_of(settings: Config) -> Relation:
+def check(settings: Config) -> None:
+    """Refuse what would be accepted and then not done.
+
+    Raises:
+        fedveil.checks.UserError: naming the setting and the remedy.
+    """
+    for unit in ("image", "identity"):
+        if getattr(settings.privacy, unit) is not None:
+            raise checks.UserError(
+                f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
+                f"not have; remove it (privacy.{unit}=none). protection=dctdp gives image-level local privacy."
+            )
+
+
+def relation_of(cohort: Cohort) -> Relation:
     """Return zero-out for Poisson cohorts; replace-one for fixed ones, whose members replace one another."""
-    return _relation(settings.train.cohort)
-
-
-def _relation(cohort: Cohort) -> Relation:
     return "zero-out" if cohort.kind == "poisson" else "replace-one"
 
 
@@ -35,13 +45,8 @@ def _sampled(cohort: Cohort, clients: int, noise_multiplier: float) -> events.Ev
     return events.FixedSize(cohort.size or 1, clients, gaussian, stateless=False)
 
 
-def round_event(settings: Config, noise_multiplier: float) -> events.Event:
-    """Return what one round with this noise does to the registry's clients."""
-    return _sampled(settings.train.cohort, settings.train.clients, noise_multiplier)
-
-
-def round_release(settings: Config) -> Release | events.NonPrivate:
-    """Return the release of one round of a planned configuration at client level."""
+def round_release(settings: Config, rounds: int) -> Release | events.NonPrivate:
+    """Return the release of one of the `rounds` rounds of a planned configuration at client level."""
     budget = _budget(settings)
     if budget.noise_multiplier is None:
         if budget.epsilon != math.inf:
@@ -52,18 +57,17 @@ def round_release(settings: Config) -> Release | events.NonPrivate:
         ("clients", settings.train.clients),
         ("delta", budget.delta or 0.0),
         ("quantile", budget.quantile if budget.quantile is not None else "none"),
-        ("rounds", schedule.total_rounds(settings)),
+        ("rounds", rounds),
     )
-    event = round_event(settings, budget.noise_multiplier)
-    return Release("client", relation_of(settings), VIEW, event, detail)
+    event = _sampled(settings.train.cohort, settings.train.clients, budget.noise_multiplier)
+    return Release("client", relation_of(settings.train.cohort), VIEW, event, detail)
 
 
-def whole_schedule(settings: Config) -> Release | events.NonPrivate:
-    """Return all rounds of the public schedule as one release: what an owner reserves on joining."""
-    one = round_release(settings)
+def whole_schedule(one: Release | events.NonPrivate, rounds: int) -> Release | events.NonPrivate:
+    """Return `rounds` rounds as one release."""
     if isinstance(one, events.NonPrivate):
         return one
-    return dataclasses.replace(one, event=events.Repeated(one.event, schedule.total_rounds(settings)))
+    return dataclasses.replace(one, event=events.Repeated(one.event, rounds))
 
 
 def planned(settings: Config) -> Config:
@@ -82,10 +86,11 @@ def planned(settings: Config) -> Config:
     _check(settings, budget)
     if budget.noise_multiplier is not None or budget.epsilon == math.inf:
         return settings
-    train, count = settings.train, schedule.total_rounds(settings)
+    train = settings.train
+    count = schedule.stages(config.build(settings, "protection"), train.rounds)[-1].last
     multiplier = _calibrated(budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, count)
-    chosen = dataclasses.replace(budget, noise_multiplier=multiplier)
-    return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=chosen))
+    found = dataclasses.replace(budget, noise_multiplier=multiplier)
+    return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=found))
 
 
 def check_planned(settings: Config) -> None:
@@ -109,7 +114,7 @@ def _calibrated(epsilon: float, delta: float, cohort: Cohort, clients: int, roun
     def plan(noise: float) -> events.Event:
         return events.Repeated(_sampled(cohort, clients, noise), rounds)
 
-    return calibration.calibrate(epsilon, delta, plan, _relation(cohort)).noise_multiplier
+    return calibration.calibrate(epsilon, delta, plan, relation_of(cohort)).noise_multiplier
 
 
 def _check(settings: Config, budget: ClientBudget) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, randomness, runs
+from fedveil import checks, randomness, runs
 from fedveil.configuration.schema import Config
-from fedveil.federation import federation, training
+from fedveil.federation import training
+from fedveil.federation.federation import Federation
+from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections.base import Progress, State
 
@@ -31,7 +33,7 @@ _MOMENTUM = 0.9
 
 
 def initial(
-    settings: Config, protection: Any, state: State, backbone: torch.nn.Module, progress: Progress
+    federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
     """Return the tensors that round 1 starts from, as `train.warm_start` says.
 
@@ -41,23 +43,25 @@ def initial(
     Raises:
         fedveil.checks.UserError: no such run or file, or a backbone of another shape.
     """
+    settings = federation.settings
     warm = settings.train.warm_start
     if warm == PUBLIC:
-        _on_public_faces(settings, protection, state, backbone, progress)
+        _on_public_faces(federation, state, backbone, progress)
     elif warm is not None:
         path = Path(warm)
         if not path.is_file():
             path = runs.open_run(Path(settings.runs.root), warm).checkpoint
         arrays, _ = runs.unpack(path)
-        federation.set_tensors(backbone, {k[7:]: value for k, value in arrays.items() if k.startswith("tensor/")})
-    return federation.get_tensors(backbone)
+        set_tensors(backbone, {k[7:]: value for k, value in arrays.items() if k.startswith("tensor/")})
+    return get_tensors(backbone)
 
 
 def _on_public_faces(
-    settings: Config, protection: Any, state: State, backbone: torch.nn.Module, progress: Progress
+    federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress
 ) -> None:
     """Train `train.warm_steps` steps of SGD with momentum on the public faces, protected with fresh public draws."""
-    faces = federation.split(settings).public
+    settings, protection = federation.settings, federation.protection
+    faces = federation.split.public
     people, labels = np.unique(faces.labels, return_inverse=True)
     if people.size < 2:
         raise checks.UserError(f"train.warm_start=public needs 2 public people or more; the source has {people.size}.")
@@ -77,6 +81,6 @@ def _on_public_faces(
             progress(step + 1, steps)
 
     training.local_sgd(
-        backbone, centres, config.build(settings, "head"), batches(), settings.train.warm_lr,
+        backbone, centres, federation.head, batches(), settings.train.warm_lr,
         momentum=_MOMENTUM, weight_decay=settings.train.weight_decay,
     )  # fmt: skip

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from fedveil import config
 from fedveil.commands.ledger import report as ledger_report
-from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy import events
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.ledger import Ledger, Row
 from fedveil.protections.dctdp import DCTDP
 from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Tensors, Update
-from fedveil_clients import training
+from fedveil_clients import booking
+from fedveil_clients.features import mechanism_id
 from fedveil_clients.memo import Memo
 from fedveil_clients.policy import Node
+from fedveil_clients.sites import open_site
 from fedveil_strategies import client_level, private, rounds
 from fedveil_strategies.aggregation.fedavg import FedAvg
 
@@ -38,9 +39,9 @@ def noiseless_sum(
     folder: Path, answers: Callable[[Sequence[str]], Iterable[Update | Failure]], rate: float = 1.0
 ) -> np.ndarray[Any, Any]:
     """Return one round's released mean times the public divisor, as the round loop computes it, without its noise."""
-    settings = planning.planned(config.load([*BUDGET, f"train.cohort.rate={rate}"]))
+    federation = Federation.of([*BUDGET, f"train.cohort.rate={rate}"])
     names = tuple(f"c{number:04d}" for number in range(1, 13))
-    plan = rounds.Plan(1, names, settings.train.cohort, 1, ("w",), tolerated=1.0)
+    plan = rounds.Plan(1, names, federation.settings.train.cohort, 1, ("w",), tolerated=1.0)
     found: list[np.ndarray[Any, Any]] = []
 
     def transport(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
@@ -48,7 +49,7 @@ def noiseless_sum(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(private.noise, "gaussian", lambda stream, sigma: torch.zeros_like(sigma))
-        level = client_level.ClientLevel(settings, plan, Ledger(folder / "ledger.sqlite"), "run")
+        level = client_level.ClientLevel(federation, plan, Ledger(folder / "ledger.sqlite"), "run")
 
         def combine(number: int, came: Iterable[Update | Failure], state: rounds.State) -> rounds.Combined:
             combined = level.combine(number, came, state)
@@ -117,16 +118,16 @@ def check_the_owner_reserves_the_schedule(folder: Path) -> None:
     """Whichever rounds a client joins, its owner's ledger says the same, and no less than the run claims."""
     totals = []
     for name, joined in (("often", 3), ("once", 1)):
-        settings = planning.planned(config.load([*SMALL, f"vault.root={folder / name}"]))
+        federation = Federation.of([*SMALL, f"vault.root={folder / name}"])
         for _ in range(joined):
-            site = training.open_site(settings, "run", "c0002", Node("here"), {})
+            site = open_site(federation, "run", "c0002", Node("here"), {})
         rows = [row for row in site.vault.ledger.rows() if row.status == "reserved"]
         (total,) = (claim.epsilon for claim in ledger_report.owner_claims(rows) if claim.unit == "client")
         totals.append((len(rows), rows[0].event, total))
     assert totals[0] == totals[1]
     accountant = PldAccountant("zero-out", "client")
     for _ in range(20):
-        accountant = accountant.compose(planning.round_release(settings))
+        accountant = accountant.compose(federation.round_release)
     assert totals[0][2] >= accountant.upper(1e-3)
 
 
@@ -137,13 +138,13 @@ def test_the_owner_reserves_the_whole_schedule(tmp_path: Path) -> None:
 def test_an_owner_booking_joined_rounds_at_the_sampling_rate_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def joined(settings: Any, run_id: str, client_id: str, node: Node, vault: Any, *_: Any) -> None:
-        event = planning.round_release(settings)
+    def joined(federation: Federation, run_id: str, client_id: str, node: Node, vault: Any, *_: Any) -> None:
+        event = federation.round_release
         assert isinstance(event, events.Release)
         assert isinstance(event.event, events.PoissonSampled)
         vault.ledger.append([Row(run_id, node.data_set, "reserved", event)])
 
-    monkeypatch.setattr(training.booking, "accept", joined)
+    monkeypatch.setattr(booking, "accept", joined)
     with pytest.raises(AssertionError):
         check_the_owner_reserves_the_schedule(tmp_path)
 
@@ -155,9 +156,9 @@ def check_two_scales_reveal_nothing_more(folder: Path) -> None:
     public = rng.integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
     copies, memo = [], Memo(folder)
     for budget in (300.0, 600.0):
-        settings = config.load(["protection=dctdp", f"protection.total_epsilon={budget}", "protection.fit_steps=0",
+        federation = Federation.of(["protection=dctdp", f"protection.total_epsilon={budget}", "protection.fit_steps=0",
                                 "protection.init=zeros"])  # fmt: skip
-        protection = config.build(settings, "protection")
+        protection = federation.protection
         assert isinstance(protection, DCTDP)
         state = protection.fit(public, np.arange(8), 1)
 
@@ -166,7 +167,7 @@ def check_two_scales_reveal_nothing_more(folder: Path) -> None:
         ) -> torch.Tensor:
             return protection.release(images, state, streams)
 
-        mechanism = training.mechanism_id(settings, state, (16, 16))
+        mechanism = mechanism_id(federation, state)
         kept, _ = memo.open(bytes(32), mechanism, ["a", "b", "c"], lambda i: pixels[i], draw, lambda: None)
         copies.append(kept.batch(np.arange(3)).double())
     clean = protection.clean(torch.from_numpy(pixels), state).double()

@@ -15,6 +15,7 @@ import torch
 from fedveil import checks, cli, config, runs
 from fedveil.commands.audit import audit, local
 from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy import audit as bounds
 from fedveil.privacy import events, noise
 from fedveil.privacy.accounting import _pairs
@@ -124,7 +125,7 @@ def test_replace_one_with_sigma_not_halved_is_called_violated(monkeypatch: pytes
 
 @pytest.mark.usefixtures("fresh_plans")
 def test_a_fixed_cohort_claimed_as_poisson_is_called_violated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_relation", lambda cohort: "zero-out")
+    monkeypatch.setattr(planning, "relation_of", lambda cohort: "zero-out")
     monkeypatch.setattr(
         planning, "_sampled", lambda cohort, clients, z: events.PoissonSampled(50 / 400, events.Gaussian(z))
     )
@@ -145,28 +146,28 @@ def test_a_fixed_cohort_claimed_as_amplified_is_called_violated(monkeypatch: pyt
 def test_canaries_are_extreme_legal_updates_on_coordinates_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without noise the adversary's notes are the secret coins themselves: 1 in the sum, 0 outside it."""
     monkeypatch.setattr(private.noise, "gaussian", lambda stream, sigma: torch.zeros_like(sigma))
-    settings = planning.planned(config.load([*WORDS, "privacy.client.epsilon=4"]))
-    seen = canaries.replay(settings, 100, 3)
+    federation = Federation.of([*WORDS, "privacy.client.epsilon=4"])
+    seen = canaries.replay(federation, 100, 3)
     assert np.allclose(seen.releases.present, 1.0, atol=1e-5)
     assert np.array_equal(np.unique(seen.releases.absent), [0.0])
     assert seen.releases.present.size + seen.releases.absent.size == 600
     assert 40 <= seen.run.present.size <= 60
     rate = seen.releases.present.size / (6 * seen.run.present.size)
     assert rate == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 300))
-    sums = canaries.one_release(settings, 500)
+    sums = canaries.one_release(federation, 500)
     assert np.allclose(sums.present, 1.0, atol=1e-5)
     assert not sums.absent.any()
-    opposite = canaries.one_release(planning.planned(config.load([*WORDS, *FIXED, "privacy.client.epsilon=4"])), 500)
+    opposite = canaries.one_release(Federation.of([*WORDS, *FIXED, "privacy.client.epsilon=4"]), 500)
     assert np.allclose(opposite.present, 1.0, atol=1e-5)
     assert np.allclose(opposite.absent, -1.0, atol=1e-5)
 
 
 def finished_run(folder: Path, booked: int, finished: int) -> str:
     """A run folder as a coordinator leaves it, without training."""
-    settings = planning.planned(config.load([*WORDS, "privacy.client.epsilon=4"]))
+    federation = Federation.of([*WORDS, "privacy.client.epsilon=4"])
     run = runs.Run(folder, "made-by-hand")
-    runs.write_json(run.config, config.to_tree(settings))
-    row = Row(run.run_id, "run", "spent", planning.round_release(settings), "round")
+    runs.write_json(run.config, config.to_tree(federation.settings))
+    row = Row(run.run_id, "run", "spent", federation.round_release, "round")
     Ledger(run.ledger).append([row] * booked)
     runs.write_atomic(run.checkpoint, runs.pack({}, {"round": finished, "history": []}))
     return run.run_id

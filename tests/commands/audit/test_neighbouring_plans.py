@@ -13,12 +13,14 @@ import pytest
 from fedveil import config
 from fedveil.data.faces import FaceSet
 from fedveil.data.split import Split
-from fedveil.federation import federation, planning
+from fedveil.federation import federation as derived
+from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.ledger import Ledger
 from fedveil.records import Update, model_sha256
-from fedveil_clients import training
 from fedveil_clients.policy import Node
+from fedveil_clients.sites import open_site
 from fedveil_strategies import client_level, coordinator, observers
 
 WORDS = ["data.identities=9", "data.images_per_identity=6", "data.evaluation_identities=4", "data.evaluation_images=2",
@@ -49,16 +51,16 @@ def neighbours(train: FaceSet, mine: np.ndarray[Any, Any]) -> Iterator[FaceSet]:
     yield dataclasses.replace(train, store=Inverted(train.store))
 
 
-def constants(settings: Any, folder: Path) -> dict[str, Any]:
+def constants(federation: Federation, folder: Path) -> dict[str, Any]:
     """Everything that is fixed before data are used, on both sides, and what a run writes about itself."""
-    session = coordinator.open_session(settings, "run", "quiet")
+    session = coordinator.open_session(federation, "run", "quiet")
     level = session.level
     assert level is not None
     assert level.mechanism.expected == 1.5
     # Open the vaults of the other clients: what they book must not depend on their neighbour.
     booked = []
     for client in ("c0001", "c0003"):
-        site = training.open_site(settings, "run", client, Node(client), session.state)
+        site = open_site(federation, "run", client, Node(client), session.state)
         booked += [(row.subject, row.status, row.event) for row in site.vault.ledger.rows()]
 
     def transport(number: int, cohort: Any, tensors: Any, state: Any) -> list[Update]:
@@ -66,11 +68,11 @@ def constants(settings: Any, folder: Path) -> dict[str, Any]:
 
     result = coordinator.coordinate(session, transport)
     return {
-        "settings": config.to_tree(settings)["privacy"],
+        "settings": config.to_tree(federation.settings)["privacy"],
         "noise, clip, divisor": dataclasses.asdict(level.mechanism),
         "cohort and schedule": dataclasses.asdict(session.plan),
         "round": level.event,
-        "whole": planning.whole_schedule(settings),
+        "whole": federation.whole_schedule,
         "budget's shape": {name: value.tolist() for name, value in session.state.items()},
         "start": model_sha256(session.start.tensors),
         "run ledger": [(row.status, row.event, row.note) for row in Ledger(session.run.ledger).rows()],
@@ -92,24 +94,20 @@ PROTECTIONS = {
 def test_neighbouring_data_give_identical_plans(
     protection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = federation.split(config.load([*WORDS, "protection=none"]))
-    plain = config.load([*WORDS, *PROTECTIONS[protection]])
+    whole = Federation.of([*WORDS, "protection=none"]).split
+    plain = Federation.of([*WORDS, *PROTECTIONS[protection]])
     # Pictures and the signed epsilon's fine grid take most of the time.
     monkeypatch.setattr(observers, "draw", lambda *_: [])
     monkeypatch.setattr(client_level, "FINAL_GRID", LIVE_GRID)
-    mine = np.flatnonzero(np.isin(whole.train.index, federation.faces_of(plain, "c0002").index))
+    mine = np.flatnonzero(np.isin(whole.train.index, plain.faces_of("c0002").index))
     found, sizes = [], []
     for number, train in enumerate(neighbours(whole.train, mine)):
         place = tmp_path / str(number)
-        settings = planning.planned(
-            config.load([*WORDS, *PROTECTIONS[protection], f"runs.root={place / 'runs'}", f"vault.root={place / 'v'}"])
-        )
+        places = [f"runs.root={place / 'runs'}", f"vault.root={place / 'v'}"]
         other: Split = dataclasses.replace(whole, train=train)
-        monkeypatch.setattr(federation, "_split", lambda data_json, seed, other=other: other)
-        federation._shares.cache_clear()
-        found.append(constants(settings, place))
+        monkeypatch.setattr(derived, "_split", lambda data_json, seed, other=other: other)
+        found.append(constants(Federation.of([*WORDS, *PROTECTIONS[protection], *places]), place))
         sizes.append(len(train))
-    federation._shares.cache_clear()
     assert sizes[1] < sizes[0] == sizes[2]
     for other_constants in found[1:]:
         for name, value in found[0].items():
@@ -120,9 +118,10 @@ def test_neighbouring_data_give_identical_plans(
 def test_a_plan_that_reads_the_data_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = planning.round_release
 
-    def counting(settings: Any) -> Any:
-        event = honest(settings)
-        return dataclasses.replace(event, detail=(*event.detail, ("images", len(federation.split(settings).train))))
+    def counting(settings: Any, rounds: int) -> Any:
+        event = honest(settings, rounds)
+        images = len(Federation(settings).split.train)
+        return dataclasses.replace(event, detail=(*event.detail, ("images", images)))
 
     monkeypatch.setattr(planning, "round_release", counting)
     with pytest.raises(AssertionError, match="round"):

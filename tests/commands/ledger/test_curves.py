@@ -13,7 +13,7 @@ from fedveil import checks, cli, config
 from fedveil.commands.ledger import curves as ledger_curves
 from fedveil.commands.ledger import report as ledger_report
 from fedveil.configuration.schema import Policy
-from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.pictures import ledger as pictures_ledger
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.events import LocalRelease, NonPrivate
@@ -25,30 +25,30 @@ EIGHT = LocalRelease("laplace", 8.0)
 
 
 @pytest.fixture
-def settings():
-    return planning.planned(config.load(WORDS))
+def federation():
+    return Federation.of(WORDS)
 
 
-def rows_of(settings):
-    event = planning.round_release(settings)
+def rows_of(federation):
+    event = federation.round_release
     noisy = [Row("run", "run", "spent", event, f"round {number}") for number in range(1, 7)]
     return [Row("run", "run", "spent", NonPrivate("image", "the representation", "no noise")), *noisy]
 
 
-def test_a_runs_curve_is_the_epsilon_after_each_booked_round(settings):
-    client, image = ledger_curves.run_curves(rows_of(settings), settings)
-    event = planning.round_release(settings)
+def test_a_runs_curve_is_the_epsilon_after_each_booked_round(federation):
+    client, image = ledger_curves.run_curves(rows_of(federation), federation)
+    event = federation.round_release
     alone = [PldAccountant().compose(event, count).upper(1e-4) for count in range(1, 7)]
     assert (list(client.at), client.limit) == ([1, 2, 3, 4, 5, 6], 4.0)
     assert client.epsilon == pytest.approx(alone, rel=5e-3)
-    assert client.epsilon[-1] == ledger_report.claims(rows_of(settings), settings)[0].epsilon
+    assert client.epsilon[-1] == ledger_report.claims(rows_of(federation), federation)[0].epsilon
     assert client.title == "client level, zero-out, delta = 0.0001"
     assert (list(image.epsilon), image.reason) == ([], "no formal guarantee:\nno noise")
 
 
-def test_an_owners_curve_is_the_total_over_runs(tmp_path, settings):
+def test_an_owners_curve_is_the_total_over_runs(tmp_path, federation):
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    whole = planning.whole_schedule(settings)
+    whole = federation.whole_schedule
     for run in ("r1", "r2", "r3"):
         ledger.append([Row(run, "set", "reserved", whole), Row(run, "set", "spent", EIGHT)])
     image, client = ledger_curves.owner_curves(tmp_path, "set", Policy(None, None, 25.0, 12.0))
@@ -58,12 +58,12 @@ def test_an_owners_curve_is_the_total_over_runs(tmp_path, settings):
     assert sorted(client.epsilon) == list(client.epsilon)
 
 
-def test_the_command_writes_a_light_png_twice_the_same(tmp_path, settings, monkeypatch, capsys):
+def test_the_command_writes_a_light_png_twice_the_same(tmp_path, federation, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/run")
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config.to_json(settings))
-    Ledger(folder / "ledger.sqlite").append(rows_of(settings))
+    (folder / "config.json").write_text(config.to_json(federation.settings))
+    Ledger(folder / "ledger.sqlite").append(rows_of(federation))
     Ledger(Path(".fedveil/vault/ledger.sqlite")).append([Row("run", "set", "spent", EIGHT)])
     for words in (["run"], ["--owner", "set"]):
         assert cli.main(["ledger", *words, "--picture", "new/a.png"]) == 0
@@ -76,12 +76,12 @@ def test_the_command_writes_a_light_png_twice_the_same(tmp_path, settings, monke
     assert "picture b.png" in capsys.readouterr().out
 
 
-def test_thousands_of_rows_are_drawn_at_few_places(settings, monkeypatch):
+def test_thousands_of_rows_are_drawn_at_few_places(federation, monkeypatch):
     asked = []
     upper = PldAccountant.upper
     monkeypatch.setattr(PldAccountant, "upper", lambda self, delta: asked.append(1) or upper(self, delta))
-    event = planning.round_release(settings)
-    (curve,) = ledger_curves.run_curves([Row("run", "run", "spent", event)] * 300, settings)
+    event = federation.round_release
+    (curve,) = ledger_curves.run_curves([Row("run", "run", "spent", event)] * 300, federation)
     assert (len(curve.at), len(asked)) == (60, 59)
     assert curve.at[-1] == 300
 

@@ -13,8 +13,7 @@ from typing import Any
 from fedveil import checks, config, runs
 from fedveil.commands.audit import client, local
 from fedveil.commands.audit.report import CONFIDENCE, Bound, text, verdict
-from fedveil.configuration.schema import Config
-from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy.events import Release
 from fedveil.privacy.ledger import Ledger, Row
 
@@ -27,7 +26,7 @@ class Subject:
 
     Attributes:
         name: the run's id, or the words.
-        settings: its planned configuration.
+        federation: of its planned configuration.
         run: the run's folder, or None for words.
         booked: the noisy rounds in the run's ledger.
         finished: rounds that its checkpoint has finished.
@@ -35,7 +34,7 @@ class Subject:
     """
 
     name: str
-    settings: Config
+    federation: Federation
     run: runs.Run | None = None
     booked: tuple[Row, ...] = ()
     finished: int = 0
@@ -45,16 +44,16 @@ class Subject:
 def subject(words: Sequence[str]) -> Subject:
     """Return the run that the first word names (later words may say runs.root=...), or what the words configure."""
     if not words or "=" in words[0]:
-        return Subject(" ".join(words) or "the default configuration", planning.planned(config.load(words)))
+        return Subject(" ".join(words) or "the default configuration", Federation.of(words))
     run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
-    settings = config.from_json(run.config.read_text())
+    federation = Federation(config.from_json(run.config.read_text()))
     ledger = Ledger(run.ledger)
     ledger.head()
     rows = ledger.rows(run.run_id)
     booked = tuple(row for row in rows if row.status == "spent" and isinstance(row.event, Release))
     arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0})
     state = {name[6:]: value for name, value in arrays.items() if name.startswith("state/")}
-    return Subject(run.run_id, settings, run, booked, int(meta["round"]), state)
+    return Subject(run.run_id, federation, run, booked, int(meta["round"]), state)
 
 
 def audit(chosen: Subject, canaries: int = 1000, draws: int = 100_000, seed: int = 1) -> dict[str, Any]:
@@ -74,15 +73,16 @@ def audit(chosen: Subject, canaries: int = 1000, draws: int = 100_000, seed: int
     """
     if canaries < 20 or draws < 200:
         raise checks.UserError(f"Expected canaries={canaries} of at least 20 and draws={draws} of at least 200.")
-    settings, budget = chosen.settings, chosen.settings.privacy.client
+    settings = chosen.federation.settings
+    budget = settings.privacy.client
     found: list[Bound] = []
     notes: list[str] = []
     if budget is not None and budget.noise_multiplier is not None:
-        found += client.attack(settings, budget, [*chosen.booked], canaries, draws, seed)
+        found += client.attack(chosen.federation, budget, [*chosen.booked], canaries, draws, seed)
         if chosen.run is not None and len(chosen.booked) < chosen.finished:
             notes.append(f"the ledger holds {len(chosen.booked)} of the {chosen.finished} finished rounds")
     missing = bool(notes)
-    found += local.attack(settings, chosen.state, draws)
+    found += local.attack(chosen.federation, chosen.state, draws)
     if not found:
         raise checks.UserError(
             "Nothing to audit: this configuration claims no epsilon. Give privacy.client.epsilon=8 "

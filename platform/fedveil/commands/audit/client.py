@@ -8,8 +8,8 @@ import time
 
 from fedveil import config, engine
 from fedveil.commands.audit.report import LEVEL, Bound
-from fedveil.configuration.schema import ClientBudget, Config
-from fedveil.federation import planning, schedule
+from fedveil.configuration.schema import ClientBudget, Cohort
+from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.audit import Counts, Scores
@@ -21,12 +21,12 @@ ONE_RELEASE = "fedveil_strategies.canaries:one_release"
 
 
 def attack(
-    settings: Config, budget: ClientBudget, booked: list[Row], canaries: int, draws: int, seed: int
+    federation: Federation, budget: ClientBudget, booked: list[Row], canaries: int, draws: int, seed: int
 ) -> list[Bound]:
     """Return the bounds on what a client-level run claims, and on one of its noisy sums.
 
     Args:
-        settings: a planned configuration.
+        federation: of a planned configuration.
         budget: its client-level block.
         booked: the run's noisy rounds in its ledger, whose claim is audited; empty claims the planned schedule.
         canaries: how many canary clients the replay has.
@@ -35,13 +35,13 @@ def attack(
     """
     delta = budget.delta or 0.0
     # The replay has one stage of canary rounds: as many as all stages of the run have, or as were booked.
-    rounds = len(booked) or schedule.total_rounds(settings)
+    rounds, relation = len(booked) or federation.total_rounds, federation.relation
     bare = config.load(["protection=none"]).protection
-    train = dataclasses.replace(settings.train, rounds=rounds)
-    settings = dataclasses.replace(settings, train=train, protection=bare)
+    train = dataclasses.replace(federation.settings.train, rounds=rounds)
+    replayed = Federation(dataclasses.replace(federation.settings, train=train, protection=bare))
     begun = time.perf_counter()
-    sums: Scores = engine.load(ONE_RELEASE)(settings, draws)
-    accountant = PldAccountant(planning.relation_of(settings), "client")
+    sums: Scores = engine.load(ONE_RELEASE)(replayed, draws)
+    accountant = PldAccountant(relation, "client")
     claimed = accountant.compose(Gaussian(budget.noise_multiplier or 0.0)).upper(delta)
     mu = _mu(sums)
     values = [
@@ -50,8 +50,8 @@ def attack(
     ]
     single = _bounds("one noisy sum without sampling, extreme updates", claimed, delta, values, begun)
     begun = time.perf_counter()
-    seen = engine.load(REPLAY)(settings, canaries, seed)
-    accountant = PldAccountant(planning.relation_of(settings), "client")
+    seen = engine.load(REPLAY)(replayed, canaries, seed)
+    accountant = PldAccountant(relation, "client")
     for row in booked or seen.booked:
         accountant = accountant.compose(row.event)
     whole = accountant.upper(delta)
@@ -59,16 +59,16 @@ def attack(
         ("Clopper-Pearson", _clopper_pearson(seen.run, delta), seen.run),
         ("one run of many canaries", audit.one_run_of(seen.run, delta, LEVEL), seen.run),
     ]
-    if _sampled(settings):
+    if _sampled(train.cohort):
         values += [
-            ("trade-off curve of canaries in a release", _priced(settings, budget, _mu(seen.releases)), seen.releases),
-            ("trade-off curve of the single noisy sums", _priced(settings, budget, mu), sums),
+            ("trade-off curve of canaries in a release", _priced(replayed, budget, _mu(seen.releases)), seen.releases),
+            ("trade-off curve of the single noisy sums", _priced(replayed, budget, mu), sums),
         ]
     else:  # all rounds together have a Gaussian curve, which needs no accountant
         together = (("of the whole run", _mu(seen.run), seen.run),
-                    ("of the single noisy sums", mu * math.sqrt(settings.train.rounds), sums))  # fmt: skip
+                    ("of the single noisy sums", mu * math.sqrt(rounds), sums))  # fmt: skip
         values += [(f"trade-off curve {name}", _closed(found, delta), scores) for name, found, scores in together]
-    what = f"{settings.train.rounds} rounds with {canaries} canary clients"
+    what = f"{rounds} rounds with {canaries} canary clients"
     return [*_bounds(what, whole, delta, values, begun), *single]
 
 
@@ -98,9 +98,8 @@ def _mu(scores: Scores) -> float:
     return audit.by_halves(scores, bound)[0]
 
 
-def _sampled(settings: Config) -> bool:
+def _sampled(cohort: Cohort) -> bool:
     """Return whether the claim leans on secret cohorts."""
-    cohort = settings.train.cohort
     return cohort.kind == "poisson" and cohort.rate < 1
 
 
@@ -108,7 +107,7 @@ def _closed(mu: float, delta: float) -> float:
     return gaussian.epsilon_of(mu, delta) if mu > 0 else 0.0
 
 
-def _priced(settings: Config, budget: ClientBudget, mu: float) -> float:
+def _priced(federation: Federation, budget: ClientBudget, mu: float) -> float:
     """Return what the schedule costs at the largest noise that `mu` of one release leaves possible.
 
     A bound for Gaussian noise and cohorts as planned: it sees less noise, not another law of the cohorts.
@@ -116,8 +115,7 @@ def _priced(settings: Config, budget: ClientBudget, mu: float) -> float:
     if mu <= 0:
         return 0.0
     louder = dataclasses.replace(budget, noise_multiplier=1 / mu)
-    schedule = planning.whole_schedule(
-        dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=louder))
-    )
-    accountant = PldAccountant(planning.relation_of(settings), "client").compose(schedule)
+    privacy = dataclasses.replace(federation.settings.privacy, client=louder)
+    schedule = Federation(dataclasses.replace(federation.settings, privacy=privacy)).whole_schedule
+    accountant = PldAccountant(federation.relation, "client").compose(schedule)
     return accountant.epsilon(budget.delta or 0.0).lower or 0.0

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import config, randomness
+from fedveil import randomness
 from fedveil.commands.audit.report import LEVEL, Bound
-from fedveil.configuration.schema import Config
-from fedveil.federation import federation
+from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian, statements
 from fedveil.privacy.audit import Scores
 from fedveil.privacy.events import LocalRelease
@@ -25,21 +24,21 @@ _FEWEST = 200
 _BATCH = 64
 
 
-def attack(settings: Config, state: Mapping[str, NDArray[Any]] | None, draws: int) -> list[Bound]:
+def attack(federation: Federation, state: Mapping[str, NDArray[Any]] | None, draws: int) -> list[Bound]:
     """Return the bounds for one release of one image; none where the protection promises nothing.
 
     Two patterns that are as far apart as clipping lets them be take the place of faces; the score is the likelihood
     ratio of everything that was released.
 
     Args:
-        settings: names the protection and the public data whose size and budget shape it has.
+        federation: names the protection and the public data whose size and budget shape it has.
         state: the protection's public state; None learns it from the public faces.
         draws: releases of each of the two images; fewer where images are large.
     """
-    protection = config.build(settings, "protection")
+    settings, protection = federation.settings, federation.protection
     if not protection.noise:
         return []
-    public = federation.split(settings).public
+    public = federation.split.public
     known = {name: torch.from_numpy(np.asarray(value)) for name, value in (state or {}).items()}
     known = known or protection.fit(public.images(), public.labels, settings.seed)
     event = protection.event(public.size, known)

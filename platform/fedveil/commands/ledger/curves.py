@@ -10,8 +10,8 @@ import numpy as np
 
 from fedveil import config, runs
 from fedveil.commands.ledger import report as ledger_report
-from fedveil.configuration.schema import Config, Policy
-from fedveil.federation import planning, schedule
+from fedveil.configuration.schema import Policy
+from fedveil.federation.federation import Federation
 from fedveil.pictures import ledger as pictures_ledger
 from fedveil.pictures.ledger import Curve
 from fedveil.privacy import statements
@@ -40,16 +40,16 @@ def of_run(root: Path, run_id: str, path: Path) -> Path:
         fedveil.checks.UserError: no such run.
     """
     run = runs.open_run(root, run_id)
-    settings = config.from_json(run.config.read_text())
-    curves = run_curves(Ledger(run.ledger).rows(run_id), settings)
+    federation = Federation(config.from_json(run.config.read_text()))
+    curves = run_curves(Ledger(run.ledger).rows(run_id), federation)
     return pictures_ledger.spent(path, curves, f"Spent by run {run_id}", "round", statements.MEANINGFUL)
 
 
-def run_curves(rows: Sequence[Row], settings: Config) -> list[Curve]:
+def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
     """Return a curve per unit of what a run may claim; the last values are those of its statements."""
-    found = ledger_report.claims(rows, settings)
+    settings, found = federation.settings, ledger_report.claims(rows, federation)
     noisy = [row.event for row in rows if row.status == "spent" and isinstance(row.event, Release)]
-    last = len(noisy) or schedule.total_rounds(settings)
+    last = len(noisy) or federation.total_rounds
     curves = []
     for claim in found:
         if claim.epsilon is None:
@@ -59,7 +59,7 @@ def run_curves(rows: Sequence[Row], settings: Config) -> list[Curve]:
             budget = settings.privacy.client
             target = budget.epsilon if budget is not None else None
             limit = target if target is not None and math.isfinite(target) else None
-            accountant = PldAccountant(planning.relation_of(settings), "client")
+            accountant = PldAccountant(federation.relation, "client")
             places, values, done = _places(last), [], 0
             for place in places:
                 for event in noisy[done:place]:

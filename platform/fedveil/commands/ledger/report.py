@@ -11,8 +11,8 @@ from typing import Any
 
 from fedveil import checks, config, runs
 from fedveil.commands import summary
-from fedveil.configuration.schema import Config
 from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
@@ -37,8 +37,8 @@ def of_run(root: Path, run_id: str) -> dict[str, Any]:
     run = runs.open_run(root, run_id)
     ledger = Ledger(run.ledger)
     head = ledger.head()
-    settings = config.from_json(run.config.read_text())
-    found = claims(ledger.rows(run_id), settings)
+    federation = Federation(config.from_json(run.config.read_text()))
+    found = claims(ledger.rows(run_id), federation)
     return {
         "run_id": run_id,
         "head": head,
@@ -47,19 +47,20 @@ def of_run(root: Path, run_id: str) -> dict[str, Any]:
     }
 
 
-def claims(rows: Sequence[Row], settings: Config) -> list[Statement]:
+def claims(rows: Sequence[Row], federation: Federation) -> list[Statement]:
     """Return the statements that a run's rows support; equal releases compose."""
     found: list[Statement] = []
     if any("NOT PRIVATE" in row.note for row in rows):
         fixed = "NOT PRIVATE, the noise was fixed (privacy.test_seed)"
         return statements.price(NonPrivate("image", "anything this run released", fixed))
     spent = collections.Counter(row.event for row in rows if row.status == "spent")
-    accountant = PldAccountant(planning.relation_of(settings), "client", grid=FINAL_GRID)
+    accountant = PldAccountant(federation.relation, "client", grid=FINAL_GRID)
     client = [(event, count) for event, count in spent.items() if isinstance(event, Release)]
-    if client and settings.privacy.client is not None:
+    budget = federation.settings.privacy.client
+    if client and budget is not None:
         for event, count in client:
             accountant = accountant.compose(event, count)
-        delta = settings.privacy.client.delta or 0.0
+        delta = budget.delta or 0.0
         bound = accountant.epsilon(delta)
         rounds = sum(count for _, count in client)
         found.append(_client(bound.upper, delta, accountant.relation, f"{rounds} noisy rounds ({bound.method})"))

@@ -14,6 +14,8 @@ from fedveil import checks, config
 from fedveil.configuration import files
 from fedveil.configuration.schema import Config
 from fedveil.configuration.words import METHOD_GROUPS, several
+from fedveil.federation import planning
+from fedveil.federation.federation import Federation
 
 _NO_RESULT = ("engine", "tracking", "runs", "vault")
 """Sections that never change a result: sweeping them would run the same thing again."""
@@ -25,13 +27,18 @@ class Cell:
 
     Attributes:
         values: swept key -> its value as text, without the settings that this cell's methods lack.
-        settings: the run's whole configuration.
+        federation: of the run's whole configuration.
         name: a hash of everything that can change the run's result, 10 hexadecimal digits.
     """
 
     values: Mapping[str, str]
-    settings: Config
+    federation: Federation
     name: str
+
+    @property
+    def settings(self) -> Config:
+        """The run's whole configuration."""
+        return self.federation.settings
 
     @property
     def label(self) -> str:
@@ -105,7 +112,9 @@ def expand(words: Iterable[str]) -> Grid:
         kept, dropped = _fitting(every, axes)
         settings = config.load(f"{key}={value}" for key, value in kept.items())
         name = config.digest(settings)[:10]
-        cells.setdefault(name, Cell({key: values[key] for key in axes if key in kept}, settings, name))
+        if name not in cells:
+            federation = Federation(planning.planned(settings))
+            cells[name] = Cell({key: values[key] for key in axes if key in kept}, federation, name)
         lacking |= dict.fromkeys(dropped)
     notes = tuple(lacking)
     if len(cells) < len(combinations):

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from fedveil.commands.sweep.sweep import Outcome
 from fedveil.console import clock, percent
-from fedveil.federation import schedule
 
 _FIRST = {"running": 0, "failed": 1, "stopped": 2, "finished": 3, "waiting": 4}
 
@@ -73,7 +72,7 @@ class Live:
             table.add_row(
                 escape(outcome.cell.label),
                 "earlier" if outcome.earlier else outcome.state,
-                f"{outcome.round}/{schedule.total_rounds(outcome.cell.settings)}",
+                f"{outcome.round}/{outcome.cell.federation.total_rounds}",
                 percent(accuracy).strip(),
                 clock(took) if took is not None else "",
             )

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedveil import checks, config, runs
-from fedveil.commands import simulate
 from fedveil.commands.sweep import grid
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
 from fedveil.configuration.schema import Engine
-from fedveil.federation import planning, schedule
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 _POLL = 0.2  # seconds
@@ -86,10 +84,6 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
         fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
     """
     made = grid.expand(words)
-    cells = [dataclasses.replace(cell, settings=planning.planned(cell.settings)) for cell in made.cells]
-    for cell in cells:
-        simulate.check(cell.settings)
-    made = dataclasses.replace(made, cells=tuple(cells))
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
     runs.Run(sweep.root, sweep.run_id(made.cells[0]))  # refuses a name that is no folder's
     return sweep
@@ -154,7 +148,7 @@ def _found(sweep: Sweep, cell: Cell) -> Outcome:
     result = json.loads(path.read_text())
     if result["config_hash"] != config.digest(cell.settings):
         raise checks.UserError(f"{path} is the result of another configuration; remove it or give the sweep a --name.")
-    return Outcome(cell, run_id, "finished", schedule.total_rounds(cell.settings), result, earlier=True)
+    return Outcome(cell, run_id, "finished", cell.federation.total_rounds, result, earlier=True)
 
 
 def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers: int) -> Outcome:

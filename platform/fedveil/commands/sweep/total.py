@@ -14,8 +14,7 @@ from pathlib import Path
 
 from fedveil import checks
 from fedveil.commands.sweep.sweep import Outcome
-from fedveil.configuration.schema import Config
-from fedveil.federation import federation
+from fedveil.federation.federation import Federation
 from fedveil.privacy import events, gaussian, statements
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate
 from fedveil.privacy.ledger import Ledger, Row, by_source
@@ -42,10 +41,10 @@ class Total:
     unprotected: int
 
 
-def public_benchmark(settings: Config) -> bool:
+def public_benchmark(federation: Federation) -> bool:
     """Return whether the people trained on are public anyway; a data source that does not load is taken as private."""
     try:
-        return federation.split(settings).public_benchmark
+        return federation.split.public_benchmark
     except (checks.UserError, OSError):
         return False
 
@@ -63,7 +62,7 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[list[Total], bool]:
         settings = outcome.cell.settings
         data = repr(settings.data)
         if data not in public:
-            public[data] = public_benchmark(settings)
+            public[data] = public_benchmark(outcome.cell.federation)
         if not public[data]:
             private[Path(settings.vault.root) / "ledger.sqlite"].add(outcome.run_id)
     found = [total for path, run_ids in private.items() for total in of_rows(Ledger(path).rows(), run_ids)]

@@ -34,9 +34,10 @@ def main() -> int:
     try:
         from fedveil import config
         from fedveil.commands import simulate
+        from fedveil.federation.federation import Federation
 
-        settings = config.from_json(job["config"])
-        simulate.simulate(settings, job["run_id"], "plain", job["parent"])
+        federation = Federation(config.from_json(job["config"]))
+        simulate.simulate(federation, job["run_id"], "plain", job["parent"])
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         return 130

@@ -1,0 +1,158 @@
+"""One client, ready to train: its owner has accepted the run, its release is booked, its images are protected."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from fedveil import checks, randomness
+from fedveil.data import partition
+from fedveil.data.faces import FaceSet
+from fedveil.federation.federation import Federation
+from fedveil.federation.schedule import Stage
+from fedveil.privacy.events import Event, LocalRelease
+from fedveil_clients import booking, policy
+from fedveil_clients.features import Features, Feeding, joined, mechanism_id
+from fedveil_clients.memo import ReadOnce
+from fedveil_clients.vault import Vault
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Site:
+    """One client, ready to train: its protected copies, labels and model skeleton.
+
+    Attributes:
+        stage: what is trained: a phase of the protection, or the recogniser.
+        features: image numbers (and the step, which keys fresh noise) -> (B, *layout) float32.
+        layout: shape of one image's features.
+        views: how often a pass visits each image.
+        labels: (N,) local class of each image, 0..classes-1.
+    """
+
+    federation: Federation
+    run_id: str
+    client_id: str
+    vault: Vault
+    stage: Stage
+    features: Features
+    layout: tuple[int, ...]
+    views: int
+    labels: torch.Tensor
+    classes: int
+    backbone: torch.nn.Module
+    allowed: tuple[str, ...]
+
+
+def own_faces(federation: Federation, home: Federation, client_id: str) -> FaceSet:
+    """Return a client's faces under the public caps: all of its own data root, or its share of the run's data."""
+    return federation.faces_of(client_id) if home is federation else home.faces_of(partition.client_ids(1)[0])
+
+
+def open_site(
+    federation: Federation,
+    run_id: str,
+    client_id: str,
+    node: policy.Node,
+    state: Mapping[str, torch.Tensor],
+    round_number: int = 1,
+) -> Site:
+    """Check the owner's policy, book the release, protect the images and return the client ready for a round's stage.
+
+    Raises:
+        PolicyRefusal: the run is weaker than the owner's floor.
+        fedveil.checks.UserError: the client cannot train on what it has.
+    """
+    home = node.at_home(federation)
+    faces = own_faces(federation, home, client_id)
+    event = federation.release_event(state)
+    policy.check(federation, node, event)
+    people, local = np.unique(faces.labels, return_inverse=True)
+    bank = _bank(home)
+    classes = int(people.size + (0 if bank is None else bank.identities.size))
+    if classes < 2:
+        raise checks.UserError(
+            f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
+            "least two people, or set train.bank_identities to add procedural faces as negatives."
+        )
+    vault = Vault(node.vault(federation))
+    vault.create()
+    read, stage = ReadOnce(faces.images), federation.stage_of(round_number)
+    feeding = Feeding(federation, stage, state, mechanism_id(federation, state))
+    pictures = booking.pictures_of(faces, vault, event, read)
+    booking.accept(federation, run_id, client_id, node, vault, event, feeding.mechanism, pictures)
+    own = _protected(feeding, faces, vault, node.data_set, event, read, client_id)
+    labels = local
+    if bank is not None:
+        labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
+        own = joined(own, len(faces), feeding.empirical(bank, "bank"))
+    backbone = _skeleton(federation, stage, _Public(b"" if stage.phase is None else feeding.mechanism, state))
+    layout = federation.protection.layout(federation.size)
+    if stage.phase is not None:
+        layout = tuple(own(np.zeros(1, np.int64), 0).shape[1:])
+    return Site(
+        federation=federation,
+        run_id=run_id,
+        client_id=client_id,
+        vault=vault,
+        stage=stage,
+        features=own,
+        layout=layout,
+        views=1 if isinstance(event, LocalRelease) else federation.protection.views,
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        classes=classes,
+        backbone=backbone,
+        allowed=federation.trainable([name for name, _ in backbone.named_parameters()], stage),
+    )
+
+
+def _protected(
+    feeding: Feeding, faces: FaceSet, vault: Vault, data_set: str, event: Event, read: ReadOnce, client_id: str
+) -> Features:
+    """Return the features of the owner's images; their event is in the owner's ledger already."""
+    protection, test_seed = feeding.federation.protection, feeding.federation.settings.privacy.test_seed
+    if not isinstance(event, LocalRelease):  # no noise protects anyone: the draws may be public
+        return feeding.empirical(faces, client_id)
+    if protection.phases:
+        raise ValueError("A phase reads clean faces: a protection with a formal guarantee cannot have one.")
+    if booking.kept(event):
+        key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", data_set)
+        copies, _ = vault.memo.open(
+            key, feeding.mechanism, faces.keys, read,
+            lambda images, streams: protection.release(images, feeding.state, streams), lambda: None,
+        )  # fmt: skip
+        return feeding.kept(copies)
+    fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", data_set)
+    return feeding.afresh(faces, fresh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Public:
+    """The protection's public state, equal when its hash is."""
+
+    digest: bytes
+    state: Mapping[str, torch.Tensor] = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _skeleton(federation: Federation, stage: Stage, public: _Public) -> torch.nn.Module:
+    """One network per process and stage: a round sets all its tensors before it reads any.
+
+    What is constant in a phase's network comes from the state; the recogniser depends on none.
+    """
+    return federation.network(stage, public.state)
+
+
+def _bank(home: Federation) -> FaceSet | None:
+    wanted = home.settings.train.bank_identities
+    if wanted == 0:
+        return None
+    public = home.split.public
+    if wanted > public.identities.size:
+        raise checks.UserError(
+            f"train.bank_identities={wanted} exceeds the {public.identities.size} public people of this data source."
+        )
+    return public.subset(np.isin(public.labels, public.identities[:wanted]))
