@@ -17,6 +17,7 @@ from fedveil import frequency, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
+from fedveil.protections.base import Visit
 from fedveil_clients.memo import Copies
 from fedveil_clients.prepared import SHELF
 
@@ -99,9 +100,8 @@ class Feeding:
             keys = (randomness.test_key(seed, "draw", *use) for use in uses) if protection.noise else ()
             streams = [randomness.SecretStream(key) for key in keys]
             people = [person(int(label)) for label in faces.labels[index]]
-            given = (torch.from_numpy(faces.images(index)), self.state, streams, people)
-            known = prepared(index) if phase is None else None
-            fed: torch.Tensor = trained(*given) if known is None else trained(*given, known)
+            visit = Visit(streams, people, prepared(index) if phase is None else None)
+            fed: torch.Tensor = trained(torch.from_numpy(faces.images(index)), self.state, visit)
             return fed
 
         return features

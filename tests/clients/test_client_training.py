@@ -32,14 +32,6 @@ SMALL = (
 NODE = Node("here/c0002", allow_test_seed=True)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def settings(tmp_path):
     return lambda *words: Federation.of([*SMALL, f"vault.root={tmp_path / 'vault'}", *words])
@@ -287,8 +279,8 @@ def test_draws_without_a_guarantee_are_fresh_for_every_use_and_persons_differ_ac
 
     seen = []
 
-    def watching(self, images, state, streams, identities):
-        seen.append(([stream.uniform(1)[0] for stream in streams], list(identities)))
+    def watching(self, images, state, visit):
+        seen.append(([stream.uniform(1)[0] for stream in visit.streams], list(visit.identities)))
         return torch.zeros(len(images), *self.layout((32, 32)))
 
     monkeypatch.setattr(PartialFace, "training_features", watching)
@@ -317,8 +309,8 @@ def test_one_name_at_two_clients_is_two_persons(settings):
         def prepared(self, images, state):
             return None
 
-        def training_features(self, images, state, streams, identities):
-            persons.append(identities[0])
+        def training_features(self, images, state, visit):
+            persons.append(visit.identities[0])
             return images.float()
 
     chosen.__dict__["protection"] = Spy()  # where the cached one would be

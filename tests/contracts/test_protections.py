@@ -17,6 +17,7 @@ from fedveil.checks import UserError
 from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.privacy import events
+from fedveil.protections.base import Visit
 from fedveil.randomness import SecretStream, test_key
 
 NAMES = plugins.names("protection")
@@ -127,14 +128,14 @@ def test_what_is_prepared_changes_no_bit_of_what_training_reads(fitted: tuple[An
     protection, state = fitted
     given = protection.prepared(IMAGES, state)
     keys = [bytes([index]) for index in range(len(IMAGES))]
-    without = protection.training_features(IMAGES, state, streams(), keys)
-    assert torch.equal(protection.training_features(IMAGES, state, streams(), keys, given), without)
+    without = protection.training_features(IMAGES, state, Visit(streams(), keys))
+    assert torch.equal(protection.training_features(IMAGES, state, Visit(streams(), keys, given)), without)
     assert without.shape == (len(IMAGES), *protection.layout(SIZE))
     if given is not None:
         assert given.dtype == torch.float32
         alone = torch.cat([protection.prepared(image[None], state) for image in IMAGES])
         assert torch.equal(given, alone), "a row may not depend on the other images of a batch"
-        other = protection.training_features(IMAGES, state, streams(), keys, given.flip(0))
+        other = protection.training_features(IMAGES, state, Visit(streams(), keys, given.flip(0)))
         assert not torch.equal(other, without), "what is prepared must be read, or it is not worth its memory"
         assert protection.prepared(IMAGES[:0], state).shape == (0, *given.shape[1:])
 

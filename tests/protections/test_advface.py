@@ -16,6 +16,7 @@ from fedveil.models.heads import base as heads
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import _advface
 from fedveil.protections.advface import AdvFace
+from fedveil.protections.base import Visit
 from fedveil.randomness import SecretStream, public_torch, test_key
 
 SIZE = (16, 16)
@@ -239,10 +240,10 @@ def test_fine_tune_changes_what_is_trained_on_and_nothing_else(state: State) -> 
     keys = [b"somebody"] * 4
     images = HELD_OUT[:4]
     assert torch.equal(tuned.release(images, state, streams(4)), METHOD.release(images, state, streams(4)))
-    clean = METHOD.training_features(images, state, streams(4), keys)
+    clean = METHOD.training_features(images, state, Visit(streams(4), keys))
     assert torch.equal(clean, METHOD.features(METHOD.clean(images, state), state))
     protected = METHOD.features(METHOD.release(images, state, streams(4)), state)
-    assert torch.equal(tuned.training_features(images, state, streams(4), keys), protected)
+    assert torch.equal(tuned.training_features(images, state, Visit(streams(4), keys)), protected)
     again = dataclasses.replace(tuned, fit_steps=1).fit(FACES, LABELS, 1)
     same = dataclasses.replace(METHOD, fit_steps=1).fit(FACES, LABELS, 1)
     assert all(torch.equal(again[name], same[name]) for name in same)
@@ -263,7 +264,7 @@ def test_the_recogniser_goes_on_where_the_phase_ended(guard: float) -> None:
     assert not list(network.buffers())
     assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"f1", "model"}
     images = torch.from_numpy(faces)
-    fed = phase.features(images, state, [], [])
+    fed = phase.features(images, state, Visit())
     generator = public_torch(1, "rounds")
     with torch.no_grad():
         start = network.f1.conv.weight.clone()

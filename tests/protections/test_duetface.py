@@ -18,6 +18,7 @@ from fedveil.models.backbones.tiny_ir import TinyIR
 from fedveil.models.heads import base as heads
 from fedveil.models.heads.cosface import CosFace
 from fedveil.protections import _duet
+from fedveil.protections.base import Visit
 from fedveil.protections.duetface import DuetFace
 
 SIZE = (32, 32)
@@ -133,7 +134,7 @@ def test_features_are_about_one_and_leave_masks_alone(plain: Any) -> None:
 def test_training_reads_what_is_released(plain: Any) -> None:
     protection, state = plain
     released = protection.features(protection.release(FACES, state, []), state)
-    assert torch.equal(protection.training_features(FACES, state, [], []), released)
+    assert torch.equal(protection.training_features(FACES, state, Visit()), released)
 
 
 def test_the_ellipse_is_where_an_aligned_face_is() -> None:
@@ -180,7 +181,7 @@ def test_render_shows_the_face_and_so_the_method_conceals_nothing(plain: Any) ->
 def test_the_main_network_trains_and_the_client_net_does_not(plain: Any) -> None:
     protection, state = plain
     before = {name: tensor.clone() for name, tensor in state.items()}
-    features = protection.training_features(FACES, state, [], [])
+    features = protection.training_features(FACES, state, Visit())
     assert not features.requires_grad
     network = protection.network(TinyIR(width=8, embedding=16), SIZE, torch.Generator().manual_seed(1))
     centres = torch.randn(3, 16, generator=torch.Generator().manual_seed(2), requires_grad=True)
@@ -224,7 +225,7 @@ def test_the_client_nets_phase_goes_on_from_public_faces_and_comes_back_into_the
     net = phase.network(TinyIR(), SIZE, state, torch.Generator().manual_seed(9))
     named = dict(net.named_parameters())
     assert all(torch.equal(state[_duet.PREFIX + name], tensor) for name, tensor in named.items())
-    features = phase.features(FACES, state, [], [])
+    features = phase.features(FACES, state, Visit())
     assert features.shape == (6, 30, *SIZE)
     net(features).square().sum().backward()
     assert all(tensor.grad is not None for tensor in named.values())

@@ -18,6 +18,7 @@ from fedveil.data.sources.procedural import draw_faces
 from fedveil.federation import training
 from fedveil.models import unet
 from fedveil.protections import _residue
+from fedveil.protections.base import Visit
 from fedveil.protections.minusface import GeneratorPhase, MinusFace
 from fedveil.randomness import SecretStream, public_torch, test_key
 
@@ -205,10 +206,10 @@ def test_training_reads_shuffled_images_like_those_that_leave(state: dict[str, t
     method, keys = MinusFace(stacks=2), [b"one", b"two", b"three"]
     left = method.features(method.release(IMAGES, state, streams(3)), state)
     given = method.prepared(IMAGES, state)
-    assert torch.equal(method.training_features(IMAGES, state, streams(3), keys, given), left)
+    assert torch.equal(method.training_features(IMAGES, state, Visit(streams(3), keys, given)), left)
     assert not torch.equal(left, method.features(method.clean(IMAGES, state), state))
     with pytest.raises(checks.UserError, match="stream"):
-        method.training_features(IMAGES, state, streams(1) * 3, keys, given)
+        method.training_features(IMAGES, state, Visit(streams(1) * 3, keys, given))
 
 
 def test_stacks_and_images_have_their_own_orders(state: dict[str, torch.Tensor]) -> None:
@@ -304,7 +305,7 @@ def test_the_phase_trains_the_generator_and_forgets_the_recogniser(state: dict[s
     start = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
     for name, tensor in _residue.parameters(state).items():
         assert torch.equal(start[f"generator.{name}"], tensor)
-    features = phase.features(IMAGES, state, streams(3), [b"a", b"b", b"c"])
+    features = phase.features(IMAGES, state, Visit(streams(3), [b"a", b"b", b"c"]))
     assert features.shape == (3, 3, *SIZE)
     head, centres = plugins.build("head", "cosface", {}), torch.randn(3, 8, generator=public_torch(2))
     batch = [(features, torch.tensor([0, 1, 2]))]

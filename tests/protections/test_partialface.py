@@ -18,6 +18,7 @@ from fedveil.data.sources.procedural import draw_faces
 from fedveil.frequency import operators
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import partialface
+from fedveil.protections.base import Visit
 from fedveil.protections.partialface import PartialFace, allowed_subsets
 
 KEPT = [8 * u + v for u in range(8) for v in range(8) if u + v > 3]
@@ -140,7 +141,7 @@ def test_a_person_trains_on_three_subsets_in_any_order_uniformly() -> None:
     images = SMALL.expand(count, -1, -1, -1)
     triples = []
     for key in (b"client 1, person 0", b"client 2, person 0", b"client 2, person 1"):
-        features = protection.training_features(images, state, streams(count, key.decode()), [key] * count)
+        features = protection.training_features(images, state, Visit(streams(count, key.decode()), [key] * count))
         counts = Counter(ranks_of(features, protection, state))
         subsets = sorted({rank // 6 for rank in counts})
         assert len(counts) == 18
@@ -154,7 +155,7 @@ def test_without_triples_a_person_trains_on_any_rank() -> None:
     protection, state = table(identity_triples=False)
     count = 720
     images = SMALL.expand(count, -1, -1, -1)
-    features = protection.training_features(images, state, streams(count), [b"one person"] * count)
+    features = protection.training_features(images, state, Visit(streams(count), [b"one person"] * count))
     assert uniform(Counter(ranks_of(features, protection, state)), 36) > 1e-3
 
 
@@ -192,7 +193,7 @@ def test_a_pass_shows_r_views_and_payload_is_27_channels() -> None:
     assert protection.views == 5
     assert PartialFace().views == 3
     assert protection.payload((112, 112)) == 4 * 27 * 112 * 112
-    draws = [protection.training_features(FACES[:1], state, streams(1, f"{n}"), [b"p"]) for n in range(5)]
+    draws = [protection.training_features(FACES[:1], state, Visit(streams(1, f"{n}"), [b"p"])) for n in range(5)]
     assert len({draw.numpy().tobytes() for draw in draws}) > 1
 
 
@@ -260,9 +261,9 @@ def test_mistakes_are_named() -> None:
         with pytest.raises(UserError, match="state"):
             protection.release(FACES, wrong, streams(len(FACES)))
     with pytest.raises(UserError, match="identity per image"):
-        protection.training_features(FACES, state, streams(len(FACES)), [b"one"])
+        protection.training_features(FACES, state, Visit(streams(len(FACES)), [b"one"]))
     with pytest.raises(UserError, match="stream"):
-        protection.training_features(FACES, state, streams(1) * len(FACES), [b"one"] * len(FACES))
+        protection.training_features(FACES, state, Visit(streams(1) * len(FACES), [b"one"] * len(FACES)))
     with pytest.raises(UserError, match="released"):
         protection.features(torch.zeros(1, 3, 16, 16), state)
 

@@ -222,17 +222,10 @@ class AdvFace(base.Protection):
         """Return the clean features; None with `fine_tune`, which does not read them."""
         return None if self.fine_tune else self.clean(images, state)
 
-    def training_features(
-        self,
-        images: torch.Tensor,
-        state: base.State,
-        streams: Sequence[SecretStream],
-        identities: Sequence[bytes],
-        prepared: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def training_features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return the clean features, as noise is for those who are recognised; protected ones with `fine_tune`."""
-        left = self.prepared(images, state) if prepared is None else prepared
-        return self.features(self.release(images, state, streams) if left is None else left, state)
+        left = self.prepared(images, state) if visit.prepared is None else visit.prepared
+        return self.features(self.release(images, state, visit.streams) if left is None else left, state)
 
     def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return what the shadow model draws: what an attacker with a clean-feature inverter would see."""
@@ -240,9 +233,7 @@ class AdvFace(base.Protection):
         with torch.no_grad():
             return base.to_uint8(127.5 * (self._networks(state)["shadow"](released) + 1.0))
 
-    def event(
-        self, size: tuple[int, int], state: base.State, releases: int = 1, max_images_per_identity: int | None = None
-    ) -> NonPrivate:
+    def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event."""
         return NonPrivate(
             "image",
@@ -268,9 +259,7 @@ class SplitPhase(base.Phase):
         """Return `split_rounds`."""
         return self.protection.split_rounds
 
-    def features(
-        self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream], identities: Sequence[bytes]
-    ) -> torch.Tensor:
+    def features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return the pixels in [-1, 1]."""
         base.check_images(images)
         return _advface.unit(images)

@@ -7,6 +7,7 @@ post-processing of what left and never sees a clean value.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from torch import nn
 
 from fedveil import checks
 from fedveil.frequency import colour
-from fedveil.privacy.events import Event
+from fedveil.privacy.events import Event, NonPrivate
 from fedveil.randomness import SecretStream
 
 State = Mapping[str, torch.Tensor]
@@ -29,6 +30,21 @@ Progress = Callable[[int, int], None]
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """One use of a batch of images in training.
+
+    Attributes:
+        streams: one per image and use.
+        identities: a key of each image's person: equal for one person of one client, else different.
+        prepared: what the method `prepared` returned for these images; None: it is found now, with equal results.
+    """
+
+    streams: Sequence[SecretStream] = ()
+    identities: Sequence[bytes] = ()
+    prepared: torch.Tensor | None = None
 
 
 class Phase(Protocol):
@@ -49,9 +65,7 @@ class Phase(Protocol):
         """Federated rounds of this phase, 1 or more."""
         ...
 
-    def features(
-        self, images: torch.Tensor, state: State, streams: Sequence[SecretStream], identities: Sequence[bytes]
-    ) -> torch.Tensor:
+    def features(self, images: torch.Tensor, state: State, visit: Visit) -> torch.Tensor:
         """Return what the phase's network is fed, float32, from uint8 images (B, 3, H, W); see `training_features`."""
         ...
 
@@ -131,7 +145,7 @@ class Protection(Protocol):
 
         It is complete: everything else works with it, also before or without the method's federated phases.
         """
-        ...
+        return {}
 
     def release(self, images: torch.Tensor, state: State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return what leaves, float32 (B, *representation), of uint8 images (B, 3, H, W); one stream per image."""
@@ -153,14 +167,7 @@ class Protection(Protocol):
         """
         return None
 
-    def training_features(
-        self,
-        images: torch.Tensor,
-        state: State,
-        streams: Sequence[SecretStream],
-        identities: Sequence[bytes],
-        prepared: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def training_features(self, images: torch.Tensor, state: State, visit: Visit) -> torch.Tensor:
         """Return the recogniser's input in training, inside the client, of a method without a formal guarantee.
 
         What leaves in training is the update, so a method that protects recognition alone may train on something else
@@ -170,11 +177,9 @@ class Protection(Protocol):
         Args:
             images: (B, 3, H, W) uint8.
             state: the public state.
-            streams: one per image and use.
-            identities: a key of each image's person: equal for one person of one client, else different.
-            prepared: what the method `prepared` returned for these images; None: it is found now, with equal results.
+            visit: draws and people of this use of the images.
         """
-        return self.features(self.release(images, state, streams), state)
+        return self.features(self.release(images, state, visit.streams), state)
 
     def network(self, model: Any, size: tuple[int, int], generator: torch.Generator) -> nn.Module:
         """Return the recogniser: the configured backbone on `layout`, unless the method puts more around it."""
@@ -193,8 +198,15 @@ class Protection(Protocol):
     def event(
         self, size: tuple[int, int], state: State, releases: int = 1, max_images_per_identity: int | None = None
     ) -> Event:
-        """Return what one image's release is, with its public parameters, for the ledgers."""
-        ...
+        """Return what one image's release is, with its public parameters, for the ledgers.
+
+        A method with a formal guarantee returns a `LocalRelease`; without one, this returns `unprotected`.
+        """
+        return self.unprotected(state)
+
+    def unprotected(self, state: State) -> NonPrivate:
+        """Return what leaves of an image without a formal guarantee, seen by whom, and why there is none."""
+        raise NotImplementedError("A method without a formal guarantee says why in `unprotected`.")
 
     def shape_picture(self, state: State) -> NDArray[np.float64] | None:
         """Return the budget's mean weight per frequency, (3, 8, 8) by colour, u, v; None without a budget."""

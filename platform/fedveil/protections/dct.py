@@ -67,13 +67,7 @@ class AllChannels(base.Protection):
         base.check_released(released, self.representation(size))
         return base.to_uint8(frequency.exact_inverse(released))
 
-    def event(
-        self,
-        size: tuple[int, int],
-        state: base.State,
-        releases: int = 1,
-        max_images_per_identity: int | None = None,
-    ) -> NonPrivate:
+    def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: the transform is invertible."""
         return NonPrivate(
             "image", "the representation or anything computed from it", "all channels leave, and they invert exactly"

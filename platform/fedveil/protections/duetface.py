@@ -136,16 +136,9 @@ class DuetFace(base.Protection):
         self._check_release(released, state)
         return torch.cat([released[:, :_SENT] / state["server_scale"][:, None, None], released[:, _SENT:]], 1)
 
-    def training_features(
-        self,
-        images: torch.Tensor,
-        state: base.State,
-        streams: Sequence[SecretStream],
-        identities: Sequence[bytes],
-        prepared: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def training_features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return the features of the release, bit by bit, without its second copy of the channels."""
-        out = self._released(images, state, prepared)
+        out = self._released(images, state, visit.prepared)
         out[:, :_SENT].div_(state["server_scale"][:, None, None])
         return out
 
@@ -159,13 +152,7 @@ class DuetFace(base.Protection):
         checks.same_shape(size, size_of_the_release=self._check_release(released, state))
         return base.to_uint8(subset_inverse(released[:, :_SENT], _duet.SERVER))
 
-    def event(
-        self,
-        size: tuple[int, int],
-        state: base.State,
-        releases: int = 1,
-        max_images_per_identity: int | None = None,
-    ) -> NonPrivate:
+    def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: a fixed linear map, without noise and invertible, of the image leaves."""
         return NonPrivate(
             "image",
@@ -206,13 +193,7 @@ class ClientPhase:
     rounds: int
     name: str = "client net"
 
-    def features(
-        self,
-        images: torch.Tensor,
-        state: base.State,
-        streams: Sequence[SecretStream],
-        identities: Sequence[bytes],
-    ) -> torch.Tensor:
+    def features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return the kept channels (B, 30, H, W), about unit scale; they are read inside the client only."""
         base.check_images(images)
         return _duet.client_features(images, state["client_rms"])

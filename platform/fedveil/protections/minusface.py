@@ -157,18 +157,11 @@ class MinusFace(base.Protection):
             images, _residue.skeleton(self.generator_width), _residue.parameters(state), state["unit"]
         )
 
-    def training_features(
-        self,
-        images: torch.Tensor,
-        state: base.State,
-        streams: Sequence[SecretStream],
-        identities: Sequence[bytes],
-        prepared: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def training_features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return the features of a release, bit by bit."""
         self._checked(images, state)
-        base.check_streams(images, streams)
-        return self.features(self._decoded(images, state, streams, prepared), state)
+        base.check_streams(images, visit.streams)
+        return self.features(self._decoded(images, state, visit.streams, visit.prepared), state)
 
     @torch.no_grad()
     def _decoded(
@@ -214,13 +207,7 @@ class MinusFace(base.Protection):
         base.check_released(released, self.representation(size))
         return base.to_uint8(255.0 * released[:, :3])
 
-    def event(
-        self,
-        size: tuple[int, int],
-        state: base.State,
-        releases: int = 1,
-        max_images_per_identity: int | None = None,
-    ) -> NonPrivate:
+    def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event that names the generator by the first half of its SHA-256."""
         self._check_state(state)
         reason = "a secret order of channels bounds no loss, and faces have been regenerated from such images; "
@@ -251,9 +238,7 @@ class GeneratorPhase(base.Phase):
         """As set."""
         return self.settings.federated_rounds
 
-    def features(
-        self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream], identities: Sequence[bytes]
-    ) -> torch.Tensor:
+    def features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return X in [-1, 1], float32 (B, 3, H, W): the network encodes it itself, 64 times less to keep."""
         self.settings.representation(base.check_images(images))
         return _residue.to_unit(images)

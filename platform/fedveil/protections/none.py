@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import base
@@ -30,16 +28,6 @@ class NoProtection(base.Protection):
         """Return (3, H, W)."""
         return (3, *size)
 
-    def fit(
-        self,
-        public: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        seed: int,
-        progress: base.Progress | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Return {}."""
-        return {}
-
     def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return the pixels as float32; the streams are not used."""
         base.check_images(images)
@@ -58,13 +46,7 @@ class NoProtection(base.Protection):
         base.check_released(released, self.representation(size))
         return base.to_uint8(released)
 
-    def event(
-        self,
-        size: tuple[int, int],
-        state: base.State,
-        releases: int = 1,
-        max_images_per_identity: int | None = None,
-    ) -> NonPrivate:
+    def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: the clean image is what would leave."""
         return NonPrivate(
             "image", "the representation or anything computed from it", "the representation is the image itself"

@@ -132,23 +132,17 @@ class PartialFace(base.Protection):
         base.check_images(images)
         return _channels(images, state, [0] * len(images))
 
-    def training_features(
-        self,
-        images: torch.Tensor,
-        state: base.State,
-        streams: Sequence[SecretStream],
-        identities: Sequence[bytes],
-        prepared: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def training_features(self, images: torch.Tensor, state: base.State, visit: base.Visit) -> torch.Tensor:
         """Return the features of a drawn rank: one of the person's three subsets, any order, uniformly."""
         if not self.identity_triples:
-            return self.features(self.release(images, state, streams), state)
+            return self.features(self.release(images, state, visit.streams), state)
         base.check_images(images)
-        base.check_streams(images, streams)
-        if len(identities) != len(images):
-            raise checks.UserError(f"Expected one identity per image, got {len(identities)} for {len(images)} images.")
+        base.check_streams(images, visit.streams)
+        people = visit.identities
+        if len(people) != len(images):
+            raise checks.UserError(f"Expected one identity per image, got {len(people)} for {len(images)} images.")
         ranks = []
-        for stream, identity in zip(streams, identities, strict=True):
+        for stream, identity in zip(visit.streams, people, strict=True):
             which, order = divmod(int(3 * PERMUTATIONS * stream.uniform(1)[0]), PERMUTATIONS)
             ranks.append(allowed_subsets(identity)[which] * PERMUTATIONS + order)
         return self.features(_channels(images, state, ranks), state)
@@ -174,13 +168,7 @@ class PartialFace(base.Protection):
         energy = (released / _sizes(released)).square().mean(1, keepdim=True).sqrt()
         return base.to_uint8(_MID_GREY * energy).expand(-1, 3, -1, -1).contiguous()
 
-    def event(
-        self,
-        size: tuple[int, int],
-        state: base.State,
-        releases: int = 1,
-        max_images_per_identity: int | None = None,
-    ) -> NonPrivate:
+    def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: a secret of 5.2 bits that the release gives away is no guarantee."""
         return NonPrivate(
             "image",
