@@ -13,20 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil.data import archive, decode
+from fedveil.data import archive, decode, official_lists
 from fedveil.data.faces import CachedStore, FaceSet
+from fedveil.data.official_lists import Pairs
 
 NOT_LISTED = -1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pairs:
-    """Official pairs: left and right image, same person or not, and the fold; each (P,)."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    same: NDArray[np.bool_]
-    folds: NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,11 +67,13 @@ def _read_folder(root: Path, view: int, size: int) -> Benchmark:
     place = {file.stem: i for i, file in enumerate(files)}
     group = np.full(len(names), NOT_LISTED, np.int64)
     if view == 2:
-        for fold, rows in enumerate(_blocks(root / "people.txt")):
-            _assign(group, number, rows, fold)
+        blocks = official_lists.read_folds(root / "people.txt")
     else:
-        for value, name in enumerate(people_files, start=1):
-            _assign(group, number, _rows(root / name)[1:], value)
+        blocks = [official_lists.read_people(root / name) for name in people_files]
+    for value, block in enumerate(blocks, start=0 if view == 2 else 1):
+        for name in block:
+            if name in number:  # a partial copy of the pictures is fine for training
+                group[number[name]] = value
 
     def make(index: NDArray[np.int64]) -> NDArray[np.uint8]:
         return np.stack([_decode(files[i], size) for i in index])
@@ -96,7 +89,7 @@ def _read_folder(root: Path, view: int, size: int) -> Benchmark:
         names=names,
         size=(size, size),
     )
-    return Benchmark(faces, group, _read_pairs(root / pairs_file, place))
+    return Benchmark(faces, group, official_lists.read_pairs(root / pairs_file, place, folded=view == 2))
 
 
 def _decode(file: Path, size: int) -> NDArray[np.uint8]:
@@ -104,46 +97,3 @@ def _decode(file: Path, size: int) -> NDArray[np.uint8]:
         return decode.decode(file, size).pixels
     except decode.Undecodable as error:
         raise checks.UserError(f"{file} cannot be decoded ({error}); a benchmark is whole: copy it again.") from error
-
-
-def _rows(path: Path) -> list[list[str]]:
-    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _blocks(path: Path) -> list[list[list[str]]]:
-    """Return people.txt as its blocks: a first line with their number, each block begins with its length."""
-    rows = _rows(path)
-    blocks, at = [], 1
-    try:
-        for _ in range(int(rows[0][0])):
-            length = int(rows[at][0])
-            blocks.append(rows[at + 1 : at + 1 + length])
-            at += 1 + length
-    except (IndexError, ValueError) as error:
-        raise checks.UserError(f"{path} is not a list of people (around line {at + 1}): {error}") from error
-    return blocks
-
-
-def _assign(group: NDArray[np.int64], number: dict[str, int], rows: list[list[str]], value: int) -> None:
-    for name, *_ in rows:
-        if name in number:  # a partial copy of the pictures is fine for training
-            group[number[name]] = value
-
-
-def _read_pairs(path: Path, place: dict[str, int]) -> Pairs:
-    """Return pairs.txt: per fold, equally many lines `name i j` and `name i other j`."""
-    rows = _rows(path)
-    found: list[tuple[int, int, bool, int]] = []
-    try:
-        per_fold = 2 * int(rows[0][-1])
-        for line, row in enumerate(rows[1:]):
-            name, first, *rest = row
-            other, second = (name, rest[0]) if len(rest) == 1 else rest
-            left, right = f"{name}_{int(first):04d}", f"{other}_{int(second):04d}"
-            found.append((place[left], place[right], len(rest) == 1, line // per_fold))
-    except KeyError as error:
-        raise checks.UserError(f"{path} names the picture {error}.jpg, which is not there; copy it again.") from error
-    except (IndexError, ValueError) as error:
-        raise checks.UserError(f"{path} is not a list of pairs (line {len(found) + 2}): {error}") from error
-    table = np.array(found, np.int64).reshape(-1, 4)
-    return Pairs(table[:, 0], table[:, 1], table[:, 2].astype(bool), table[:, 3])

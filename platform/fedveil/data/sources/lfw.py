@@ -11,6 +11,7 @@ from fedveil import checks
 from fedveil.data import benchmark
 from fedveil.data.faces import FaceSet, cap_images
 from fedveil.data.held_out import enough_images
+from fedveil.data.official_lists import Pairs
 from fedveil.data.pairs import PairSet, disjoint_folds
 from fedveil.data.sources.procedural import Procedural
 from fedveil.data.split import Split
@@ -82,7 +83,7 @@ class Lfw:
         return Split(train, _evaluation(faces, pairs, chosen), public, public_benchmark=True)
 
 
-def _evaluation(faces: FaceSet, pairs: benchmark.Pairs, chosen: np.typing.NDArray[np.bool_]) -> PairSet:
+def _evaluation(faces: FaceSet, pairs: Pairs, chosen: np.typing.NDArray[np.bool_]) -> PairSet:
     """Return the chosen pairs over only the images that they use."""
     left, right = pairs.left[chosen], pairs.right[chosen]
     used = np.unique(np.concatenate([left, right]))
