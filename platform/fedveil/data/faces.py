@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedveil import checks
+from fedveil.data import names
+from fedveil.data.names import Names
 from fedveil.randomness import derive_seed
 
 _MAX_CACHE_BYTES = 4 * 2**30
@@ -18,10 +20,14 @@ _MAX_CACHE_BYTES = 4 * 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One file that was left out, and why."""
+    """One file, picture or person that was left out, and why; both are safe to print."""
 
     file: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", names.printable(self.file))
+        object.__setattr__(self, "reason", names.printable(self.reason))
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
@@ -95,7 +101,7 @@ class FaceSet:
         store: where pixels come from.
         index: (N,) number of each image in the store.
         labels: (N,) identity of each image, an index into `names`.
-        names: identity names; those without an image here are allowed.
+        names: identity names, no two alike; those without an image here are allowed.
         size: height and width in pixels.
         synthetic: nobody is shown (drawn or generated faces).
         public: pictures of these faces may be shown and read by everybody.
@@ -120,6 +126,8 @@ class FaceSet:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.names, Names):
+            object.__setattr__(self, "names", Names(self.names))
         checks.same_shape(self.index.shape, labels=self.labels.shape)
         if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(self.names):
             low, high = self.labels.min(), self.labels.max()
