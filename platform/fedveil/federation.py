@@ -46,8 +46,8 @@ def split(settings: Config) -> Split:
 
 
 @functools.lru_cache(maxsize=2)
-def _shares(data_json: str, seed: int, clients: int, dealt: Partition) -> dict[str, NDArray[np.int64]]:
-    return partition.partition(_split(data_json, seed).train, clients, seed, dealt)
+def _shares(data_json: str, seed: int, clients: int, dealt: Partition) -> partition.Shares:
+    return partition.deal(_split(data_json, seed).train, clients, seed, dealt)
 
 
 def data_id(settings: Config) -> str:

@@ -112,7 +112,7 @@ def _opened(
     split = federation.split(settings)
     size = split.train.size
     # A registry that the data cannot fill is refused here, once, and not by every client after a long preparation.
-    partition.partition(split.train, settings.train.clients, settings.seed, settings.partition)
+    partition.deal(split.train, settings.train.clients, settings.seed, settings.partition)
     _claim(run, settings)
     arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}

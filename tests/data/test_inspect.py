@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from fedveil.data.faces import Problem, from_array
+from fedveil.data.faces import from_array
 from fedveil.data.inspect import inspect
 from fedveil.data.sources.procedural import Procedural
 from fedveil.data.split import Split
+from fedveil.data.stores import Problem
 
 SMALL = Procedural(identities=5, images_per_identity=3, evaluation_identities=6, public_identities=2, pairs=24)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 
 from fedveil import checks
 from fedveil.data import names
-from fedveil.data.faces import Problem, from_array
+from fedveil.data.faces import from_array
 from fedveil.data.names import Names
+from fedveil.data.numbered import Numbered
+from fedveil.data.stores import Problem
 
 
 @pytest.mark.parametrize(
@@ -71,3 +75,41 @@ def test_keys_ignore_case_and_the_encoding_of_accents(one: str, other: str) -> N
 @given(st.text())
 def test_problems_are_safe_to_print(text: str) -> None:
     assert str(Problem(text, text)).isprintable()
+
+
+@given(first=st.integers(0, 20_000), count=st.integers(0, 40), data=st.data())
+def test_numbered_names_are_the_list_of_them(first: int, count: int, data: st.DataObject) -> None:
+    lazy, listed = Numbered("p", range(first, first + count)), [f"p{i:04d}" for i in range(first, first + count)]
+    assert (list(lazy), len(lazy), list(reversed(lazy))) == (listed, count, listed[::-1])
+    cut = data.draw(st.slices(count))
+    assert list(lazy[cut]) == listed[cut]
+    place = data.draw(st.integers(-count - 2, count + 1))
+    if -count <= place < count:
+        assert lazy[np.int64(place)] == listed[place]
+        assert lazy.index(listed[place]) == listed.index(listed[place])
+        assert lazy.count(listed[place]) == 1
+    else:
+        with pytest.raises(IndexError):
+            lazy[place]
+    for name in (
+        "p",
+        "p1",
+        "p01",
+        "p-001",
+        "p+001",
+        "p0_1",
+        "q0001",
+        "",
+        "p" + "1" * 5000,
+        "p\u0661\u0661\u0661\u0661",
+        None,
+        3,
+    ):
+        assert (name in lazy) == (name in listed)
+    with pytest.raises(ValueError, match="'x' is none of the"):
+        lazy.index("x")
+    assert pickle.loads(pickle.dumps(lazy)) == lazy == Numbered("p", range(first, first + count))  # noqa: S301
+    assert hash(lazy) == hash(Numbered("p", range(first, first + count)))
+    assert lazy != Numbered("q", range(first, first + count)) or not count
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        lazy.prefix = "q"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedveil import checks
+from fedveil.data import pairs as module
 from fedveil.data.faces import FaceSet, from_array
 from fedveil.data.pairs import PairSet, balanced_pairs, disjoint_folds
 from fedveil.data.split import Split
@@ -84,6 +86,31 @@ def test_disjoint_folds_never_share_a_person(edges: list[tuple[int, int]], folds
     people = [set(table[found == fold].ravel().tolist()) for fold in range(folds)]
     assert sum(map(len, people)) == len(set(table.ravel().tolist()))
     assert set(found.tolist()) <= set(range(folds))
+
+
+def test_pairs_of_unreadable_pictures_are_left_out_and_the_others_stay() -> None:
+    faces = some_faces([3] * 8)
+    whole = balanced_pairs(faces, 40, np.random.default_rng(0))
+    broken = np.isin(np.arange(24), [4, 5, 20])
+    some = balanced_pairs(dataclasses.replace(faces, unreadable=broken), 40, np.random.default_rng(0))
+    assert some.faces.unreadable is None
+    kept = ~(broken[whole.left] | broken[whole.right])
+    assert 0 < kept.sum() < len(whole)
+    assert some.faces.index[some.left].tolist() == whole.left[kept].tolist()
+    assert some.faces.index[some.right].tolist() == whole.right[kept].tolist()
+    assert some.folds.tolist() == whole.folds[kept].tolist()
+    with pytest.raises(checks.UserError, match="No verification pair has two readable pictures"):
+        balanced_pairs(dataclasses.replace(faces, unreadable=np.ones(24, bool)), 40, np.random.default_rng(0))
+
+
+def test_a_person_with_thousands_of_pictures_does_not_list_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_POOL", 10)
+    labels = some_faces([400, 3, 10]).labels
+    found = module._same_pairs(labels, np.arange(labels.size), np.random.default_rng(0))
+    assert np.bincount(labels[found[:, 0]]).tolist() == [45, 3, 45]
+    assert np.unique(found[labels[found[:, 0]] == 0]).size == 10
+    assert (labels[found[:, 0]] == labels[found[:, 1]]).all()
+    assert len({frozenset(pair) for pair in found.tolist()}) == 93
 
 
 def test_where_keeps_the_faces() -> None:

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fedveil import checks
 from fedveil.data import colours, files
 from fedveil.data.colours import Undecodable as Undecodable
-from fedveil.data.faces import Problem
+from fedveil.data.stores import Problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 # Pillow knows dozens of kinds, some of which start other programs: only those that pictures of faces come in are tried.
@@ -59,11 +59,10 @@ def decode(source: Path | bytes, size: int) -> Decoded:
         raise Undecodable(f"not a picture of a kind that is read ({', '.join(_FORMATS)})") from error
     except Image.DecompressionBombError as error:
         raise Undecodable(f"more than {_MAX_PIXELS:,} pixels; scale it down") from error
-    except files.NotRegular as error:
-        raise Undecodable(str(error)) from error
+    except OSError as error:
+        raise Undecodable(files.reason(error)) from error
     except Exception as error:  # what decoders raise on damaged bytes is no closed list
-        reason = files.reason(error) if isinstance(error, OSError) else str(error)
-        raise Undecodable(f"{type(error).__name__}: {reason}" if reason else type(error).__name__) from error
+        raise Undecodable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
 
 
 def _decoded(stream: BinaryIO, size: int) -> Decoded:
