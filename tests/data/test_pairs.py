@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from fedveil import checks
 from fedveil.data import pairs as module
 from fedveil.data.faces import FaceSet, from_array
+from fedveil.data.numbered import Numbered
 from fedveil.data.pairs import PairSet, balanced_pairs, disjoint_folds
-from fedveil.data.split import Split
+from fedveil.data.sources.procedural import draw_faces
+from fedveil.data.split import Split, shared_people
 
 
 def some_faces(counts: list[int], prefix: str = "n", size: int = 8) -> FaceSet:
@@ -129,5 +131,22 @@ def test_split_refuses_a_person_in_two_sets_and_mixed_sizes() -> None:
     with pytest.raises(checks.UserError, match="1 identities are in both train and public"):
         Split(train, pairs, some_faces([1], "t"))
     Split(train.subset([1]), pairs, some_faces([1], "t"))  # a name without images is nobody
+    named = dataclasses.replace(some_faces([1], "t"), names=("T0",))  # looks like t0
+    with pytest.raises(checks.UserError, match="1 identities are in both train and public"):
+        Split(train, pairs, named)
     with pytest.raises(checks.UserError, match="one image size"):
         Split(train, pairs, some_faces([1], "u", size=16))
+
+
+def test_shared_people_are_found_whatever_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw_faces(1, 5, 4, 1, 32)  # p0005 to p0008
+    listed = from_array(np.zeros((3, 3, 32, 32), np.uint8), [0, 1, 2], ("p0009", "P0006", "ann"))
+    assert shared_people(drawn, listed) == shared_people(listed, drawn) == ["P0006"]
+    assert shared_people(drawn.subset([0, 2, 3]), listed) == []
+    assert shared_people(drawn, draw_faces(1, 8, 4, 1, 32)) == ["p0008"]
+    assert shared_people(drawn, drawn.subset([1])) == ["p0006"]
+    assert shared_people(listed.subset([0]), listed.subset([1])) == []
+    # Numbers that cannot meet are not written out.
+    monkeypatch.setattr(Numbered, "__getitem__", None)
+    monkeypatch.setattr(Numbered, "__iter__", None)
+    assert shared_people(drawn, draw_faces(1, 10**9, 4, 1, 32)) == []

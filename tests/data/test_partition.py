@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from fedveil import checks
 from fedveil.data.faces import FaceSet, from_array
+from fedveil.data.numbered import Numbered
 from fedveil.data.partition import Registry, client_ids, deal, zipf_sizes
+from fedveil.data.sources.procedural import Procedural
 from fedveil.randomness import derive_seed
 from fedveil.schema import Partition
 
@@ -136,6 +138,21 @@ def test_the_registry_is_the_list_of_ids() -> None:
     for wrong in (0, -1, True, 2.5):
         with pytest.raises(checks.UserError, match=f"clients={wrong}"):
             Registry(wrong)  # type: ignore[arg-type]
+
+
+def test_a_million_people_are_dealt_without_their_names_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at of a large registry: each name once, to be hashed; a share reads its own people alone."""
+    split = Procedural(identities=4000, images_per_identity=2, pairs=20).load(1)
+    assert isinstance(split.train.names, Numbered)
+    made: list[int] = []
+    given = Numbered.__getitem__
+    monkeypatch.setattr(Numbered, "__getitem__", lambda self, place: made.append(place) or given(self, place))
+    shares = deal(split.train, 2000, 1, Partition())
+    own = split.train.subset(shares["c1234"])
+    assert len(own.present_names) == 2
+    assert len(made) < 20
+    whole = sum(value.nbytes for value in vars(shares).values() if isinstance(value, np.ndarray))
+    assert whole < 40 * 4000  # bytes
 
 
 def test_equal_counts_differ_by_at_most_one() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedveil import checks
 from fedveil.data import drawing, people
 from fedveil.data.faces import FaceSet
+from fedveil.data.numbered import Numbered
 from fedveil.data.pairs import balanced_pairs
 from fedveil.data.split import Split
 from fedveil.data.stores import CachedStore
@@ -17,6 +18,7 @@ from fedveil.randomness import public_rng
 
 _CHUNK_PIXELS = 2**16  # pixels drawn at once, so that a layer's fields stay in the processor's cache
 _PUBLIC_START, _EVALUATION_START = 10**9, 2 * 10**9  # person numbers of the three parts never meet
+_MAX_IMAGES = 10**8  # of one part: their labels alone take more than a gigabyte
 
 
 def draw_faces(
@@ -24,7 +26,8 @@ def draw_faces(
 ) -> FaceSet:
     """Return `identities` imaginary people numbered from `first`, drawn on demand, deterministic in all arguments.
 
-    Changing the number of identities or images changes no other picture.
+    Changing the number of identities or images changes no other picture. A million people take no more memory than
+    their numbers.
     """
     chunk = max(1, _CHUNK_PIXELS // size**2)
 
@@ -43,7 +46,7 @@ def draw_faces(
         who, which = divmod(index, images_per_identity)
         return f"{names[who]}/{which}"
 
-    count, names = identities * images_per_identity, tuple(f"p{first + who:04d}" for who in range(identities))
+    count, names = identities * images_per_identity, Numbered("p", range(first, first + identities))
     return FaceSet(
         # A drawn picture is a function of its place, so its key serves as its rank, too.
         store=CachedStore(count, (size, size), make, key, record, rank=key),
@@ -99,6 +102,15 @@ class Procedural:
         )
         if self.max_images_per_identity is not None:
             checks.positive(max_images_per_identity=self.max_images_per_identity)
+        for who, pictures, count in (
+            ("identities", "images_per_identity", self.identities * self._used_images),
+            ("evaluation_identities", "evaluation_images", self.evaluation_identities * self.evaluation_images),
+            ("public_identities", "public_images", self.public_identities * self.public_images),
+        ):
+            if count > _MAX_IMAGES:
+                raise checks.UserError(
+                    f"Expected {who} * {pictures} of at most {_MAX_IMAGES:,}, got {count:,}; lower one of them."
+                )
         checks.multiple_of(8, size=self.size)
         if not 32 <= self.size <= 112:
             raise checks.UserError(f"Expected size={self.size} in 32..112.")
