@@ -231,6 +231,18 @@ def test_what_is_no_picture_of_a_person_is_listed(folder: str, tmp_path: Path) -
     assert not set(split.train.subset(split.train.readable).records) & {"Person_03_0009", "Person_05_0009"}
 
 
+def test_lists_and_roots_that_are_no_files_are_named(folder: str, tmp_path: Path) -> None:
+    for name in ("pairs.txt", "people.txt"):
+        root = copy_of(folder, tmp_path / name, without=name)
+        os.mkfifo(root / name)
+        with pytest.raises(checks.UserError, match=f"{name} is a named pipe"):
+            Lfw(root=str(root), size=32).load(1)
+    with pytest.raises(checks.UserError, match=r"pairs\.txt/pairs\.txt' is a named pipe; expected a folder"):
+        Lfw(root=str(tmp_path / "pairs.txt" / "pairs.txt"), size=32).load(1)
+    with pytest.raises(checks.UserError, match=r"data\.root='' says nothing.*Write data\.root=PLACE"):
+        Lfw().load(1)
+
+
 def test_an_evaluated_picture_that_cannot_be_read_is_refused(folder: str, tmp_path: Path) -> None:
     root = own_copy(folder, tmp_path / "copy")
     picture = root / "Person_00" / "Person_00_0001.jpg"
