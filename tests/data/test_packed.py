@@ -238,6 +238,8 @@ def test_broken_pictures_are_listed_and_bad_offsets_refused(tmp_path: Path) -> N
     assert (len(train), train.readable.sum()) == (18, 17)  # its place stays
     with pytest.raises(Unreadable, match="p0001/position 4: cannot be read"):
         train.images([4])
+    with pytest.raises(checks.UserError, match="holds no picture that can be read: the first is not a JPEG"):
+        write(tmp_path / "faces.npz", {**fields, "jpeg": np.zeros_like(fields["jpeg"])}).load(1)
     fields["offsets"] = fields["offsets"] + 10
     with pytest.raises(checks.UserError, match=r"offsets must lie in 0\.\.\d+ \(the bytes of jpeg\)"):
         write(tmp_path / "faces.npz", fields).load(1)

@@ -60,8 +60,9 @@ def faces_of(archive: Archive, size: int, records: Sequence[str] | None = None) 
         raise checks.UserError(f"{path} holds no picture; expected at least one label and image.")
     called, notes = _records(archive, labels, people) if records is None else (records, ())
     broken = reader.broken()
-    unreadable = np.zeros(reader.count, bool)
-    unreadable[list(broken)] = True
+    if len(broken) == reader.count:
+        raise checks.UserError(f"{path} holds no picture that can be read: the first is {broken[0]}. Repack it.")
+    unreadable = np.isin(np.arange(reader.count), list(broken))
 
     def make(index: NDArray[np.int64]) -> NDArray[np.uint8]:
         return np.stack([one(i) for i in index.tolist()])
