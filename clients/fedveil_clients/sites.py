@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from fedveil import checks, randomness
-from fedveil.data import partition
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
@@ -49,7 +48,7 @@ class Site:
 
 def own_faces(federation: Federation, home: Federation, client_id: str) -> FaceSet:
     """Return a client's faces under the public caps: all of its own data root, or its share of the run's data."""
-    return federation.faces_of(client_id) if home is federation else home.faces_of(partition.client_ids(1)[0])
+    return federation.faces_of(client_id) if home is federation else home.faces_of(home.registry[0])
 
 
 def open_site(

@@ -35,7 +35,7 @@ class Plan:
     """
 
     rounds: int
-    registry: tuple[str, ...]
+    registry: Sequence[str]
     cohort: Cohort
     seed: int
     allowed: tuple[str, ...]

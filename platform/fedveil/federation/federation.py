@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, config, randomness
 from fedveil.configuration.schema import Config, Group
-from fedveil.data import partition
 from fedveil.data.faces import FaceSet
+from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
 from fedveil.federation import planning, schedule, training
 from fedveil.federation.schedule import Stage
@@ -83,15 +81,15 @@ class Federation:
         return side, side
 
     @functools.cached_property
-    def registry(self) -> tuple[str, ...]:
-        """The ids of all clients, in order."""
-        return partition.client_ids(self.settings.train.clients)
+    def registry(self) -> Registry:
+        """The ids of all clients, in order; none of them is kept in memory."""
+        return Registry(self.settings.train.clients)
 
     @functools.cached_property
-    def shares(self) -> Mapping[str, NDArray[np.int64]]:
+    def shares(self) -> Shares:
         """Client id -> its images' numbers in `split.train`: whole people, under the public caps."""
         settings = self.settings
-        return partition.partition(self.split.train, settings.train.clients, settings.seed, settings.partition)
+        return deal(self.split.train, settings.train.clients, settings.seed, settings.partition)
 
     def faces_of(self, client_id: str) -> FaceSet:
         """Return the faces of one client of the registry.
@@ -99,8 +97,8 @@ class Federation:
         Raises:
             fedveil.checks.UserError: no such client.
         """
-        if client_id not in self.shares:
-            raise checks.UserError(f"Client {client_id!r} is not in the registry of {len(self.registry)} clients.")
+        if client_id not in self.registry:
+            raise checks.UserError(self.registry.unknown(client_id))
         return self.split.train.subset(self.shares[client_id])
 
     @functools.cached_property

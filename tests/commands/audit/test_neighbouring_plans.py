@@ -42,6 +42,12 @@ class Inverted:
     def key(self, index: int) -> str:
         return f"negative {self.store.key(index)}"
 
+    def record(self, index: int) -> str:
+        return str(self.store.record(index))
+
+    def rank(self, index: int) -> str:
+        return str(self.store.rank(index))
+
 
 def neighbours(train: FaceSet, mine: np.ndarray[Any, Any]) -> Iterator[FaceSet]:
     """Yield the set; with one client's images but one per person gone; with its images replaced by others."""
