@@ -227,7 +227,7 @@ def test_nothing_but_the_update_is_in_the_reply_or_the_context(settings, caplog,
     chosen = settings()
     tensors = start(chosen)
     with caplog.at_level(logging.DEBUG):
-        reply, context = ask(chosen, tensors=tensors)
+        reply, context = ask(chosen, tensors=tensors, node_config={"data-set": NODE.data_set})
     assert list(reply.content) == ["update"]
     assert list(reply.content.array_records) == ["update"]
     update = reply.content.array_records["update"]

@@ -33,6 +33,11 @@ def place(text: str) -> Path:
         return Path(text)
 
 
+def absolute(text: str) -> str:
+    """Return the absolute name of what a setting means, links resolved; nothing is opened."""
+    return os.path.realpath(place(text))
+
+
 def kind(path: Path) -> str:
     """Return what is at `path`, links followed: `FILE`, `FOLDER`, or in words what else. Nothing is opened."""
     try:

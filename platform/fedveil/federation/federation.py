@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +40,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         planning.check(self.settings)
+        for unit, (setting, delta) in planning.deltas(self.settings).items():
+            planning.check_delta(setting, delta, self.units(unit), unit, self.settings.policy.max_delta)
 
     @classmethod
     def of(cls, words: Iterable[str] = ()) -> Federation:
@@ -66,6 +67,11 @@ class Federation:
     def aggregation(self) -> Any:
         """The server optimiser."""
         return config.build(self.settings, "aggregation")
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """The data source's settings, with `load`."""
+        return config.build(self.settings, "data")
 
     # --- data and registry ---------------------------------------------------------------------------------------
 
@@ -112,8 +118,7 @@ class Federation:
         'procedural-'
         """
         settings, data = self.settings, self.settings.data
-        place = next((data.settings[key] for key in ("root", "path") if key in data.settings), None)
-        where = dict(data.settings) if place is None else str(Path(str(place)).expanduser().resolve())
+        where = self.data.place(settings.seed)
         dealt = [dict(data.settings), settings.seed, settings.train.clients, dataclasses.asdict(settings.partition)]
         return f"{data.name}-{_short([data.name, where])}/{_short(dealt)}"
 
@@ -153,6 +158,23 @@ class Federation:
         return training.select_trainable(names, self.settings.train.trainable)
 
     # --- what is released ----------------------------------------------------------------------------------------
+
+    def units(self, unit: str) -> int | None:
+        """Return the public number of units of a kind that a guarantee speaks of; None where nothing public bounds it.
+
+        Clients: the registry. People: what the source's settings or the cap on a client's identities say; images: that
+        many times the cap on a person's.
+
+        >>> Federation.of(["protection=none", "train.clients=4", "partition.max_identities=3"]).units("identity")
+        12
+        """
+        clients, dealt = self.settings.train.clients, self.settings.partition
+        known = [count for count in (getattr(self.data, "identities", None),) if count is not None]
+        known += [clients * dealt.max_identities] if dealt.max_identities is not None else []
+        people: int | None = min(known, default=None)
+        if unit == "client" or people is None:
+            return clients if unit == "client" else None
+        return people if unit == "identity" else people * dealt.max_images_per_identity
 
     @property
     def releases_per_image(self) -> int:

@@ -34,6 +34,10 @@ class Folder(HeldOut):
 
     root: str = ""
 
+    def place(self, seed: int) -> str:
+        """Return where the pictures are, by its absolute name."""
+        return files.absolute(self.root)
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the split; `size_hint` replaces `size`.
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fedveil import checks
-from fedveil.data import benchmark
+from fedveil.data import benchmark, files
 from fedveil.data.caps import cap_images, enough_images
 from fedveil.data.faces import FaceSet
 from fedveil.data.official_lists import Pairs
@@ -58,6 +58,10 @@ class Lfw:
             raise checks.UserError(f"Expected held_fold={self.held_fold} in 0..{_FOLDS - 1}.")
         if self.view == 1 and self.public == "people_fold":
             raise checks.UserError("public=people_fold needs view=2, whose people have folds; use public=procedural.")
+
+    def place(self, seed: int) -> str:
+        """Return where the pictures are, by its absolute name."""
+        return files.absolute(self.root)
 
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the split; pictures are decoded when first used. `size_hint` replaces `size`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedveil.data import archive, packed_faces
+from fedveil.data import archive, files, packed_faces
 from fedveil.data.held_out import HeldOut
 from fedveil.data.split import Split
 
@@ -22,6 +22,10 @@ class Packed(HeldOut):
     """
 
     path: str = ""
+
+    def place(self, seed: int) -> str:
+        """Return where the pictures are, by its absolute name."""
+        return files.absolute(self.path)
 
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the split; `size_hint` replaces `size`.

@@ -122,6 +122,10 @@ class Procedural:
     def _used_images(self) -> int:
         return min(self.images_per_identity, self.max_images_per_identity or self.images_per_identity)
 
+    def place(self, seed: int) -> str:
+        """Return what tells these pictures from others of equal names, whatever their size and number."""
+        return f"seed {seed}, difficulty {self.difficulty!r}"
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the three disjoint sets of people; nothing is drawn yet. `size_hint` replaces `size`."""
         size = size_hint or self.size
