@@ -97,7 +97,7 @@ def _same_vaults(run: Run, now: Mapping[str, str], noisy: bool) -> None:
             "new run."
         )
     if {**before, **now} != before:
-        runs.write_json(path, {**before, **now})
+        runs.write_json(path, {**before, **now}, private=True)
 
 
 def _client_level(
@@ -220,6 +220,8 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     # result.json comes last but for its own copy: a run that has one is complete.
     observers.publish(session, plain, found, end.round, end.tensors)
     runs.write_json(session.run.result, plain)
+    if session.level is not None:
+        runs.hide_times(session.run)
     session.tracker.log_artifact(session.run.result)
     session.tracker.finish("FINISHED")
     return plain
