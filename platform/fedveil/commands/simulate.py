@@ -16,7 +16,6 @@ from typing import Any
 from fedveil import checks, config, engine, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
-from fedveil.configuration.words import put, split
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 
@@ -44,7 +43,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
     root = Path(config.load(where).runs.root)
     kept = config.from_json(runs.open_run(root, resume).config.read_text())
     if words:
-        wanted = planning.planned(_on_top(kept, words))
+        wanted = planning.planned(config.load(words, on=kept))
         if config.digest(wanted) != config.digest(kept):
             raise checks.UserError(
                 f"Run {resume} cannot go on with other settings: {', '.join(_changes(kept, wanted))}. "
@@ -61,21 +60,6 @@ def _changes(kept: Config, wanted: Config) -> list[str]:
     swapped = {key.removesuffix(".name") for key in keys if key.endswith(".name")}
     shown = [key for key in keys if key.endswith(".name") or key.split(".")[0] not in swapped]
     return [f"{key}={new.get(key)} (was {old.get(key)})" for key in shown]
-
-
-def _on_top(kept: Config, words: Sequence[str]) -> Config:
-    """Return `kept` with `words` on top; words that name a study stand for a whole configuration."""
-    groups, dotted = split(words)
-    if "study" in groups:
-        return config.load(words)
-    tree = config.to_tree(kept)
-    fresh = config.to_tree(config.load([f"{group}={name}" for group, name in groups.items()]))
-    for group in groups:
-        if tree.get(group, {}).get("name") != groups[group]:
-            tree[group] = fresh[group]
-    for key, value in dotted.items():
-        put(tree, key, value)
-    return config.parse(tree)
 
 
 def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:

@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedveil import checks, config
-from fedveil.configuration import files
+from fedveil.configuration import files, settings, text
 from fedveil.configuration.schema import Config
-from fedveil.configuration.words import METHOD_GROUPS, several
+from fedveil.configuration.words import METHOD_GROUPS
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 
@@ -96,7 +96,7 @@ def expand(words: Iterable[str]) -> Grid:
     >>> grid.notes
     ('protection=none has no total_epsilon: 4 combinations are 3 runs.',)
     """
-    axes, fixed = _axes(words)
+    axes, fixed = _axes(_said(words))
     if not axes:
         raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
     for key in axes:
@@ -108,13 +108,12 @@ def expand(words: Iterable[str]) -> Grid:
     combinations = list(itertools.product(*(axes[key] for key in slow_first)))
     for combination in combinations:
         every = {**fixed, **dict(zip(slow_first, combination, strict=True))}
-        values = {key: every[key] for key in axes}
         kept, dropped = _fitting(every, axes)
-        settings = config.load(f"{key}={value}" for key, value in kept.items())
-        name = config.digest(settings)[:10]
+        loaded = config.load(f"{key}={value}" for key, value in kept.items())
+        name = config.digest(loaded)[:10]
         if name not in cells:
-            federation = Federation(planning.planned(settings))
-            cells[name] = Cell({key: values[key] for key in axes if key in kept}, federation, name)
+            federation = Federation(planning.planned(loaded))
+            cells[name] = Cell({key: every[key] for key in axes if key in kept}, federation, name)
         lacking |= dict.fromkeys(dropped)
     notes = tuple(lacking)
     if len(cells) < len(combinations):
@@ -123,24 +122,37 @@ def expand(words: Iterable[str]) -> Grid:
     return Grid({key: tuple(values) for key, values in axes.items()}, tuple(cells.values()), notes)
 
 
-def _axes(words: Iterable[str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-    """Separate swept keys from those with one value; later words win, and words win over their study."""
-    given: dict[str, list[str]] = {}
+def _said(words: Iterable[str]) -> dict[str, str]:
+    """Return the words by key, `study` included; of two for one key the later counts."""
+    given: dict[str, str] = {}
     for word in words:
-        key, equals, text = word.partition("=")
+        key, equals, text_ = word.partition("=")
         if not equals or not key:
             raise checks.UserError(f"Expected group=name, section.key=value or key=a,b,c, got {word!r}.")
-        given[key] = several(text)
-        if "" in given[key]:
-            raise checks.UserError(f"{word} has an empty value; write key=a,b,c without a comma at the end.")
-    if len(names := given.pop("study", [])) > 1:
+        given[key] = text_
+    return given
+
+
+def _axes(said: Mapping[str, str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """Separate swept keys from those with one value; words win over their study."""
+    if len(names := text.pieces(said.get("study", ""))) > 1:
         raise checks.UserError(f"Expected one study, got study={','.join(names)}.")
-    for name in names:
-        base, grid = files.study(name)
-        of_study = {word.partition("=")[0]: [word.partition("=")[2]] for word in base}
-        given = {**of_study, **grid, **given}
+    given: dict[str, list[str]] = {}
+    if "study" in said:
+        base, grid = files.study(said["study"])
+        given = {key: [value] for key, _, value in (word.partition("=") for word in base)} | grid
+    given |= {key: _values(key, value) for key, value in said.items() if key != "study"}
     axes = {key: values for key, values in given.items() if len(values) > 1}
     return dict(axes), {key: values[0] for key, values in given.items() if len(values) == 1}
+
+
+def _values(key: str, value: str) -> list[str]:
+    """Return the values that commas separate: those in quotes separate nothing, nor do those of a list in brackets."""
+    is_list = settings.takes_lists(key)  # a path may hold a bracket
+    found = [each if is_list else text.unquoted(each) for each in text.pieces(value, lists=is_list)]
+    if "" in found:
+        raise checks.UserError(f"{key}={value} has an empty value; write key=a,b,c without a comma at the end.")
+    return found
 
 
 def _fitting(every: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], list[str]]:
