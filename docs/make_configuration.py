@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil.configuration import files, plugins, schema, typed, words
+from fedveil.configuration import files, idle, plugins, schema, typed, words
 
 HEAD = """\
 # Configuration
@@ -172,6 +172,17 @@ def group_tables() -> str:
     return "\n\n".join(parts)
 
 
+def beside() -> str:
+    """Return the table of settings that are read only beside others."""
+    lines = ["## Settings that are read beside others", ""]
+    lines += ["Saying one of them where it would do nothing is refused; defaults and studies may hold it, a sweep"]
+    lines += ["leaves it out of the runs that do not read it.", "", "| setting | needs |", "| --- | --- |"]
+    for rule in idle.RULES:
+        of = f", with `{rule.method}`" if rule.method else ""
+        lines.append(f"| {', '.join(f'`{key}`' for key in rule.keys)}{of} | {rule.needs} |")
+    return "\n".join(lines)
+
+
 def studies() -> str:
     """Return the list of studies."""
     lines = ["## Studies", ""]
@@ -184,7 +195,7 @@ def studies() -> str:
 
 def page() -> str:
     """Return the whole page."""
-    return "\n\n".join([HEAD.rstrip(), base_tables(), group_tables(), studies()]) + "\n"
+    return "\n\n".join([HEAD.rstrip(), base_tables(), group_tables(), beside(), studies()]) + "\n"
 
 
 if __name__ == "__main__":

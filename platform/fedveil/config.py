@@ -3,7 +3,8 @@
 Three forms, in any order on the command line: `protection=dctdp` (a bare group: loads configs/protection/dctdp.yaml),
 `train.rounds=20` (a dotted override on top), `study=quick` (configs/study/quick.yaml: a base plus a grid). Groups are
 taken first. A value is read by the type of its setting (see `configuration.text`). An unknown key or a wrong type is
-refused with the nearest name, and so is `key=a,b,c`: the values of a sweep (see `commands.sweep.grid`).
+refused with the nearest name, a setting that would do nothing with what makes it do something, and `key=a,b,c` with
+the command for it: these are the values of a sweep (see `commands.sweep.grid`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedveil import checks
-from fedveil.configuration import files, plugins, settings, text, typed
+from fedveil.configuration import files, idle, plugins, settings, text, typed
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import GROUPS, METHOD_GROUPS, one, put, split
 
@@ -29,7 +30,8 @@ def load(words: Iterable[str] = (), on: Config | None = None) -> Config:
         on: what the words change; None: configs/base.yaml. Words that name a study stand for a whole configuration.
 
     Raises:
-        fedveil.checks.UserError: for an unknown group, key or value; the message names it, its value and the nearest.
+        fedveil.checks.UserError: for an unknown group, key or value, which the message names with the nearest; and for
+            a word whose setting is not read beside the others.
 
     >>> load(["train.rounds=3", "protection=none"]).train.rounds
     3
@@ -38,6 +40,14 @@ def load(words: Iterable[str] = (), on: Config | None = None) -> Config:
         ...
     fedveil.checks.UserError: Unknown setting train.ronds. Did you mean 'rounds'?
     """
+    words = list(words)
+    loaded = compose(words, on)
+    idle.refuse(split(words)[1], loaded)
+    return loaded
+
+
+def compose(words: Iterable[str] = (), on: Config | None = None) -> Config:
+    """Return what `load` does, settings that are not read included: for words that do not stand by themselves."""
     groups, dotted = split(words)
     name = groups.pop("study", None)
     tree, chosen = _start(None if name is not None else on)

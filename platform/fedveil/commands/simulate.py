@@ -40,7 +40,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
         federation = Federation.of(words)
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
-    root = Path(config.load(where).runs.root)
+    root = Path(config.compose(where).runs.root)  # the rest is read beside the run's own settings
     kept = config.from_json(runs.open_run(root, resume).config.read_text())
     if words:
         wanted = planning.planned(config.load(words, on=kept))

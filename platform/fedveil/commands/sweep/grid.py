@@ -1,17 +1,17 @@
 """A sweep's grid: `key=a,b,c` words and studies, split into cells, each the configuration of one run.
 
-A setting that the chosen method lacks (a budget for `protection=none`) is left out of the cell, and cells that come
-to the same configuration are one cell: equal runs are run once.
+A setting that the chosen method lacks (a budget for `protection=none`), or that does nothing beside the others, is left
+out of the cell, and cells that come to the same configuration are one cell: equal runs are run once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedveil import checks, config
-from fedveil.configuration import files, settings, text
+from fedveil.configuration import files, idle, settings, text
 from fedveil.configuration.schema import Config
 from fedveil.configuration.words import METHOD_GROUPS
 from fedveil.federation import planning
@@ -88,7 +88,8 @@ def expand(words: Iterable[str]) -> Grid:
             replaces what the study says of its key.
 
     Raises:
-        fedveil.checks.UserError: nothing is swept, or something that cannot change a result, or a cell is refused.
+        fedveil.checks.UserError: nothing is swept, or something that cannot change a result, or a cell is refused, or a
+            word does nothing in any cell.
 
     >>> grid = expand(["protection=none,dctdp", "protection.total_epsilon=8,50", "seed=1"])
     >>> [cell.label for cell in grid.cells]
@@ -96,7 +97,8 @@ def expand(words: Iterable[str]) -> Grid:
     >>> grid.notes
     ('protection=none has no total_epsilon: 4 combinations are 3 runs.',)
     """
-    axes, fixed = _axes(_said(words))
+    said = _said(words)
+    axes, fixed = _axes(said)
     if not axes:
         raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
     for key in axes:
@@ -105,21 +107,44 @@ def expand(words: Iterable[str]) -> Grid:
     slow_first = sorted(axes, key=lambda key: key != "seed")
     cells: dict[str, Cell] = {}
     lacking: dict[str, None] = {}
+    nothing: dict[str, str] = {}
+    used: set[str] = set()
     combinations = list(itertools.product(*(axes[key] for key in slow_first)))
     for combination in combinations:
         every = {**fixed, **dict(zip(slow_first, combination, strict=True))}
         kept, dropped = _fitting(every, axes)
-        loaded = config.load(f"{key}={value}" for key, value in kept.items())
+        loaded, unread = _read(kept, {*said, *axes})
+        nothing |= unread
+        used |= {key for key in kept if key not in unread}
         name = config.digest(loaded)[:10]
         if name not in cells:
             federation = Federation(planning.planned(loaded))
-            cells[name] = Cell({key: every[key] for key in axes if key in kept}, federation, name)
-        lacking |= dict.fromkeys(dropped)
+            values = {key: every[key] for key in axes if key in kept and key not in unread}
+            cells[name] = Cell(values, federation, name)
+        lacking |= dict.fromkeys([*dropped, *(f"{key} needs {needs}" for key, needs in unread.items())])
+    for key in {*nothing} - used:
+        raise idle.refusal(key, ",".join(axes.get(key, [fixed.get(key, "")])), nothing[key])
     notes = tuple(lacking)
     if len(cells) < len(combinations):
         reason = "; ".join(notes) if notes else "Some values come to the same configuration"
         notes = (f"{reason}: {len(combinations)} combinations are {len(cells)} runs.",)
     return Grid({key: tuple(values) for key, values in axes.items()}, tuple(cells.values()), notes)
+
+
+def _words(values: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def _read(kept: Mapping[str, str], said: Collection[str]) -> tuple[Config, dict[str, str]]:
+    """Return a cell's configuration without the settings that do nothing in it, and {each of those: what it needs}.
+
+    What a study holds beside its grid stays: nobody said it.
+    """
+    loaded = config.compose(_words(kept))
+    unread = dict(idle.found((key for key in kept if key in said), loaded))
+    if unread:
+        loaded = config.compose(_words({key: value for key, value in kept.items() if key not in unread}))
+    return loaded, unread
 
 
 def _said(words: Iterable[str]) -> dict[str, str]:
@@ -129,6 +154,8 @@ def _said(words: Iterable[str]) -> dict[str, str]:
         key, equals, text_ = word.partition("=")
         if not equals or not key:
             raise checks.UserError(f"Expected group=name, section.key=value or key=a,b,c, got {word!r}.")
+        if key.startswith("engine."):
+            raise checks.UserError(f"{word} does nothing in a sweep, where every run is one process: use --workers N.")
         given[key] = text_
     return given
 
