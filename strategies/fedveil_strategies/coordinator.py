@@ -39,14 +39,19 @@ def open_session(
 
     Raises:
         fedveil.checks.UserError: the run is open elsewhere, began with other settings, or a client's vault is not the
-            one it began with: its noisy copies would be drawn again, a second release that no statement counts.
+            one it began with: its noisy copies would be drawn again, a second release that no statement counts. A run
+            that is refused before it began leaves nothing behind.
     """
     settings = federation.settings
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
+    federation.check()  # data that cannot be had, or a registry that it cannot fill, leaves no folder behind
     lock = runs.lock(run)
+    before = [*run.folder.iterdir()]
     try:
         return _opened(federation, run, progress, parent, dict(vaults or {}), lock)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, checks.UserError):
+            runs.take_back(run, before)
         lock.close()
         raise
 
@@ -57,7 +62,6 @@ def _opened(
     begun = time.perf_counter()
     console = Console(progress)
     settings, protection, public = federation.settings, federation.protection, federation.split.public
-    _ = federation.shares  # a registry that the data cannot fill is refused here, once, and not by every client
     _claim(run, settings)
     arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}

@@ -16,7 +16,7 @@ from typing import Any
 from fedveil import checks, config, engine, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
-from fedveil.federation import planning
+from fedveil.federation import planning, warm_start
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
@@ -35,9 +35,14 @@ _FREE = ("runs", "engine", "tracking")
 
 
 def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
-    """Return the federation and run id of a new run, or of the one to resume; changed overrides are refused."""
+    """Return the federation and run id of a new run, or of the one to resume; changed overrides are refused.
+
+    What can be refused is refused here: before a run has a name, and before anything is written.
+    """
     if resume is None:
         federation = Federation.of(words)
+        warm_start.checkpoint(federation.settings)
+        federation.check()  # also reads the data, which the workers inherit
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.compose(where).runs.root)  # the rest is read beside the run's own settings
