@@ -12,14 +12,15 @@ import json
 from pathlib import Path
 
 import fedveil
-from fedveil import checks, config, engine
+from fedveil import checks, config, console, engine
 from fedveil.configuration.schema import Config, Root
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
   fedveil bundle app/ study=quick
-  flwr run app/ --stream --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
+  flwr run app/ --stream \\
+      --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
 """
 
 _PYPROJECT = """\
@@ -82,12 +83,12 @@ def bundle(settings: Config, folder: Path) -> Path:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. study=quick")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. study=quick")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the folder and say how to start the run."""
     settings = config.load(chosen.words)
-    print(f"{bundle(settings, chosen.folder)} for {settings.train.clients} clients")
-    print(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
+    console.tell(f"{bundle(settings, chosen.folder)} for {settings.train.clients} clients")
+    console.tell(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
     return 0

@@ -8,22 +8,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, engine, runs
+from fedveil import checks, config, console, engine, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.federation import planning, warm_start
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
-  fedveil simulate                                   ten clients, procedural faces, DCTDP, about a minute
-  fedveil simulate protection=none train.rounds=10   without protection
-  fedveil simulate protection.total_epsilon=8        a meaningful image-level budget
-  fedveil simulate data=folder data.root=~/faces data.evaluation=procedural
+  fedveil simulate                              # drawn faces, about a minute
+  fedveil simulate protection=none train.rounds=10
+  fedveil simulate protection.total_epsilon=8   # a meaningful budget per image
+  fedveil simulate data=folder data.root=faces data.evaluation=procedural
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
 
@@ -129,7 +128,7 @@ def reference(federation: Federation, progress: str) -> tuple[str, dict[str, Any
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", metavar="WORD", help="group=name or section.key=value")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="group=name or section.key=value")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the result here, as JSON")
     parser.add_argument("--resume", metavar="RUN_ID", help="go on with an interrupted run")
     parser.add_argument("--plain", action="store_true", help="no progress bar")
@@ -141,19 +140,19 @@ def run(chosen: argparse.Namespace) -> int:
         raise checks.UserError(f"--json {chosen.json} is a folder; name a file.")
     federation, run_id = prepare(chosen.words, chosen.resume)
     settings, mode = federation.settings, "plain" if chosen.plain else "auto"
-    print(f"run {run_id} in {settings.runs.root}/")
+    console.tell(f"run {run_id} in {settings.runs.root}/")
     try:
         result = simulate(federation, run_id, mode)
         if has_reference(federation):
-            print("the same recipe without protection, for comparison")
+            console.tell("the same recipe without protection, for comparison")
         bare = reference(federation, "quiet")
     except KeyboardInterrupt:
         again = f"fedveil simulate --resume {run_id}"
-        print(f"\ninterrupted; `{again}` goes on after the last finished round", file=sys.stderr)
+        console.complain(f"\ninterrupted; `{again}` goes on after the last finished round")
         return 130
     if bare is not None:
         result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}
     if chosen.json is not None:
         runs.write_json(chosen.json, result)
-    print(summary.closing(settings, result, bare))
+    console.tell(summary.closing(settings, result, bare))
     return 0

@@ -123,20 +123,15 @@ def every() -> tuple[str, ...]:
     return tuple(sorted(set(walk(Config, ""))))
 
 
-def meant(text: str, value: str = "") -> str:
-    """Return the word that somebody may have meant by an option or a bare name, or an empty string.
+@functools.cache
+def forms() -> dict[str, str]:
+    """Return {bare name: the word that it may stand for}: settings by their last name and in full, groups, choices.
 
-    >>> meant("rounds", "5"), meant("train.lr"), meant("protection", "none"), meant("quick"), meant("hello")
-    ('train.rounds=5', 'train.lr=VALUE', 'protection=none', 'study=quick', '')
+    A form that ends with `=` wants a value. Of equal names a setting comes before a choice, the first before others.
+
+    >>> [forms()[name] for name in ("rounds", "train.lr", "protection", "quick")]
+    ['train.rounds=', 'train.lr=', 'protection=', 'study=quick']
     """
-    name = text.strip("-").replace("-", "_")
-    keys = {**{key.rpartition(".")[2]: key for key in reversed(every())}, **{key: key for key in every()}}
-    names = {choice: f"{group}={choice}" for group in reversed(GROUPS) for choice in files.choices(group)}
-    if name in keys:
-        return f"{keys[name]}={value or 'VALUE'}"
-    if name in GROUPS:
-        return f"{name}={value or 'NAME'}"
-    near = difflib.get_close_matches(name, [*names, *keys, *GROUPS], n=1, cutoff=0.75)
-    if near and near[0] != name:
-        return names.get(near[0]) or meant(near[0], value)
-    return names.get(name, "")
+    choices = {name: f"{group}={name}" for group in reversed(GROUPS) for name in files.choices(group)}
+    lasts = {key.rpartition(".")[2]: f"{key}=" for key in reversed(every())}
+    return {**choices, **lasts, **{key: f"{key}=" for key in every()}, **{group: f"{group}=" for group in GROUPS}}
