@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import fedveil
 from fedveil import checks, commands, console
 from fedveil.commands import _mistakes
-from fedveil.configuration import words
+from fedveil.configuration import text, words
 
 _START = """\
 fedveil {version}: federated face recognition on protected faces
@@ -49,18 +49,26 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **more)
+        self.register("type", int, _whole)
 
     def error(self, message: str) -> NoReturn:
         """End with a message and exit status 2; argparse's own are no sentences yet."""
-        if not message.endswith((".", "?")):
-            message = f"{message[:1].upper()}{message[1:]}. `{self.prog} --help` shows how it is used."
-        _complain(message)
+        more = "" if message.endswith((".", "?")) else f". `{self.prog} --help` shows how it is used."
+        _complain(f"{message[:1].upper()}{message[1:]}{more}")
         raise SystemExit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             near = checks.nearest(str(value), action.choices) or f" Choose from {', '.join(action.choices)}."
             raise argparse.ArgumentError(None, f"Unknown {action.metavar or action.dest} {value!r}.{near}")
+
+
+def _whole(given: str) -> int:
+    """Read an option's whole number as a setting's is read."""
+    try:
+        return int(text.read(int, given, "it"))
+    except checks.UserError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("it=", "", 1)) from None
 
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -75,8 +83,8 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     groups, indent = ", ".join([*words.METHOD_GROUPS, *words.SETTING_GROUPS]), " " * 22
     forms = _FORMS.format(groups=textwrap.fill(groups, console.WIDTH, initial_indent=indent, subsequent_indent=indent))
     for name in commands.names():
-        text = commands.help_of(name)
-        made = listed.add_parser(name, help=text, description=text)
+        about = commands.help_of(name)
+        made = listed.add_parser(name, help=about, description=about)
         if only in (None, name):
             command = commands.load(name)
             command.arguments(made)
