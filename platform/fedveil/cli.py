@@ -147,19 +147,22 @@ def _chosen(given: list[str]) -> argparse.Namespace:
     following = dict(zip(given, [*given[1:], ""], strict=True))
     for flag in rest:
         if flag.startswith("-"):
-            made.error(_mistakes.option(flag, following[flag], str(name), options, _takes_words(made)))
+            made.error(_mistakes.option(flag, following.get(flag, ""), str(name), options, _takes_words(made)))
     if rest and not hasattr(chosen, "words"):
         made.error(f"Unexpected {rest[0]!r}: `fedveil {name}` takes no words.")
-    for action in made._actions:
+    said = [*getattr(chosen, "words", ()), *rest]
+    for action in (action for action in made._actions if not action.option_strings):
         value = getattr(chosen, action.dest, None)
-        if action.nargs is None and not action.option_strings and _mistakes.is_word(str(value)):
+        if action.nargs is None and _mistakes.is_word(str(value)):
             made.error(f"{action.metavar} is missing: {value} is a word, which follows it.")
-    if rest:
-        chosen.words = [*chosen.words, *rest]
-    for word in getattr(chosen, "words", ()):
+        if action.nargs == "?" and "=" in str(value):  # what may be left out was, and this is the first word
+            said.insert(0, str(value))
+            setattr(chosen, action.dest, None)
+    for word in said:
         if "=" not in word:
-            raise checks.UserError(_mistakes.bare_word(word, following[word], options, known))
-    _mistakes.only(getattr(chosen, "words", ()), chosen.reads, f"`fedveil {name}`")
+            raise checks.UserError(_mistakes.bare_word(word, following.get(word, ""), options, known))
+    _mistakes.only(said, chosen.reads, f"`fedveil {name}`")
+    chosen.words = said
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedveil import cli, console
+from fedveil import checks, cli, commands, console
 
 
 def refused(*given: str) -> int:
@@ -62,6 +63,8 @@ def refused(*given: str) -> int:
         ("simulate protecton=none", "Did you mean 'protection'?"),
         ("simulate train.ronds=3", "Did you mean 'rounds'?"),
         ("audit a-run train.rounds=3", "an audit of a run reads runs"),
+        ("audit train.ronds=3", "Did you mean 'rounds'?"),
+        ("ledger train.rounds=3 --owner me", "`fedveil ledger` reads runs, vault, policy"),
     ],
 )
 def test_what_was_meant_is_said(typed: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +74,25 @@ def test_what_was_meant_is_said(typed: str, answer: str, capsys: pytest.CaptureF
     assert shown.err.startswith("fedveil: ")
     assert shown.err.count("\n") == 1
     assert answer in shown.err
+
+
+TOKENS = [
+    *commands.names(), "help", "--help", "--version", "-h", "--", "-", "=", "", "a", "a=", "=a", "train.rounds=3", "5",
+    "-5", "quick", "--rounds", "--rounds=5", "--plain", "--plain=x", "--json", "--owner", "--resume", "a-run",
+    "inspect", "study=quick", "é", "\udcff",
+]  # fmt: skip
+
+
+@given(st.lists(st.one_of(st.sampled_from(TOKENS), st.text(max_size=5)), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=300)
+def test_whatever_is_typed_is_understood_or_refused(typed: list[str]) -> None:
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
+        try:
+            chosen = cli._chosen(typed)
+        except (checks.UserError, SystemExit):
+            return
+    assert all("=" in word for word in chosen.words)
 
 
 def test_a_file_may_look_like_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,10 +78,7 @@ def test_examples_parse_and_their_words_are_accepted(name: str) -> None:
     for example in shown:
         chosen = cli._chosen(example[1:])
         assert chosen.command == name
-        given = list(getattr(chosen, "words", []))
-        if "=" in (getattr(chosen, "run_id", None) or ""):
-            given = [chosen.run_id, *given]
-        assert grid.expand(given).cells if name == "sweep" else config.load(given)
+        assert grid.expand(chosen.words).cells if name == "sweep" else config.load(chosen.words)
 
 
 def test_the_words_below_a_commands_help_are_accepted() -> None:

@@ -28,12 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the ledger of a run or of an owner."""
-    words = list(chosen.words)
-    if chosen.run_id is not None and "=" in chosen.run_id:
-        words, chosen.run_id = [chosen.run_id, *words], None
     if (chosen.run_id is None) == (chosen.owner is None):
         raise checks.UserError("Name one: `fedveil ledger RUN_ID`, or `fedveil ledger --owner DATA_SET`.")
-    settings = config.load(words)
+    settings = config.load(chosen.words)
     if chosen.owner is not None:
         found = report.of_owner(Path(settings.vault.root), chosen.owner, settings.policy)
     else:
