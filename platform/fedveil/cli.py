@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import fedveil
-from fedveil import checks, commands
+from fedveil import checks, commands, disk
 from fedveil.configuration import words
 
 _FORMS = """
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         chosen.words = [*chosen.words, *rest]
     try:
-        status: int = chosen.run(chosen)
+        with disk.named_output():
+            status: int = chosen.run(chosen)
         return status
     except checks.UserError as error:
         print(f"fedveil: {error}", file=sys.stderr)
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"fedveil: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        print(f"fedveil: {disk.said(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfedveil: interrupted", file=sys.stderr)

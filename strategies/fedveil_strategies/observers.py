@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import fedveil
-from fedveil import config, records, runs, tracking
+from fedveil import config, disk, records, runs, tracking
 from fedveil.configuration.schema import Config
 from fedveil.evaluation import protocol
 from fedveil.federation.tensors import set_tensors
@@ -88,10 +87,8 @@ class Watch:
         self.session.console.round(entry, report)
         self.session.tracker.log_round(report.round, round_metrics(entry, self.session))
         if report.failures:
-            path = self.session.run.folder / "operator.log"
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as log:
-                for failure in report.failures:
-                    log.write(f"round {report.round} client {failure.client_id}: {failure.reason}\n")
+            lines = [f"round {report.round} client {one.client_id}: {one.reason}\n" for one in report.failures]
+            disk.append(self.session.run.folder / "operator.log", "".join(lines))
 
 
 def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Result:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import fedveil
-from fedveil import checks, config, engine
+from fedveil import checks, config, disk, engine
 from fedveil.configuration.schema import Config, Root
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
@@ -67,15 +67,13 @@ def bundle(settings: Config, folder: Path) -> Path:
         runs=Root(str(Path(settings.runs.root).resolve())),
         vault=Root(str(Path(settings.vault.root).resolve())),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    written.write_text(
-        _PYPROJECT.format(
-            version=fedveil.__version__,
-            server=engine.SERVER_APP,
-            client=engine.CLIENT_APP,
-            config=json.dumps(config.to_json(here)),
-        )
+    text = _PYPROJECT.format(
+        version=fedveil.__version__,
+        server=engine.SERVER_APP,
+        client=engine.CLIENT_APP,
+        config=json.dumps(config.to_json(here)),
     )
+    disk.write_atomic(written, text.encode())
     return written
 
 
