@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def load_array(source: Path, what: str, remedy: str = "") -> NDArray[Any]:
 
 def _damaged(source: Path, what: str, error: Exception, remedy: str) -> checks.UserError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or "it is empty or cut short"
-    first = reason.splitlines()[0].rstrip(".")
+    first = textwrap.shorten(reason, 90, placeholder=" ...").rstrip(".")
     return checks.UserError(f"{source} is not a readable {what}: {first}.{' ' * bool(remedy)}{remedy}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, records, runs
+from fedveil import checks, config, readback, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import warm_start
@@ -60,15 +60,17 @@ def _opened(
     settings, protection, public = federation.settings, federation.protection, federation.split.public
     _ = federation.shares  # a registry that the data cannot fill is refused here, once, and not by every client
     _claim(run, settings)
-    arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
+    arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
         console.say(protection_phase(federation))
         state = protection.fit(public.images(), public.labels, settings.seed, console.progress)
     backbone = federation.backbone()
-    stage = federation.stages[int(meta.get("stage", 0))]
+    stage = federation.stages[_stage(run, federation, meta)]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
-    if not tensors:
+    if arrays:
+        _fits(run, federation.network(stage, state), tensors)
+    else:
         tensors = phases.initial(federation, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
     _same_vaults(run, vaults, bool(protection.noise))
@@ -86,10 +88,26 @@ def _opened(
     )  # fmt: skip
 
 
+def _stage(run: Run, federation: Federation, meta: Mapping[str, Any]) -> int:
+    """Return the number of the stage that a checkpoint was written in."""
+    number = int(meta.get("stage", 0))
+    if not 0 <= number < len(federation.stages):
+        raise checks.UserError(f"{run.checkpoint} is the checkpoint of another run; restore this run's own.")
+    return number
+
+
+def _fits(run: Run, network: torch.nn.Module, tensors: Tensors) -> None:
+    """Refuse a checkpoint whose tensors are not the network's."""
+    try:
+        set_tensors(network, tensors)
+    except checks.UserError as error:
+        raise checks.UserError(f"{run.checkpoint} holds another network; restore this run's own. {error}") from error
+
+
 def _same_vaults(run: Run, now: Mapping[str, str], noisy: bool) -> None:
     """Remember each client's vault before round 1, and refuse to go on with another one."""
     path = run.folder / "vaults.json"
-    before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    before = readback.vaults_of(run)
     changed = sorted(client for client, vault in now.items() if before.get(client, vault) != vault)
     if changed:
         lost = "its noisy copies would be drawn again" if noisy else "its class centres and ledger are not there"
@@ -127,7 +145,7 @@ def _claim(run: Run, settings: Config) -> None:
     if not run.config.exists():
         runs.write_json(run.config, config.to_tree(settings))
         return
-    kept = config.from_json(run.config.read_text())
+    kept = readback.settings_of(run)
     if config.digest(kept) != config.digest(settings):
         old, new = config.flat(kept), config.flat(settings)
         changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))

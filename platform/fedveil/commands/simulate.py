@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, engine, runs
+from fedveil import checks, config, engine, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import put, split
@@ -42,7 +41,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.load(where).runs.root)
-    kept = config.from_json(runs.open_run(root, resume).config.read_text())
+    kept = readback.settings_of(runs.open_run(root, resume))
     if words:
         wanted = planning.planned(_on_top(kept, words))
         if config.digest(wanted) != config.digest(kept):
@@ -97,8 +96,7 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
 
 def read_result(settings: Config, run_id: str) -> dict[str, Any]:
     """Return what a finished run found."""
-    found: dict[str, Any] = json.loads(runs.Run(Path(settings.runs.root), run_id).result.read_text())
-    return found
+    return readback.result_of(runs.Run(Path(settings.runs.root), run_id))
 
 
 def without_protection(settings: Config) -> Config:
@@ -130,10 +128,9 @@ def reference(federation: Federation, progress: str) -> tuple[str, dict[str, Any
         return None
     bare = without_protection(federation.settings)
     wanted = config.digest(bare)
-    for path in sorted(Path(bare.runs.root).glob("*/result.json")):
-        found = json.loads(path.read_text())
-        if found.get("config_hash") == wanted:
-            return path.parent.name, found
+    for run, found in readback.finished(Path(bare.runs.root)):
+        if found["config_hash"] == wanted:
+            return run.run_id, found
     run_id = runs.new_run_id("reference")
     return run_id, simulate(Federation(bare), run_id, progress)
 

@@ -6,13 +6,12 @@ The end of a run in plain words, at 80 columns.
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, runs
+from fedveil import config, readback, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import clock, percent
 from fedveil.privacy import statements
@@ -23,12 +22,6 @@ from fedveil.privacy.statements import Statement
 EXAMPLES = """example:
   fedveil summary 20260102-030405-dctdp-1f2e3d
 """
-
-
-def statement_of(data: Mapping[str, Any]) -> Statement:
-    """Return the statement that result.json holds."""
-    fields = {**data, "assumptions": tuple(data["assumptions"]), "not_covered": tuple(data["not_covered"])}
-    return Statement(**fields)
 
 
 def _wrapped(text: str, indent: str = "  ") -> str:
@@ -121,7 +114,7 @@ def vault(settings: Config, run_id: str) -> str:
 def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mapping[str, Any]] | None) -> str:
     """Return everything that is printed after the last round."""
     ui = "fedveil ui" if settings.runs.root == "runs" else f"fedveil ui runs.root={settings.runs.root}"
-    found = [statement_of(item) for item in result["statements"]]
+    found = [readback.statement_of(item) for item in result["statements"]]
     test = settings.privacy.test_seed is not None
     lines = [""]
     if test:
@@ -161,10 +154,5 @@ def run(chosen: argparse.Namespace) -> int:
     """Print what was printed when the run ended."""
     root = Path(config.load(chosen.words).runs.root)
     kept = runs.open_run(root, chosen.run_id)
-    if not kept.result.is_file():
-        raise checks.UserError(
-            f"Run {chosen.run_id} has not ended; `fedveil simulate --resume {chosen.run_id}` goes on with it."
-        )
-    settings = config.from_json(kept.config.read_text())
-    print(closing(settings, json.loads(kept.result.read_text()), None))
+    print(closing(readback.settings_of(kept), readback.result_of(kept), None))
     return 0

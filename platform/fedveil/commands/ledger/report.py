@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, runs
+from fedveil import checks, readback, runs
 from fedveil.commands import summary
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
@@ -18,7 +18,7 @@ from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import LocalRelease, NonPrivate, Release
-from fedveil.privacy.ledger import Ledger, Row, by_source, deal_of
+from fedveil.privacy.ledger import GENESIS, Ledger, Row, by_source, deal_of
 from fedveil.privacy.spending import History, Past, draws, fixed_noise, image_epsilon, image_parts, reserved
 from fedveil.privacy.statements import Statement
 
@@ -32,12 +32,13 @@ def of_run(root: Path, run_id: str) -> dict[str, Any]:
     """Return what a run may claim, derived anew from its ledger, with the ledger's rows counted.
 
     Raises:
-        fedveil.checks.UserError: no such run, or a ledger whose chain does not hold.
+        fedveil.checks.UserError: no such run, a damaged file of it, or a ledger that was edited or cut.
     """
     run = runs.open_run(root, run_id)
     ledger = Ledger(run.ledger)
     head = ledger.head()
-    federation = Federation(config.from_json(run.config.read_text()))
+    ledger.check_holds(str(readback.checkpoint_of(run)[1].get("ledger_head", GENESIS)))
+    federation = Federation(readback.settings_of(run))
     found = claims(ledger.rows(run_id), federation)
     return {
         "run_id": run_id,
@@ -224,7 +225,7 @@ def text(found: dict[str, Any]) -> str:
         if pictures is not None:
             why = f"which shares {pictures} picture{'s' * (pictures != 1)}"
         lines.append(textwrap.fill(f"includes {many} row{'s' * (many != 1)} of {other['data_set']!r}, {why}", 80))
-    lines += ["", summary.ledger([summary.statement_of(item) for item in found["statements"]]), ""]
+    lines += ["", summary.ledger([readback.statement_of(item) for item in found["statements"]]), ""]
     lines.append(f"head {found['head']}")
     if "content_head" in found:
         lines.append(f"head of the pictures {found['content_head']}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import checks, config, runs
+from fedveil import checks, config, readback, runs
 from fedveil.commands.sweep import grid
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
@@ -142,12 +141,14 @@ def cores() -> int:
 def _found(sweep: Sweep, cell: Cell) -> Outcome:
     """Return a finished run as such, anything else as waiting."""
     run_id = sweep.run_id(cell)
-    path = runs.Run(sweep.root, run_id).result
-    if not path.is_file():
+    found = runs.Run(sweep.root, run_id)
+    if not found.result.exists():
         return Outcome(cell, run_id)
-    result = json.loads(path.read_text())
+    result = readback.result_of(found)
     if result["config_hash"] != config.digest(cell.settings):
-        raise checks.UserError(f"{path} is the result of another configuration; remove it or give the sweep a --name.")
+        raise checks.UserError(
+            f"{found.result} is the result of another configuration; remove it or give the sweep a --name."
+        )
     return Outcome(cell, run_id, "finished", cell.federation.total_rounds, result, earlier=True)
 
 
@@ -169,7 +170,10 @@ def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers
     del running[name]
     worker.close()
     if code == 0:
-        return dataclasses.replace(_found(sweep, outcome.cell), earlier=False)
+        try:
+            return dataclasses.replace(_found(sweep, outcome.cell), earlier=False)
+        except checks.UserError as error:  # this run's failure, which stops no other
+            return dataclasses.replace(outcome, state="failed", reason=str(error))
     return dataclasses.replace(outcome, state="failed", reason=worker.reason(code), round=worker.last_round())
 
 
