@@ -151,10 +151,22 @@ class Memo:
             memos.extend(ids)
         segment = f"{secrets.token_hex(8)}.npy"
         self._write(segment, np.concatenate(drawn))
+        try:
+            self._remember(connection, segment, [(keys[place], contents[place]) for place in missing], memos)
+        except BaseException:
+            (self.folder / segment).unlink(missing_ok=True)  # nothing refers to it
+            raise
+
+    def _remember(
+        self,
+        connection: sqlite3.Connection,
+        segment: str,
+        contents: Sequence[tuple[str, bytes | None]],
+        memos: Sequence[bytes],
+    ) -> None:
+        """Write to the index what a file of copies holds."""
         with connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO content VALUES (?,?)", [(keys[place], contents[place]) for place in missing]
-            )
+            connection.executemany("INSERT OR REPLACE INTO content VALUES (?,?)", contents)
             # Another process may have stored the same copy meanwhile: it is the same draw.
             connection.executemany(
                 "INSERT OR REPLACE INTO copy VALUES (?,?,?)",
