@@ -14,7 +14,8 @@ import torch
 
 from fedveil import checks
 from fedveil.configuration.schema import Tracking
-from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker, store, ui_command
+from fedveil.stores import chosen, ui_command
+from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker
 
 mlflow = pytest.importorskip("mlflow")
 INFO = RunInfo("r1", "demo", "first run", {"train.rounds": 3, "train.lr": 0.1, "vault": None}, {"note": "procedural"})
@@ -27,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def client_of(root: Path) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(tracking_uri=store(None, root)[0])
+    return mlflow.MlflowClient(tracking_uri=chosen(Tracking("mlflow"), root).uri)
 
 
 def runs_of(root: Path, experiment: str) -> list[mlflow.entities.Run]:
@@ -118,7 +119,7 @@ def test_the_logged_backbone_loads_without_fedveil_and_embeds_a_face(root: Path)
     assert backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     (run,) = runs_of(root, "model")
-    mlflow.set_tracking_uri(store(None, root)[0])
+    mlflow.set_tracking_uri(chosen(Tracking("mlflow"), root).uri)
     loaded = mlflow.pyfunc.load_model(run.data.tags["fedveil.model_uri"])
     assert str(loaded.metadata.signature.inputs) == "[Tensor('float32', (-1, 3, 16, 16))]"
     with torch.no_grad():
@@ -216,10 +217,11 @@ def test_an_unknown_tracker_is_refused_with_the_nearest() -> None:
 
 def test_the_pages_are_served_to_this_machine_only_unless_told(root: Path, tmp_path: Path) -> None:
     opened(root).finish()
-    command = ui_command(Tracking("mlflow"), root)
+    command, environment = ui_command(chosen(Tracking("mlflow"), root))
     assert command[0] == sys.executable
     assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{root / 'mlflow.db'}"
     with pytest.raises(checks.UserError, match="No tracked run yet"):
-        ui_command(Tracking("mlflow"), tmp_path)
+        ui_command(chosen(Tracking("mlflow"), tmp_path))
     with pytest.raises(checks.UserError, match="own pages"):
-        ui_command(Tracking("mlflow", uri="http://tracking.example:5000"), tmp_path)
+        ui_command(chosen(Tracking("mlflow", uri="http://tracking.example:5000"), tmp_path))

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, readback, records, runs
+from fedveil import checks, config, mirror, readback, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import warm_start
@@ -81,10 +81,12 @@ def _opened(
     level = _client_level(federation, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     formal = settings.privacy.client is not None or any(statement.epsilon is not None for statement in claimed)
-    tracker = observers.start_tracker(settings, run, parent, formal)
+    if said := mirror.store_of(settings).said:
+        console.say(said)
+    tracker = mirror.start(federation, run, formal, parent)
     return Session(
         federation, run, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan, level, tracker,
-        console, begun, float(meta.get("seconds", 0.0)), lock,
+        console, begun, float(meta.get("seconds", 0.0)), lock, meta.get("warm_start"),
     )  # fmt: skip
 
 
@@ -220,7 +222,7 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
 
 
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
-    """Evaluate the last model with all draws, write result.json and the pictures, close tracking."""
+    """Evaluate the last model with all draws, draw the pictures, write result.json, close tracking."""
     settings = session.settings
     set_tensors(session.backbone, end.tensors)
     session.console.say("final evaluation")
@@ -241,9 +243,12 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "peak_memory_mb": observers.peak_memory_mb(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))
-    # result.json comes last but for its own copy: a run that has one is complete.
-    observers.publish(session, plain, found, end.round, end.tensors)
+    if watch.warm is not None:
+        plain["warm_start"] = dict(watch.warm)
+    observers.draw(session, plain["rounds"], found)
+    if not session.run.checkpoint.exists():  # a budget that did not last for one round
+        watch.save(end)
+    # result.json comes last: a run that has one is complete, and what a tracker is told is read from its folder.
     runs.write_json(session.run.result, plain)
-    session.tracker.log_artifact(session.run.result)
-    session.tracker.finish("FINISHED")
+    mirror.publish(session.federation, session.run, session.tracker)
     return plain

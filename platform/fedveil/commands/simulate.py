@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, engine, readback, runs
+from fedveil import checks, config, engine, mirror, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import put, split
@@ -80,6 +80,8 @@ def _on_top(kept: Config, words: Sequence[str]) -> Config:
 def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
     """Run one federation on the configured engine and return result.json's content; a finished run's at once.
 
+    What a tracker lacks of a finished run is sent.
+
     Args:
         federation: what is run.
         run_id: a new run, or one to go on with.
@@ -87,8 +89,12 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
         parent: id of the sweep that the run belongs to in MLflow; empty for none.
     """
     settings = federation.settings
-    if runs.Run(Path(settings.runs.root), run_id).result.is_file():
-        return read_result(settings, run_id)
+    run = runs.Run(Path(settings.runs.root), run_id)
+    if run.result.exists():
+        result = read_result(settings, run_id)
+        if sent := mirror.catch_up(federation, run):
+            print(sent)
+        return result
     run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
     engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
     return read_result(settings, run_id)

@@ -1,4 +1,7 @@
-"""Open the MLflow UI on the run store."""
+"""Open the MLflow UI on the run store, complete.
+
+What a tracker that failed has missed is sent first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from fedveil import config, tracking
+from fedveil import config, mirror, stores
 
 EXAMPLES = """examples:
   fedveil ui                     the run store of this folder, at http://127.0.0.1:5000
@@ -25,10 +28,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Serve the pages until Ctrl-C."""
     settings = config.load(chosen.words)
-    command = tracking.ui_command(settings.tracking, Path(settings.runs.root), chosen.host, chosen.port)
+    root, store = Path(settings.runs.root), stores.chosen(settings.tracking, Path(settings.runs.root))
+    if store.said:
+        print(store.said)
+    for federation, run in mirror.missing(root, store):
+        if sent := mirror.catch_up(federation, run):
+            print(sent, flush=True)
+    command, environment = stores.ui_command(store, chosen.host, chosen.port)
     print(f"MLflow UI at http://{chosen.host}:{chosen.port} (Ctrl-C stops it)")
     print("Runs are under Experiments > fedveil > Training runs; a sweep's are behind the + beside it.", flush=True)
     try:
-        return subprocess.run(command, check=False, env={**os.environ, **tracking.UI_ENVIRONMENT}).returncode
+        return subprocess.run(command, check=False, env={**os.environ, **environment}).returncode
     except KeyboardInterrupt:
         return 0

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedveil import runs, tracking
+from fedveil import mirror, runs, tracking
 from fedveil.commands.sweep import live, report, sweep
 
 EXAMPLES = """examples:
@@ -35,6 +35,9 @@ def run(chosen: argparse.Namespace) -> int:
     workers = min(sweep.cores() if chosen.workers is None else chosen.workers, len(cells))
     print(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
     print("".join(f"{note}\n" for note in made.grid.notes), end="", flush=True)
+    store = mirror.store_of(cells[0].settings)
+    if store.said:
+        print(store.said, flush=True)
     tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
     try:
         with live.Live(chosen.plain) as view:
@@ -44,6 +47,9 @@ def run(chosen: argparse.Namespace) -> int:
         named = f" --name {chosen.name}" if chosen.name else ""
         print(f"\ninterrupted; all workers are stopped. `{again}{named}` goes on where it stopped", file=sys.stderr)
         return 130
+    for outcome in outcomes:  # what an earlier attempt could not send
+        if outcome.earlier and (sent := mirror.catch_up(outcome.cell.federation, made.run_of(outcome.cell))):
+            print(sent)
     text, found = report.finish(made, outcomes, tracker)
     failed = any(outcome.state == "failed" for outcome in outcomes)
     tracker.finish("FAILED" if failed else "FINISHED")

@@ -72,6 +72,10 @@ class Sweep:
         """Return the id of a cell's run: the same at every attempt."""
         return f"{self.sweep_id}-{cell.name}"
 
+    def run_of(self, cell: Cell) -> runs.Run:
+        """Return the folder of a cell's run."""
+        return runs.Run(self.root, self.run_id(cell))
+
 
 View = Callable[[Sequence[Outcome]], None]
 
@@ -84,7 +88,7 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
     """
     made = grid.expand(words)
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
-    runs.Run(sweep.root, sweep.run_id(made.cells[0]))  # refuses a name that is no folder's
+    sweep.run_of(made.cells[0])  # refuses a name that is no folder's
     return sweep
 
 
@@ -140,8 +144,7 @@ def cores() -> int:
 
 def _found(sweep: Sweep, cell: Cell) -> Outcome:
     """Return a finished run as such, anything else as waiting."""
-    run_id = sweep.run_id(cell)
-    found = runs.Run(sweep.root, run_id)
+    run_id, found = sweep.run_id(cell), sweep.run_of(cell)
     if not found.result.exists():
         return Outcome(cell, run_id)
     result = readback.result_of(found)
@@ -158,7 +161,7 @@ def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers
     if outcome.state == "waiting":
         if len(running) >= workers:
             return outcome
-        log = runs.Run(sweep.root, outcome.run_id).folder / "worker.log"
+        log = sweep.run_of(outcome.cell).folder / "worker.log"
         alone = dataclasses.replace(outcome.cell.settings, engine=Engine("inline"))
         job = {"config": config.to_json(alone), "run_id": outcome.run_id, "parent": sweep.sweep_id}
         running[name] = Worker.start(job, log)
