@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import fedveil
-from fedveil import checks, commands, disk
+from fedveil import addresses, checks, commands, disk
 from fedveil.configuration import words
 
 _FORMS = """
@@ -46,6 +46,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and exit status 2."""
     given = [*(sys.argv[1:] if arguments is None else arguments)]
+    addresses.words_without_secrets(given)  # so that no message repeats one, whatever is wrong with its word
     name = next((word for word in given if not word.startswith("-")), None)
     known = commands.names()
     if name is not None and name not in known:
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = parser(name or "")
     chosen, rest = top.parse_known_args(given)  # argparse loses the words that follow an option
     if rest and (not hasattr(chosen, "words") or any(word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        top.error(addresses.redacted(f"unrecognized arguments: {' '.join(rest)}"))
     if rest:
         chosen.words = [*chosen.words, *rest]
     try:
@@ -63,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status: int = chosen.run(chosen)
         return status
     except checks.UserError as error:
-        print(f"fedveil: {error}", file=sys.stderr)
+        print(addresses.redacted(f"fedveil: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"fedveil: {disk.said(error)}", file=sys.stderr)
+        print(addresses.redacted(f"fedveil: {disk.said(error)}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfedveil: interrupted", file=sys.stderr)

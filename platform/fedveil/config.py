@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedveil import checks
+from fedveil import addresses, checks
 from fedveil.configuration import files, plugins
 from fedveil.configuration.schema import Config, Group, from_tree
 from fedveil.configuration.words import METHOD_GROUPS, SETTING_GROUPS, put, split
@@ -59,8 +59,8 @@ def load(words: Iterable[str] = ()) -> Config:
 
 
 def parse(tree: Mapping[str, Any]) -> Config:
-    """Return the typed configuration of a complete tree, e.g. one that crossed the wire as JSON."""
-    config: Config = from_tree(Config, dict(tree), "")
+    """Return the typed configuration of a complete tree, e.g. one that crossed the wire as JSON, without secrets."""
+    config: Config = from_tree(Config, addresses.without_secrets(tree), "")
     for group in METHOD_GROUPS:
         build(config, group)
     return config

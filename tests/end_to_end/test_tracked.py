@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.server
 import json
+import os
 import re
 import shutil
 import sqlite3
 import subprocess
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -339,3 +344,67 @@ def test_mlflows_own_variables_name_the_store_of_a_run_and_its_pages(
     assert not Path("other.db").exists()
     ended([*TINY, *FIXED, "tracking=none", "runs.root=unseen"])
     assert "tracked at" not in capsys.readouterr().out
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Refuses everybody, and remembers how they said who they are."""
+
+    seen: list[str]
+
+    def do_GET(self) -> None:
+        self.seen.append(str(self.headers.get("Authorization")))
+        self.send_error(403, "go away")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[int, list[str]]]:
+    Server.seen = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made.server_address[1], Server.seen
+        made.shutdown()
+
+
+def told(*words: str, **variables: str) -> str:
+    """Return all that a command of its own process printed."""
+    quiet = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fedveil.cli", *words], capture_output=True, text=True,
+        env={**os.environ, **quiet, **variables},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_password_reaches_the_server_and_nothing_else(server: tuple[int, list[str]]) -> None:
+    """Every file and every line of output is looked through, of a run, a sweep with its workers, and a resumed run."""
+    port, seen = server
+    address = f"http://user:{WORD}@127.0.0.1:{port}/?token={WORD}2"
+    login = "Basic " + base64.b64encode(f"user:{WORD}".encode()).decode()
+    shown = told("simulate", "--plain", *TINY, *FIXED, f"tracking.uri={address}", "--json", "o.json")
+    run_id = json.loads(Path("o.json").read_text())["run_id"]
+    assert "tracking is off" in shown
+    assert login in seen
+    seen.clear()
+    outputs = [shown, told("simulate", "--resume", run_id)]
+    assert "is kept without its secret: give tracking.uri=... again, or set MLFLOW_TRACKING_URI" in outputs[-1]
+    assert seen == []
+    outputs.append(told("simulate", "--resume", run_id, MLFLOW_TRACKING_URI=address))
+    assert login in seen
+    seen.clear()
+    outputs.append(told("sweep", *TINY, "protection=none", "seed=1,2", f"tracking.uri={address}"))
+    assert seen.count(login) >= 3  # the sweep and both of its workers
+    outputs.append(told("bundle", "app", "study=quick", f"tracking.uri={address}"))
+    assert not [line for text in outputs for line in text.splitlines() if WORD in line]
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert len(files) > 30
+    assert not [path for path in files if WORD.encode() in path.read_bytes() or WORD in str(path)]
+    assert not [path for path in files if login.split()[1].encode() in path.read_bytes()]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import textwrap
 from pathlib import Path
 
 import fedveil
-from fedveil import checks, config, disk, engine
+from fedveil import addresses, checks, config, disk, engine
 from fedveil.configuration.schema import Config, Root
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
@@ -87,5 +88,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Write the folder and say how to start the run."""
     settings = config.load(chosen.words)
     print(f"{bundle(settings, chosen.folder)} for {settings.train.clients} clients")
+    if addresses.MARK in (settings.tracking.uri or ""):
+        said = f"tracking.uri={settings.tracking.uri} is written without its secret: where the coordinator runs, "
+        print(textwrap.fill(f"{said}set MLFLOW_TRACKING_URI to the whole address.", 80))
     print(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
     return 0

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Run what is not finished, several at a time, and print the frontier; status 1 when a run failed."""
     made = sweep.prepare(chosen.words, chosen.name)
-    cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *chosen.words])
+    cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *made.words])
     workers = min(sweep.cores() if chosen.workers is None else chosen.workers, len(cells))
     print(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
     print("".join(f"{note}\n" for note in made.grid.notes), end="", flush=True)

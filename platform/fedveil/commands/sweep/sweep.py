@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import checks, config, readback, runs
+from fedveil import addresses, checks, config, readback, runs
 from fedveil.commands.sweep import grid
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
@@ -86,6 +86,7 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
     Raises:
         fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
     """
+    words = addresses.words_without_secrets(words)
     made = grid.expand(words)
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
     sweep.run_of(made.cells[0])  # refuses a name that is no folder's
