@@ -103,7 +103,7 @@ class Heads:
     folder: Path
 
     def _versions(self) -> dict[int, Path]:
-        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz")}
+        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz") if path.stem[1:].isdigit()}
 
     def before(self, round_number: int) -> NDArray[np.float32] | None:
         """Return the centres (K, D) of the newest round before `round_number`, or None."""

@@ -42,6 +42,7 @@ _RESULT: Shape = {
     "wall_seconds?": NUMBER,
     "peak_memory_mb?": NUMBER,
     "warm_start?": _WARM,
+    "collapsed?": bool,
 }  # fmt: skip
 
 

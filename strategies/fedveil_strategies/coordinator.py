@@ -235,6 +235,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "config_hash": config.digest(settings),
         "rounds": [*watch.history],
         "final": observers.final_numbers(found),
+        "collapsed": found.collapsed,
         "statements": [statement.to_dict() for statement in claims],
         "model_sha256": records.model_sha256(end.tensors),
         "noise_source": "test seed" if test_seed else "operating system" if formal else "none",

@@ -46,6 +46,18 @@ def headline(settings: Config, found: Sequence[Statement]) -> str:
     return f"{line}; protection=dctdp protection.total_epsilon=8 bounds it, at the price of recognition close to chance"
 
 
+def collapse(settings: Config, result: Mapping[str, Any]) -> str:
+    """Return what to try after a run whose model tells nobody from anybody."""
+    final = result["final"]
+    rates = f"EER {percent(final['eer']).strip()}, accuracy {percent(final['accuracy']).strip()}"
+    remedy = "lower train.lr and train.head_lr, more train.rounds, or train.warm_start=public"
+    if settings.privacy.client is not None:
+        remedy = "more clients a round, fewer trained tensors (train.trainable) or a larger privacy.client.epsilon"
+    elif "total_epsilon" in settings.protection.settings:
+        remedy = "a larger protection.total_epsilon, lower train.lr and train.head_lr, or more train.rounds"
+    return f"This run collapsed: its model tells people apart no better than guessing ({rates}); try {remedy}."
+
+
 def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) -> str:
     """Return the table of final numbers, the unprotected reference beside them."""
     final = result["final"]
@@ -122,6 +134,7 @@ def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mappin
     lines += [
         textwrap.fill(headline(settings, found), 80),
         "",
+        *([textwrap.fill(collapse(settings, result), 80), ""] if result.get("collapsed") else []),
         table(result, bare[1] if bare else None, settings.protection.name),
         "",
         "ledger",
