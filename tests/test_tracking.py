@@ -225,3 +225,36 @@ def test_the_pages_are_served_to_this_machine_only_unless_told(root: Path, tmp_p
         ui_command(chosen(Tracking("mlflow"), tmp_path))
     with pytest.raises(checks.UserError, match="own pages"):
         ui_command(chosen(Tracking("mlflow", uri="http://tracking.example:5000"), tmp_path))
+
+
+def test_the_address_of_the_pages_is_in_no_command(root: Path) -> None:
+    """Everybody on the machine can read a command, and only its owner a process's environment."""
+    address = "postgresql://me:s3cretword@db/x"
+    command, environment = ui_command(chosen(Tracking("mlflow", uri=address), root))
+    assert "s3cretword" not in " ".join(command)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == address
+    assert "s3cretword" not in repr(chosen(Tracking("mlflow", uri=address), root))
+    with pytest.raises(checks.UserError, match=r"http://\*\*\*@tracking\.example/ is a server with its own pages"):
+        ui_command(chosen(Tracking("mlflow", uri="http://me:s3cretword@tracking.example/"), root))
+
+
+def test_a_failure_repeats_no_secret(tmp_path: Path) -> None:
+    said: list[str] = []
+    broken = Broken("start")
+    broken._step = lambda method: (_ for _ in ()).throw(RuntimeError("no answer from http://me:s3cretword@host/"))
+    Safe(broken, warn=said.append).start(RunInfo("r1", "demo", "first", later="it is sent later"))
+    assert said == [
+        "Warning: tracking is off for the rest of this run (start: RuntimeError: no answer from http://***@host/); "
+        "the run goes on and its own folder stays complete; it is sent later."
+    ]
+
+
+def test_a_point_that_the_store_has_is_not_sent_again_and_a_new_value_is(root: Path) -> None:
+    for value in (0.5, 0.5, 0.75):
+        tracker = opened(root, RunInfo("r-again", "again", "again"))
+        for _ in range(2):
+            tracker.log_round(1, {"accuracy": value})
+        tracker.finish()
+    (run,) = runs_of(root, "again")
+    history = client_of(root).get_metric_history(run.info.run_id, "accuracy")
+    assert sorted(point.value for point in history) == [0.5, 0.75]

@@ -195,6 +195,8 @@ class MlflowTracker(Tracker):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        if self._store.shown != self._store.uri:  # at a run's end MLflow prints its address, secrets included
+            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 

@@ -9,6 +9,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -408,3 +410,42 @@ def test_a_password_reaches_the_server_and_nothing_else(server: tuple[int, list[
     assert len(files) > 30
     assert not [path for path in files if WORD.encode() in path.read_bytes() or WORD in str(path)]
     assert not [path for path in files if login.split()[1].encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_real_server_that_was_down_gets_everything_later_and_no_password(blank: Path) -> None:
+    """MLflow itself prints a run's address when it ends, and keeps where artefacts are."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://user:{WORD}@127.0.0.1:{port}"
+    outputs = [told("simulate", "--plain", *TINY, *HIDDEN, f"tracking.uri={address}", "--json", "o.json")]
+    run_id = json.loads(Path("o.json").read_text())["run_id"]
+    folder = Path("server").resolve()
+    uri = store_at(folder / "mlflow.db", blank)
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    with Path("server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **quiet},
+                                   start_new_session=True)  # fmt: skip
+    try:
+        until = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), contextlib.closing(socket.create_connection(("127.0.0.1", port), 1)):
+                break
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.2)
+        outputs.append(told("simulate", "--resume", run_id, f"tracking.uri={address}"))
+        outputs.append(told("simulate", "--plain", *TINY, *FIXED, f"tracking.uri={address}"))
+        shown = page(f"http://127.0.0.1:{port}", run_id)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+    assert f"sent to http://***@127.0.0.1:{port}: {run_id}" in outputs[1]
+    assert shown["status"] == "FINISHED"
+    assert [step for step, _ in shown["metrics"]["accuracy"]] == [1, 2, 3]
+    assert "tracking is off" not in outputs[2]
+    assert not [line for text in outputs for line in text.splitlines() if WORD in line]
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert not [path for path in files if WORD.encode() in path.read_bytes()]
