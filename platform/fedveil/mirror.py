@@ -125,10 +125,23 @@ def final_tags(run: Run, result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def publish(federation: Federation, run: Run, tracker: Tracker) -> None:
-    """Tell everything of a finished run but its rounds, and close it there."""
-    settings = federation.settings
-    if settings.tracking.name == "none":
+    """Tell everything of a finished run but its rounds, and close it there; whatever goes wrong, the run has ended."""
+    if federation.settings.tracking.name == "none":
         return
+    try:
+        _publish(federation, run, tracker)
+    except (checks.UserError, OSError) as error:
+        _warn(f"Warning: {run.run_id} is tracked in part", error)
+        tracker.finish("FINISHED")
+        return
+    tracker.finish("FINISHED")
+    if tracker.problem is None:
+        told = _told(run)
+        _tell(run, dataclasses.replace(told, complete=(*told.complete, store_of(federation.settings).key)))
+
+
+def _publish(federation: Federation, run: Run, tracker: Tracker) -> None:
+    settings = federation.settings
     result = readback.result_of(run)
     last = int(result["rounds"][-1]["round"]) if result["rounds"] else 0
     tracker.log_round(last, final_metrics(result, settings))
@@ -142,10 +155,6 @@ def publish(federation: Federation, run: Run, tracker: Tracker) -> None:
         set_tensors(backbone, {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")})
         channels, height, width = federation.protection.layout(federation.size)
         tracker.log_model(backbone, np.zeros((1, channels, height, width), np.float32))
-    tracker.finish("FINISHED")
-    if tracker.problem is None:
-        told = _told(run)
-        _tell(run, dataclasses.replace(told, complete=(*told.complete, store_of(settings).key)))
 
 
 def catch_up(federation: Federation, run: Run) -> str:
@@ -209,7 +218,7 @@ def _told(run: Run) -> _Told:
         found = runs.read_json(path, "note of what was tracked", shape, "Remove it: the store is asked anew.")
     except checks.UserError as error:
         _warn("left out", error)
-        return _Told()
+        return _tell(run, _Told())  # said once
     return _Told(found["parent"], tuple(found["complete"]))
 
 

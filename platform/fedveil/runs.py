@@ -1,6 +1,7 @@
 """The run store: one folder per run, checkpoints and results written atomically, no pickles.
 
-`runs/<run-id>/` holds config.json (resolved), checkpoint.npz, ledger.sqlite, result.json and pictures.
+`runs/<run-id>/` holds config.json (resolved), checkpoint.npz, ledger.sqlite, vaults.json, result.json, pictures and
+tracking.json. What is read back of them is checked by `readback` and `mirror`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedveil import cli, readback, runs, tracking
+from fedveil import checks, cli, mirror, readback, runs, tracking
 from fedveil.commands import ui
 from fedveil_strategies import observers
 
@@ -40,6 +40,7 @@ TINY = (
 FIXED = ("protection.fit_steps=0", "privacy.test_seed=1")
 HIDDEN = ("protection=none", "train.cohort.rate=0.5", "privacy.client.epsilon=8", "privacy.client.delta=1e-3")
 PLACES = ("tracking.", "runs.", "vault.")
+START = {"round": 0, "history": []}
 WORD = "s3cretword"
 
 
@@ -144,7 +145,7 @@ def test_what_a_failing_server_missed_is_sent_later_and_once(
         path = Path("runs", run_id, "tracking.json")
         path.unlink() if damage is None else path.write_bytes(damage)
         assert cli.main(["simulate", "--resume", run_id]) == 0  # the store is asked, and has everything
-        assert ("left out: " in capsys.readouterr().err) == (damage is not None)
+        assert capsys.readouterr().err.count("left out: ") == (damage is not None)
         assert page(uri, run_id) == shown
 
 
@@ -195,6 +196,24 @@ def test_an_interrupted_run_tells_all_that_was_missed_when_it_goes_on(
     store_at(Path("away/mlflow.db"), blank)
     assert cli.main(["simulate", "--resume", run_id]) == 0
     assert comparable(page(uri, run_id)) == live
+
+
+def test_a_run_that_cannot_be_told_has_ended_all_the_same(
+    blank: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = store_at(Path("store/mlflow.db"), blank)
+
+    def damaged(run: runs.Run) -> tuple[dict[str, Any], dict[str, Any]]:
+        if run.result.exists():
+            raise checks.UserError("the checkpoint is damaged")
+        return {}, START
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror.readback, "checkpoint_of", damaged)
+        run_id = ended([*TINY, *FIXED, f"tracking.uri={uri}"])
+    assert f"Warning: {run_id} is tracked in part: the checkpoint is damaged" in capsys.readouterr().err
+    assert page(uri, run_id)["status"] == "FINISHED"
+    assert complete(run_id) == []
 
 
 def test_a_warm_start_is_told_later_as_well(blank: Path) -> None:
