@@ -14,7 +14,8 @@ import torch
 
 from fedveil import checks
 from fedveil.configuration.schema import Tracking
-from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker, store, ui_command
+from fedveil.stores import chosen, ui_command
+from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker
 
 mlflow = pytest.importorskip("mlflow")
 INFO = RunInfo("r1", "demo", "first run", {"train.rounds": 3, "train.lr": 0.1, "vault": None}, {"note": "procedural"})
@@ -27,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def client_of(root: Path) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(tracking_uri=store(None, root)[0])
+    return mlflow.MlflowClient(tracking_uri=chosen(Tracking("mlflow"), root).uri)
 
 
 def runs_of(root: Path, experiment: str) -> list[mlflow.entities.Run]:
@@ -118,7 +119,7 @@ def test_the_logged_backbone_loads_without_fedveil_and_embeds_a_face(root: Path)
     assert backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     (run,) = runs_of(root, "model")
-    mlflow.set_tracking_uri(store(None, root)[0])
+    mlflow.set_tracking_uri(chosen(Tracking("mlflow"), root).uri)
     loaded = mlflow.pyfunc.load_model(run.data.tags["fedveil.model_uri"])
     assert str(loaded.metadata.signature.inputs) == "[Tensor('float32', (-1, 3, 16, 16))]"
     with torch.no_grad():
@@ -216,10 +217,44 @@ def test_an_unknown_tracker_is_refused_with_the_nearest() -> None:
 
 def test_the_pages_are_served_to_this_machine_only_unless_told(root: Path, tmp_path: Path) -> None:
     opened(root).finish()
-    command = ui_command(Tracking("mlflow"), root)
+    command, environment = ui_command(chosen(Tracking("mlflow"), root))
     assert command[0] == sys.executable
     assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{root / 'mlflow.db'}"
     with pytest.raises(checks.UserError, match="No tracked run yet"):
-        ui_command(Tracking("mlflow"), tmp_path)
+        ui_command(chosen(Tracking("mlflow"), tmp_path))
     with pytest.raises(checks.UserError, match="own pages"):
-        ui_command(Tracking("mlflow", uri="http://tracking.example:5000"), tmp_path)
+        ui_command(chosen(Tracking("mlflow", uri="http://tracking.example:5000"), tmp_path))
+
+
+def test_the_address_of_the_pages_is_in_no_command(root: Path) -> None:
+    """Everybody on the machine can read a command, and only its owner a process's environment."""
+    address = "postgresql://me:s3cretword@db/x"
+    command, environment = ui_command(chosen(Tracking("mlflow", uri=address), root))
+    assert "s3cretword" not in " ".join(command)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == address
+    assert "s3cretword" not in repr(chosen(Tracking("mlflow", uri=address), root))
+    with pytest.raises(checks.UserError, match=r"http://\*\*\*@tracking\.example/ is a server with its own pages"):
+        ui_command(chosen(Tracking("mlflow", uri="http://me:s3cretword@tracking.example/"), root))
+
+
+def test_a_failure_repeats_no_secret(tmp_path: Path) -> None:
+    said: list[str] = []
+    broken = Broken("start")
+    broken._step = lambda method: (_ for _ in ()).throw(RuntimeError("no answer from http://me:s3cretword@host/"))
+    Safe(broken, warn=said.append).start(RunInfo("r1", "demo", "first", later="it is sent later"))
+    assert said == [
+        "Warning: tracking is off for the rest of this run (start: RuntimeError: no answer from http://***@host/); "
+        "the run goes on and its own folder stays complete; it is sent later."
+    ]
+
+
+def test_a_point_that_the_store_has_is_not_sent_again_and_a_new_value_is(root: Path) -> None:
+    for value in (0.5, 0.5, 0.75):
+        tracker = opened(root, RunInfo("r-again", "again", "again"))
+        for _ in range(2):
+            tracker.log_round(1, {"accuracy": value})
+        tracker.finish()
+    (run,) = runs_of(root, "again")
+    history = client_of(root).get_metric_history(run.info.run_id, "accuracy")
+    assert sorted(point.value for point in history) == [0.5, 0.75]

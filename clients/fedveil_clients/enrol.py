@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import textwrap
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, runs
+from fedveil import checks, readback, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.data import decode
@@ -59,12 +58,12 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     """
     _new(out)
     run = runs.open_run(Path(own.runs.root), run_id)
-    if not run.result.is_file():
-        raise checks.UserError(f"Run {run_id} has not ended; `fedveil simulate --resume {run_id}` goes on with it.")
-    kept = config.from_json(run.config.read_text())
+    kept, model = readback.settings_of(run), str(readback.result_of(run)["model_sha256"])
     federation = Federation(dataclasses.replace(kept, vault=own.vault, policy=own.policy))
     protection, side = federation.protection, federation.size[0]
-    arrays, _ = runs.unpack(run.checkpoint)
+    if not run.checkpoint.exists():
+        raise checks.UserError(f"{run.checkpoint}, which holds how faces are protected, is missing; restore it.")
+    arrays, _ = readback.checkpoint_of(run)
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     event = federation.release_event(state)
     name = kept.protection.name
@@ -98,7 +97,7 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     buffer = io.BytesIO()
     np.savez(
         buffer, features=features, names=np.array(names), run_id=np.array(run_id), protection=np.array(name),
-        model_sha256=np.array(json.loads(run.result.read_text())["model_sha256"]),
+        model_sha256=np.array(model),
     )  # fmt: skip
     runs.write_atomic(out, buffer.getvalue(), private=True)
     shape = "x".join(map(str, features.shape[1:]))

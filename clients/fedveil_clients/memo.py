@@ -14,15 +14,15 @@ import hashlib
 import io
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import randomness, runs
+from fedveil import checks, databases, randomness, runs
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS copy (memo BLOB PRIMARY KEY, segment TEXT NOT NULL, p
 """
 _CHUNK = 64  # images decoded and noised at a time
 _LABEL = b"label"
+_AGAIN = "Remove it: the same noise is drawn again from the owner's key, which is no new release."
 
 Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 """Image numbers (B,) -> clean images (B, 3, H, W), uint8."""
@@ -80,11 +81,13 @@ class Memo:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _connect(self) -> sqlite3.Connection:
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        connection = sqlite3.connect(self.folder / "index.sqlite", timeout=60.0)
-        connection.executescript(_SCHEMA)
-        return connection
+        path, what = self.folder / "index.sqlite", "index of noisy copies"
+        with databases.opened(path, _SCHEMA, what, _AGAIN, private=True, isolation="DEFERRED") as connection:
+            connection.executescript(_SCHEMA)
+            yield connection
 
     def open(
         self,
@@ -106,7 +109,7 @@ class Memo:
             before_drawing: called before the first draw: writes the event to the ledger.
         """
         drawn = 0
-        with closing(self._connect()) as connection:
+        with self._opened() as connection:
             while True:
                 contents = self._known(connection, listed.keys)
                 memos = [
@@ -122,7 +125,7 @@ class Memo:
 
     def contents(self, keys: Sequence[str], read: Read) -> list[bytes]:
         """Return the content hash of each image named by `keys`; only those never seen before are read."""
-        with closing(self._connect()) as connection:
+        with self._opened() as connection:
             known = self._known(connection, keys)
         missing = np.flatnonzero([content is None for content in known])
         for start in range(0, missing.size, _CHUNK):
@@ -168,11 +171,23 @@ class Memo:
             memos += ids
         segment = f"{secrets.token_hex(8)}.npy"
         self._write(segment, np.concatenate(drawn))
+        try:
+            seen = [*zip((listed.keys[place] for place in missing), contents, strict=True)]
+            self._remember(connection, segment, seen, memos)
+        except BaseException:
+            (self.folder / segment).unlink(missing_ok=True)  # nothing refers to it
+            raise
+
+    def _remember(
+        self,
+        connection: sqlite3.Connection,
+        segment: str,
+        contents: Sequence[tuple[str, bytes | None]],
+        memos: Sequence[bytes],
+    ) -> None:
+        """Write to the index what a file of copies holds."""
         with connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO content VALUES (?,?)",
-                [(listed.keys[place], content) for place, content in zip(missing, contents, strict=True)],
-            )
+            connection.executemany("INSERT OR REPLACE INTO content VALUES (?,?)", contents)
             # Another process may have stored the same copy meanwhile: it is the same draw.
             connection.executemany(
                 "INSERT OR REPLACE INTO copy VALUES (?,?,?)",
@@ -190,12 +205,24 @@ class Memo:
             for memo in memos
             if memo is not None
         ]
-        names = sorted({segment for segment, _ in rows})
+        needed: dict[str, int] = {}
+        for segment, place in rows:
+            needed[segment] = max(place, needed.get(segment, 0))
+        names = sorted(needed)
         return Copies(
-            tuple(np.load(self.folder / name, mmap_mode="r") for name in names),
+            tuple(self._segment(name, needed[name]) for name in names),
             np.array([names.index(segment) for segment, _ in rows], np.int64),
             np.array([place for _, place in rows], np.int64),
         )
+
+    def _segment(self, name: str, last: int) -> NDArray[np.float32]:
+        """Return the copies in one file, which holds one at place `last`."""
+        path = self.folder / name
+        found = runs.load_array(path, "file of noisy copies", _AGAIN)
+        if found.dtype != np.float32 or found.ndim != 4 or len(found) <= last:
+            shown = f"{found.dtype} {found.shape}"
+            raise checks.UserError(f"{path} is not a readable file of noisy copies: it holds {shown}. {_AGAIN}")
+        return found
 
 
 class ReadOnce:

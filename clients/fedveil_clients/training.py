@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import randomness
+from fedveil import checks, randomness
 from fedveil.federation import training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
@@ -22,6 +22,9 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     """Train from the global tensors with the client's own head and return local minus global, float32.
 
     The batches are a function of (seed, client, step number), so a round run again gives the same update.
+
+    Raises:
+        fedveil.checks.UserError: training diverged, or the kept class centres are not of these people; nothing is kept.
     """
     settings = site.federation.settings
     train = settings.train
@@ -29,6 +32,11 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
     heads = site.vault.heads(site.run_id, site.client_id, phase)
     centres = heads.before(round_number)
+    if centres is not None and len(centres) != site.classes:
+        raise checks.UserError(
+            f"{heads.folder} holds {len(centres)} class centres for {site.classes} classes: they are another run's. "
+            "Restore the vault from a backup, or start a new run."
+        )
     start = torch.from_numpy(centres) if centres is not None else _first_head(site)
     images = int(site.labels.numel())
     count = images * site.views
@@ -38,12 +46,14 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         count, train.batch_size, settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
     indices = (index % images for index in indices)
-    training.local_sgd(
+    loss = training.local_sgd(
         site.backbone, start, site.federation.head, _batches(site, indices, first), train.lr,
         weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
     )  # fmt: skip
-    heads.save(round_number, start.detach().numpy())
     after = dict(site.backbone.named_parameters())
+    rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
+    training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **rates)
+    heads.save(round_number, start.detach().numpy())
     return Update(site.client_id, {name: after[name].detach().numpy() - tensors[name] for name in site.allowed})
 
 

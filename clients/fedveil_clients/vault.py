@@ -1,13 +1,16 @@
 """A client's private state: owner key, noisy copies, heads, owner's ledger. Nothing here leaves the owner.
 
-The folder is readable by its owner alone (mode 0700). Deleting it forgets the noisy copies: the next run draws fresh
-noise for the same images, which is a second release that no ledger will remember.
+The folder and every folder in it have mode 0700, every file 0600, from the moment they exist. Deleting it forgets the
+noisy copies: the next run draws fresh noise for the same images, a second release that no ledger will remember.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import stat
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedveil import checks, randomness, runs
+from fedveil import checks, disk, randomness, runs
 from fedveil.privacy.ledger import Held, Ledger
 from fedveil_clients.memo import Listed, Memo
+
+_LOST = "Restore the vault from a backup, or start a new run: it draws new class centres."
+_WALKED: set[Path] = set()
+"""Vaults that this process has looked through: what it makes itself is closed from the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,22 +34,22 @@ class Vault:
     root: Path
 
     def create(self) -> None:
-        """Make the folder with permission for its owner alone."""
+        """Make the folder with permission for its owner alone, and close what others could read in an existing one.
+
+        Raises:
+            fedveil.checks.UserError: others can read it and it belongs to another user, who alone may close it.
+        """
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chmod(self.root, 0o700)
+        if _is_open(self.root) or self.root not in _WALKED:
+            _close(self.root)
+            _WALKED.add(self.root)
 
     def owner_key(self) -> bytes:
         """Return the owner's memo key; drawn from the operating system at first use and kept (mode 0600)."""
         self.create()
         path = self.root / "owner.key"
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return self._read_key(path)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(randomness.os_key())
-            stream.flush()
-            os.fsync(stream.fileno())
+        if not path.exists():
+            disk.create(path, randomness.os_key(), private=True)  # another process may be first: its key is the key
         return self._read_key(path)
 
     def identity(self) -> str:
@@ -85,7 +92,7 @@ class Vault:
     @property
     def ledger(self) -> Ledger:
         """What the owner has spent, over all runs."""
-        return Ledger(self.root / "ledger.sqlite")
+        return Ledger(self.root / "ledger.sqlite", private=True)
 
     @property
     def memo(self) -> Memo:
@@ -112,19 +119,24 @@ class Heads:
     folder: Path
 
     def _versions(self) -> dict[int, Path]:
-        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz")}
+        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz") if path.stem[1:].isdigit()}
 
     def before(self, round_number: int) -> NDArray[np.float32] | None:
         """Return the centres (K, D) of the newest round before `round_number`, or None."""
         past = {version: path for version, path in self._versions().items() if version < round_number}
         if not past:
             return None
-        arrays, _ = runs.unpack(past[max(past)])
-        return np.asarray(arrays["centres"], np.float32)
+        path = past[max(past)]
+        arrays, _ = runs.unpack(path, "file of class centres", _LOST)
+        found = arrays.get("centres")
+        if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
+            shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
+            raise checks.UserError(f"{path} is not a readable file of class centres: it holds {shown}. {_LOST}")
+        return found
 
     def save(self, round_number: int, centres: NDArray[np.float32]) -> None:
         """Store the centres after `round_number` and drop versions that no round can ask for any more."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _private_folder(self.folder)
         data = runs.pack({"centres": centres}, {"round": round_number})
         runs.write_atomic(self.folder / f"r{round_number:06d}.npz", data, private=True, durable=False)
         versions = self._versions()
@@ -132,3 +144,41 @@ class Heads:
         for version, path in versions.items():
             if version < kept:
                 path.unlink(missing_ok=True)
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether others than the owner may use a file or folder; a link's target is not looked at."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        return not stat.S_ISLNK(mode) and bool(mode & 0o077)
+    return False
+
+
+def _close(root: Path) -> None:
+    """Take a vault from everybody but its owner, and say what was open."""
+    odd = [path for path in [root, *root.rglob("*")] if _is_open(path)]
+    for path in odd:
+        try:
+            found = path.lstat()
+        except FileNotFoundError:  # another process's temporary file
+            continue
+        if found.st_uid != os.geteuid():
+            raise checks.UserError(
+                f"{path} belongs to another user (id {found.st_uid}) and others can use it (mode "
+                f"{stat.S_IMODE(found.st_mode):o}); its owner must close it (chmod -R go= {root}), or choose another "
+                "vault.root."
+            )
+        os.chmod(path, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+    if odd:
+        print(f"vault {root}: closed to others what they could use: {_listed(odd)}", file=sys.stderr)
+
+
+def _listed(paths: list[Path]) -> str:
+    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+def _private_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each for its owner alone; `mkdir -p` closes the last only."""
+    for folder in [*reversed(path.parents), path]:
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import fedveil
-from fedveil import checks, commands, console
+from fedveil import addresses, checks, commands, console, disk
 from fedveil.commands import _mistakes
 from fedveil.configuration import text, words
 
@@ -103,12 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text, and an old terminal knows few signs
             stream.reconfigure(errors="backslashreplace")
+    addresses.words_without_secrets(given)  # so that no message repeats one, whatever is wrong with its word
     try:
         if not given:
             print(_START.format(version=fedveil.__version__), end="")
             return 0
         chosen = _chosen(given)
-        status: int = chosen.run(chosen)
+        with disk.named_output():
+            status: int = chosen.run(chosen)
         return status
     except checks.UserError as error:
         _complain(str(error))
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        _complain(f"{error.filename or ''}: {error.strerror or error}")
+        _complain(disk.said(error))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted", before="\n")

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedveil import checks
+from fedveil import addresses, checks
 from fedveil.configuration import files, idle, plugins, settings, text, typed
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import GROUPS, METHOD_GROUPS, one, put, split
@@ -103,7 +103,7 @@ def parse(tree: Any) -> Config:
     Raises:
         fedveil.checks.UserError: naming what is missing, unknown or of another type.
     """
-    config: Config = typed.block(Config, tree, "")
+    config: Config = typed.block(Config, addresses.without_secrets(tree), "")
     chosen: dict[str, Group] = {group: getattr(config, group) for group in METHOD_GROUPS}
     built = {group: build(config, group) for group in METHOD_GROUPS}
     exact: dict[str, Any] = {

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedveil import addresses
+
 if TYPE_CHECKING:
     from fedveil.records import RoundReport
 
@@ -47,11 +49,12 @@ def _filled(line: str, hang: str) -> str:
 
 def tell(text: str) -> None:
     """Print what a command found, at 80 columns."""
-    print(wrapped(text), flush=True)
+    print(wrapped(addresses.redacted(text)), flush=True)
 
 
 def complain(text: str) -> None:
     """Print a message on standard error: at 80 columns on a terminal, as one line where a log or a program reads it."""
+    text = addresses.redacted(text)
     print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
 
 

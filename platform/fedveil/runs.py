@@ -1,6 +1,7 @@
 """The run store: one folder per run, checkpoints and results written atomically, no pickles.
 
-`runs/<run-id>/` holds config.json (resolved), checkpoint.npz, ledger.sqlite, result.json and pictures.
+`runs/<run-id>/` holds config.json (resolved), checkpoint.npz, ledger.sqlite, vaults.json, result.json, pictures and
+tracking.json. What is read back of them is checked by `readback` and `mirror`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ import json
 import os
 import re
 import secrets
-import tempfile
-import zipfile
-import zlib
+import textwrap
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
+from fedveil.disk import misfit, read_json, write_atomic, write_json
+
+__all__ = [
+    "Arrays", "Lock", "Run", "load_array", "lock", "misfit", "new_run_id", "open_run", "pack", "read_json", "unpack",
+    "write_atomic", "write_json",
+]  # fmt: skip
 
 Arrays = dict[str, NDArray[Any]]
 _LOCK = ".lock"
@@ -36,39 +41,6 @@ def new_run_id(label: str) -> str:
     return f"{stamp}-{re.sub('[^A-Za-z0-9]+', '-', label)}-{secrets.token_hex(3)}"
 
 
-def write_atomic(path: Path, data: bytes, private: bool = False, durable: bool = True) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
-
-    A file that is not `durable` survives a crash of the program, but perhaps not one of the machine.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
-        if not private:
-            os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if not durable:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: Any, private: bool = False) -> None:
-    """Write valid JSON atomically; NaN and infinities are refused rather than written."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), private)
-
-
 def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
     """Return arrays and plain JSON `meta` as the bytes of one .npz file."""
     buffer = io.BytesIO()
@@ -78,14 +50,41 @@ def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(source: Path) -> tuple[Arrays, dict[str, Any]]:
-    """Return what `pack` wrote; a file that is none is refused with its name."""
+def unpack(source: Path, what: str = "fedveil checkpoint", remedy: str = "") -> tuple[Arrays, dict[str, Any]]:
+    """Return what `pack` wrote.
+
+    Raises:
+        fedveil.checks.UserError: naming the file, what is wrong and the remedy, where it is none of ours or damaged.
+    """
     try:
         with source.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             meta = json.loads(file["__meta__"].tobytes().decode())
+            if not isinstance(meta, dict):
+                raise ValueError("its description is no block of fields")
             return {name[2:]: file[name] for name in file.files if name.startswith("a/")}, meta
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise checks.UserError(f"{source} is not a readable fedveil checkpoint: {error}") from error
+    except Exception as error:  # bytes that anything may have happened to: whatever reading them raises means damage
+        raise _damaged(source, what, error, remedy) from error
+
+
+def load_array(source: Path, what: str, remedy: str = "") -> NDArray[Any]:
+    """Return the array of an .npy file, read on demand.
+
+    Raises:
+        fedveil.checks.UserError: naming the file, what is wrong and the remedy.
+    """
+    try:
+        found: NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it is an archive of several arrays")
+    except Exception as error:  # as above
+        raise _damaged(source, what, error, remedy) from error
+    return found
+
+
+def _damaged(source: Path, what: str, error: Exception, remedy: str) -> checks.UserError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or "it is empty or cut short"
+    first = textwrap.shorten(reason, 90, placeholder=" ...").rstrip(".")
+    return checks.UserError(f"{source} is not a readable {what}: {first}.{' ' * bool(remedy)}{remedy}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import datetime
 import math
 import os
 import random
@@ -22,21 +23,29 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks
+from fedveil import addresses, checks, stores
 from fedveil.configuration.schema import Tracking
+from fedveil.stores import Store
 
 if TYPE_CHECKING:
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
 RUN_ID_TAG = "fedveil.run_id"
 Plain = str | int | float | bool | None
-UI_ENVIRONMENT: Mapping[str, str] = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-"""For the process of `ui_command`: without MLflow's job runners, which nothing here uses, the pages are up sooner."""
+MODEL_TAG = "fedveil.model_uri"
+_NO_MODEL = (
+    "The weights are plain artefacts: a model of MLflow's own has times that tell how long the run took, "
+    "and this run claims that nobody learns who took part."
+)
+_OFF = "Warning: tracking is off for the rest of this run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +53,17 @@ class RunInfo:
     """What is known of a run when it starts.
 
     Attributes:
-        run_id: fedveil's id; an MLflow run that carries it is continued.
-        experiment: MLflow experiment, unless the settings name another.
+        run_id: fedveil's id; an MLflow run that carries it is continued, and what it has is not sent again.
+        experiment: MLflow experiment, unless the store names another.
         run_name: shown in the MLflow table.
         params: the resolved configuration, flattened to dotted names.
         tags: free text by name, e.g. statements without a finite epsilon.
         parent: fedveil id of the run that this one belongs to (a sweep), or None.
-        hide_times: give rounds artificial times, one millisecond apart; under a client-level claim the time that a
-            round took tells something about who took part.
+        started: when it began, milliseconds since 1970; None for now.
+        hide_times: show no time but the start: rounds are one millisecond apart, the run ends after `rounds` of them,
+            artefacts are as old as the run. Under a client-level claim the time that a round took tells who took part.
+        rounds: how many the run is planned to have.
+        later: how what could not be sent is sent later, a clause for the warning.
     """
 
     run_id: str
@@ -60,11 +72,20 @@ class RunInfo:
     params: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parent: str | None = None
+    started: int | None = None
     hide_times: bool = False
+    rounds: int = 0
+    later: str = ""
 
 
 class Tracker:
-    """The protocol of a tracker; this one does nothing (tracking=none)."""
+    """The protocol of a tracker; this one does nothing (tracking=none).
+
+    Attributes:
+        problem: the one line that says why tracking is off, or None while it works.
+    """
+
+    problem: str | None = None
 
     def start(self, info: RunInfo) -> None:
         """Open the run, or continue the one with the same `run_id`."""
@@ -98,15 +119,12 @@ def _same_randomness() -> Iterator[None]:
 
 
 class Safe(Tracker):
-    """Pass every call on to a tracker until one fails; then say so once, and do nothing for the rest of the run.
-
-    Attributes:
-        problem: the one line that says why tracking is off, or None while it works.
-    """
+    """Pass every call on to a tracker until one fails; then say so once, and do nothing for the rest of the run."""
 
     def __init__(self, tracker: Tracker, warn: Callable[[str], None] | None = None) -> None:
-        self.problem: str | None = None
+        self.problem = None
         self._tracker = tracker
+        self._later = ""
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
 
     def _call(self, method: str, *arguments: Any) -> None:
@@ -117,14 +135,15 @@ class Safe(Tracker):
                 warnings.simplefilter("ignore")  # a tracker's own deprecations are not the user's concern
                 getattr(self._tracker, method)(*arguments)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            self.problem = (
-                f"Warning: tracking is off for the rest of this run ({method}: {type(error).__name__}: {reason}); "
-                "the run goes on and its own folder stays complete."
-            )
+            reason = (addresses.redacted(str(error)).strip().splitlines() or [""])[0]
+            if not isinstance(error, checks.UserError):
+                reason = f"{type(error).__name__}: {reason}"
+            rest = f"the run goes on and its own folder stays complete{self._later}."
+            self.problem = f"{_OFF} ({method}: {reason}); {rest}"
             self._warn(self.problem)
 
     def start(self, info: RunInfo) -> None:  # noqa: D102
+        self._later = f"; {info.later}" if info.later else ""
         self._call("start", info)
 
     def log_round(self, round: int, metrics: Mapping[str, float]) -> None:  # noqa: A002, D102
@@ -158,40 +177,68 @@ def _name(text: str) -> str:
 class MlflowTracker(Tracker):
     """Mirror a run to an MLflow store, through a client object: MLflow's process-wide state is left alone."""
 
-    def __init__(self, uri: str, artifacts: str | None, experiment: str | None, log_models: bool = True) -> None:
-        self._uri, self._artifacts, self._experiment, self._log_models = uri, artifacts, experiment, log_models
+    def __init__(self, store: Store, log_models: bool = True) -> None:
+        self._store, self._log_models = store, log_models
         self._client: MlflowClient
+        self._info: RunInfo
         self._run = self._experiment_id = ""
-        self._started_ms = 0
-        self._hide_times = False
+        self._started = 0
+        self._folder: Path | None = None
+        self._sent: set[tuple[str, int, float]] = set()
         self._dropped: set[str] = set()
+        self._has_model = False
 
     def start(self, info: RunInfo) -> None:  # noqa: D102
+        if self._store.problem:
+            raise checks.UserError(self._store.problem)
         # A store that does not answer must not hold up training: MLflow's own default waits for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        if self._store.shown != self._store.uri:  # at a run's end MLflow prints its address, secrets included
+            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        self._client = client = MlflowClient(tracking_uri=self._uri)
-        self._hide_times = info.hide_times
-        self._experiment_id = self._find_or_create_experiment(self._experiment or info.experiment)
+        addresses.quiet_logs("mlflow")
+        if self._store.artifacts is not None:
+            Path(self._store.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._info = info
+        self._client = client = MlflowClient(tracking_uri=self._store.uri)
+        self._experiment_id = self._find_or_create_experiment(self._store.experiment or info.experiment)
         tags = {RUN_ID_TAG: info.run_id, "mlflow.source.name": "fedveil", "mlflow.source.type": "LOCAL", **info.tags}
-        if info.parent is not None and (parent := self._find(info.parent)) is not None:
+        started, parent = info.started, self._find(info.parent) if info.parent is not None else None
+        if parent is not None:
             tags["mlflow.parentRunId"] = parent.info.run_id
+            if info.hide_times:  # one run of a sweep starts when another has ended
+                started = parent.info.start_time
         run = self._find(info.run_id)
         known: Mapping[str, str] = {}
         if run is None:
-            run = client.create_run(self._experiment_id, run_name=info.run_name)
+            run = client.create_run(self._experiment_id, start_time=started, run_name=info.run_name)
         else:
             client.update_run(run.info.run_id, status="RUNNING")
             known = run.data.params
-        self._run, self._started_ms = run.info.run_id, run.info.start_time
+            self._has_model = MODEL_TAG in run.data.tags
+            for key in run.data.metrics:
+                points = client.get_metric_history(run.info.run_id, key)
+                self._sent |= {(key, point.step, point.value) for point in points}
+        self._run, self._started = run.info.run_id, run.info.start_time
+        if info.hide_times:
+            self._folder = _local(run.info.artifact_uri)
+            self._keep_still()
         self.log_tags(tags)
         params = [Param(_name(key), str(value)) for key, value in info.params.items() if _name(key) not in known]
         for first in range(0, len(params), 100):  # MLflow's limit per call
             client.log_batch(self._run, params=params[first : first + 100])
+
+    def _keep_still(self) -> None:
+        """Make the run's artefacts in a local folder as old as the run; the folder exists from its start."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in [*self._folder.rglob("*"), self._folder, self._folder.parent]:
+            os.utime(path, (self._started / 1000, self._started / 1000))
 
     def _find_or_create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -201,7 +248,7 @@ class MlflowTracker(Tracker):
                 return str(found.experiment_id)
             try:
                 kind = {"mlflow.experimentKind": "custom_model_development"}  # the pages for training, not for chatting
-                return str(self._client.create_experiment(name, self._artifacts, kind))
+                return str(self._client.create_experiment(name, self._store.artifacts, kind))
             except MlflowException:
                 if attempt == 2:
                     raise
@@ -216,15 +263,17 @@ class MlflowTracker(Tracker):
     def log_round(self, round: int, metrics: Mapping[str, float]) -> None:  # noqa: A002, D102
         from mlflow.entities import Metric
 
-        now = self._started_ms + round if self._hide_times else int(time.time() * 1000)
+        now = self._started + round if self._info.hide_times else int(time.time() * 1000)
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         # The SQL store turns infinity into a very large number, which reads like a guarantee: a tag says it instead.
         odd = {f"fedveil.dropped.{key}": f"{metrics[key]} at round {round}" for key in metrics if key not in finite}
         self.log_tags({key: text for key, text in odd.items() if key not in self._dropped})
         self._dropped |= set(odd)
-        entries = [Metric(_name(key), value, now, round) for key, value in finite.items()]
+        new = {(_name(key), round, value) for key, value in finite.items()} - self._sent
+        entries = [Metric(key, value, now, step) for key, step, value in sorted(new)]
         for first in range(0, len(entries), 1000):  # MLflow's limit per call
             self._client.log_batch(self._run, metrics=entries[first : first + 1000])
+        self._sent |= new
 
     def log_tags(self, tags: Mapping[str, str]) -> None:  # noqa: D102
         from mlflow.entities import RunTag
@@ -235,87 +284,98 @@ class MlflowTracker(Tracker):
 
     def log_artifact(self, path: Path, folder: str = "") -> None:  # noqa: D102
         self._client.log_artifact(self._run, str(path), folder or None)
+        self._keep_still()
 
     def log_model(self, backbone: torch.nn.Module, example: NDArray[np.float32]) -> None:  # noqa: D102
-        if not self._log_models:
+        if not self._log_models or self._has_model:
             return
-        import mlflow
-        import mlflow.pyfunc
-        import mlflow.pytorch
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        from mlflow.models import Model
 
-        still = copy.deepcopy(backbone).cpu().float().eval()
-        # Zeros: a face has no business in the store. Two of them: torch.export makes a batch of one a constant. And a
-        # tensor: MLflow would write an array as text, twice, which is tens of megabytes for a frequency representation.
-        pair = torch.zeros(2, *example.shape[1:])
-        with torch.no_grad():
-            width = still(pair).shape[1]
-        kind = np.dtype(np.float32)
-        signature = ModelSignature(  # without names: MLflow's torch flavour takes one bare array
-            inputs=Schema([TensorSpec(kind, (-1, *example.shape[1:]))]),
-            outputs=Schema([TensorSpec(kind, (-1, width))]),
-        )
-        stored = self._client.create_logged_model(self._experiment_id, "backbone", self._run)
-        described = Model(
-            artifact_path=stored.artifact_location,
-            run_id=self._run,
-            model_uuid=stored.model_id,
-            model_id=stored.model_id,
-        )
         with tempfile.TemporaryDirectory() as folder:
-            mlflow.pytorch.save_model(  # a traced graph (pt2): loads without fedveil and without unpickling code
-                still,
-                f"{folder}/model",
-                mlflow_model=described,
-                signature=signature,
-                input_example=pair,
-                serialization_format="pt2",
-                pip_requirements=[  # given, because MLflow's inference of them takes long and asks the network
-                    f"mlflow=={mlflow.__version__}",
-                    f"torch=={torch.__version__.partition('+')[0]}",
-                    f"numpy=={np.__version__}",
-                ],
+            if self._info.hide_times:  # MLflow gives a model of its own two times, and no way to choose them
+                began = datetime.datetime.fromtimestamp(self._started / 1000, datetime.UTC).replace(tzinfo=None)
+                described = Model(artifact_path="backbone", run_id=self._run, utc_time_created=str(began))
+                _save_model(backbone, example, described, f"{folder}/backbone")
+                self._client.log_artifact(self._run, f"{folder}/backbone")
+                self._keep_still()
+                self.log_tags({MODEL_TAG: f"runs:/{self._run}/backbone", f"{MODEL_TAG}.why": _NO_MODEL})
+                return
+            stored = self._client.create_logged_model(self._experiment_id, "backbone", self._run)
+            described = Model(
+                artifact_path=stored.artifact_location,
+                run_id=self._run,
+                model_uuid=stored.model_id,
+                model_id=stored.model_id,
             )
-            # MLflow leaves this flavour out when it is given a tensor; `mlflow.pyfunc.load_model` and serving need it.
-            mlflow.pyfunc.add_to_model(
-                described,
-                loader_module="mlflow.pytorch",
-                data="data",
-                conda_env="conda.yaml",
-                python_env="python_env.yaml",
-                model_config={"device": None},
-            )
-            described.save(f"{folder}/model/MLmodel")
+            _save_model(backbone, example, described, f"{folder}/model")
             self._client.log_model_artifacts(stored.model_id, f"{folder}/model")
         self._client.finalize_logged_model(stored.model_id, "READY")
         self._client.log_outputs(self._run, [LoggedModelOutput(stored.model_id, step=0)])
-        self.log_tags({"fedveil.model_uri": f"models:/{stored.model_id}"})
+        self.log_tags({MODEL_TAG: f"models:/{stored.model_id}"})
 
     def finish(self, status: str = "FINISHED") -> None:  # noqa: D102
         checks.one_of(("FINISHED", "FAILED", "KILLED"), status=status)
-        self._client.set_terminated(self._run, status)
+        end = self._started + self._info.rounds if self._info.hide_times else None
+        self._client.set_terminated(self._run, status, end)
 
 
-def store(uri: str | None, store_dir: Path) -> tuple[str, str | None]:
-    """Return the tracking URI and where artifacts go: by default SQLite and a folder, both in `store_dir`.
-
-    >>> store("http://127.0.0.1:5000", Path("runs"))  # a server knows where its artifacts go
-    ('http://127.0.0.1:5000', None)
-    """
-    if uri is not None:
-        return uri, None
-    folder = store_dir.resolve()
-    return f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlartifacts").as_uri()
+def _local(uri: str) -> Path | None:
+    """Return the folder of an artefact address, None where it is on a server."""
+    parts = urlsplit(uri)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
 
 
-def open_tracker(settings: Tracking, store_dir: Path) -> Safe:
+def _save_model(backbone: torch.nn.Module, example: NDArray[np.float32], described: Model, folder: str) -> None:
+    """Write a backbone as a folder that MLflow loads without fedveil."""
+    import mlflow
+    import mlflow.pyfunc
+    import mlflow.pytorch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    still = copy.deepcopy(backbone).cpu().float().eval()
+    # Zeros: a face has no business in the store. Two of them: torch.export makes a batch of one a constant. And a
+    # tensor: MLflow would write an array as text, twice, which is tens of megabytes for a frequency representation.
+    pair = torch.zeros(2, *example.shape[1:])
+    with torch.no_grad():
+        width = still(pair).shape[1]
+    kind = np.dtype(np.float32)
+    signature = ModelSignature(  # without names: MLflow's torch flavour takes one bare array
+        inputs=Schema([TensorSpec(kind, (-1, *example.shape[1:]))]),
+        outputs=Schema([TensorSpec(kind, (-1, width))]),
+    )
+    mlflow.pytorch.save_model(  # a traced graph (pt2): loads without fedveil and without unpickling code
+        still,
+        folder,
+        mlflow_model=described,
+        signature=signature,
+        input_example=pair,
+        serialization_format="pt2",
+        pip_requirements=[  # given, because MLflow's inference of them takes long and asks the network
+            f"mlflow=={mlflow.__version__}",
+            f"torch=={torch.__version__.partition('+')[0]}",
+            f"numpy=={np.__version__}",
+        ],
+    )
+    # MLflow leaves this flavour out when it is given a tensor; `mlflow.pyfunc.load_model` and serving need it.
+    mlflow.pyfunc.add_to_model(
+        described,
+        loader_module="mlflow.pytorch",
+        data="data",
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+        model_config={"device": None},
+    )
+    described.save(f"{folder}/MLmodel")
+
+
+def open_tracker(settings: Tracking, root: Path) -> Safe:
     """Return the tracker that the settings name; nothing is imported, created or contacted before `start`.
 
     Args:
-        settings: the configuration's section; `uri` None means the SQLite store in `store_dir`.
-        store_dir: the root of all runs.
+        settings: the configuration's section.
+        root: the root of all runs, where they are mirrored unless settings or environment say otherwise (`stores`).
 
     Returns:
         A tracker that never raises and never draws from a global random state.
@@ -331,28 +391,4 @@ def open_tracker(settings: Tracking, store_dir: Path) -> Safe:
     checks.one_of(("mlflow", "none"), **{"tracking.name": settings.name})
     if settings.name == "none":
         return Safe(Tracker())
-    uri, artifacts = store(settings.uri, store_dir)
-    if artifacts is not None:
-        store_dir.mkdir(parents=True, exist_ok=True)
-    return Safe(MlflowTracker(uri, artifacts, settings.experiment, settings.log_model))
-
-
-def ui_command(settings: Tracking, store_dir: Path, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """Return the command that serves the MLflow pages of a store, to be run with `UI_ENVIRONMENT` on top.
-
-    MLflow's pages ask nobody for a password: any other `host` than this machine's own shows every run to the network.
-
-    Raises:
-        UserError: the store is a SQLite file that does not exist, or a server that has its own pages.
-    """
-    uri, artifacts = store(settings.uri, store_dir)
-    if uri.startswith(("http://", "https://")):
-        raise checks.UserError(f"tracking.uri={uri!r} is a server with its own pages; open that address.")
-    path = uri.removeprefix("sqlite:///")
-    if uri.startswith("sqlite:///") and not Path(path).is_file():
-        raise checks.UserError(f"No tracked run yet: {path} does not exist. Run `fedveil simulate` first.")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
-    command += ["--uvicorn-opts", "--log-level warning"]  # no line per request; so the caller prints the address
-    if artifacts is not None:
-        command += ["--default-artifact-root", artifacts]
-    return [*command, "--host", host, "--port", str(port)]
+    return Safe(MlflowTracker(stores.chosen(settings, root), settings.log_model))

@@ -113,6 +113,6 @@ def _update(client: str, arrays: ArrayRecord) -> Update | Failure:
 
 
 def _one_line(reason: str) -> str:
-    """Return a reason that fits a log's line; Ray's hold a whole traceback, whose end says what happened."""
+    """Return a reason that fits a log's line: ours begin with a file's name, Ray's end with what happened."""
     words = " ".join(reason.split())
-    return words if len(words) <= _REASON else f"... {words[-_REASON:]}"
+    return words if len(words) <= _REASON else f"{words[: _REASON // 2]} ... {words[-_REASON // 2 :]}"

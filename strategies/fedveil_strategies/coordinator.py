@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, records, runs
+from fedveil import checks, config, mirror, readback, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import claims, warm_start
@@ -63,15 +63,17 @@ def _opened(
     console = Console(progress)
     settings, protection, public = federation.settings, federation.protection, federation.split.public
     _claim(run, settings)
-    arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
+    arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
         console.say(protection_phase(federation))
         state = protection.fit(public.images(), public.labels, settings.seed, console.progress)
     backbone = federation.backbone()
-    stage = federation.stages[int(meta.get("stage", 0))]
+    stage = federation.stages[_stage(run, federation, meta)]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
-    if not tensors:
+    if arrays:
+        _fits(run, federation.network(stage, state), tensors)
+    else:
         tensors = phases.initial(federation, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
     _same_vaults(run, vaults, bool(protection.noise))
@@ -82,17 +84,35 @@ def _opened(
     level = _client_level(federation, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     planned = claims.planned(federation, event, LIVE_GRID)
-    tracker = observers.start_tracker(settings, run, parent, planned.noise_source == "operating system")
+    if said := mirror.store_of(settings).said:
+        console.say(said)
+    tracker = mirror.start(federation, run, planned.noise_source == "operating system", parent)
     return Session(
         federation, run, state, backbone, stage, start, tuple(meta["history"]), plan, level, tracker, console,
-        begun, float(meta.get("seconds", 0.0)), lock,
+        begun, float(meta.get("seconds", 0.0)), lock, meta.get("warm_start"),
     )  # fmt: skip
+
+
+def _stage(run: Run, federation: Federation, meta: Mapping[str, Any]) -> int:
+    """Return the number of the stage that a checkpoint was written in."""
+    number = int(meta.get("stage", 0))
+    if not 0 <= number < len(federation.stages):
+        raise checks.UserError(f"{run.checkpoint} is the checkpoint of another run; restore this run's own.")
+    return number
+
+
+def _fits(run: Run, network: torch.nn.Module, tensors: Tensors) -> None:
+    """Refuse a checkpoint whose tensors are not the network's."""
+    try:
+        set_tensors(network, tensors)
+    except checks.UserError as error:
+        raise checks.UserError(f"{run.checkpoint} holds another network; restore this run's own. {error}") from error
 
 
 def _same_vaults(run: Run, now: Mapping[str, str], noisy: bool) -> None:
     """Remember each client's vault before round 1, and refuse to go on with another one."""
     path = run.folder / "vaults.json"
-    before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    before = readback.vaults_of(run)
     changed = sorted(client for client, vault in now.items() if before.get(client, vault) != vault)
     if changed:
         lost = "its noisy copies would be drawn again" if noisy else "its class centres and ledger are not there"
@@ -121,7 +141,7 @@ def _claim(run: Run, settings: Config) -> None:
     if not run.config.exists():
         runs.write_json(run.config, config.to_tree(settings))
         return
-    kept = config.from_json(run.config.read_text())
+    kept = readback.settings_of(run)
     if config.digest(kept) != config.digest(settings):
         old, new = config.flat(kept), config.flat(settings)
         changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
@@ -196,7 +216,7 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
 
 
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
-    """Evaluate the last model with all draws, write result.json and the pictures, close tracking."""
+    """Evaluate the last model with all draws, draw the pictures, write result.json, close tracking."""
     settings = session.settings
     set_tensors(session.backbone, end.tensors)
     session.console.say("final evaluation")
@@ -207,6 +227,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "config_hash": config.digest(settings),
         "rounds": [*watch.history],
         "final": observers.final_numbers(found),
+        "collapsed": found.collapsed,
         "statements": [statement.to_dict() for statement in claimed.statements],
         "model_sha256": records.model_sha256(end.tensors),
         "noise_source": claimed.noise_source,
@@ -221,11 +242,12 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     else:  # how long and how large tells who took part
         observers.to_operator(session.run, ", ".join(f"{name} {value:.1f}" for name, value in spent.items()))
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))
-    # result.json comes last but for its own copy: a run that has one is complete.
-    observers.publish(session, plain, found, end.round, end.tensors)
+    if watch.warm is not None:
+        plain["warm_start"] = dict(watch.warm)
+    observers.draw(session, plain["rounds"], found)
+    if not session.run.checkpoint.exists():  # a budget that did not last for one round
+        watch.save(end)
+    # result.json comes last: a run that has one is complete, and what a tracker is told is read from its folder.
     runs.write_json(session.run.result, plain)
-    if session.level is not None:
-        runs.hide_times(session.run)
-    session.tracker.log_artifact(session.run.result)
-    session.tracker.finish("FINISHED")
+    mirror.publish(session.federation, session.run, session.tracker)
     return plain

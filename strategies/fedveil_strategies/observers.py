@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -12,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-import fedveil
-from fedveil import config, records, runs, tracking
-from fedveil.configuration.schema import Config
+from fedveil import config, disk, mirror, records, runs
 from fedveil.evaluation import protocol
 from fedveil.federation.tensors import set_tensors
 from fedveil.pictures import faces
 from fedveil.pictures import run as pictures
 from fedveil.privacy.ledger import Ledger
-from fedveil.records import RoundReport, Tensors
+from fedveil.records import RoundReport
 from fedveil.runs import Run
 from fedveil_strategies import rounds
 from fedveil_strategies.session import Session
@@ -32,6 +29,7 @@ class Watch:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.history: list[dict[str, Any]] = [dict(entry) for entry in session.history]
+        self.warm: Mapping[str, Any] | None = session.warm_start
 
     def warm_start(self) -> None:
         """Show what a warm start knows before round 1: what training is to be measured against."""
@@ -42,7 +40,8 @@ class Watch:
         set_tensors(session.backbone, session.start.tensors)
         found = evaluated(session)
         session.console.say(f"warm start: accuracy {100 * found.accuracy:.1f} %, EER {100 * found.eer:.1f} %")
-        session.tracker.log_round(session.start.round, {"accuracy": found.accuracy, "eer": found.eer})
+        self.warm = records.plain({"round": session.start.round, "accuracy": found.accuracy, "eer": found.eer})
+        mirror.warm_start(session.tracker, self.warm)
 
     def evaluate(self, report: RoundReport) -> None:
         """Measure the new model on public pairs with one draw, every n-th round, and remember the round."""
@@ -51,7 +50,7 @@ class Watch:
             "round": report.round,
             "accuracy": None,
             "statements": [
-                {"unit": s.unit, "relation": s.relation, "epsilon": s.epsilon, "delta": s.delta}
+                {"unit": s.unit, "relation": s.relation, "view": s.view, "epsilon": s.epsilon, "delta": s.delta}
                 for s in claimed.statements
             ],
             "bytes_expected": report.bytes_expected,
@@ -73,20 +72,19 @@ class Watch:
     def save(self, state: rounds.State) -> None:
         """Write a checkpoint of a state of the session's stage."""
         seconds = self.session.seconds_before + time.perf_counter() - self.session.begun
-        data = checkpoint_bytes(self.session, state, self.history, seconds)
+        data = checkpoint_bytes(self.session, state, self.history, seconds, self.warm)
         runs.write_atomic(self.session.run.checkpoint, data, private=True)
 
     def again(self) -> None:
-        """Track the last finished round of a resumed run: the run may have ended between checkpoint and tracking."""
-        if self.history:
-            entry = self.history[-1]
-            self.session.tracker.log_round(int(entry["round"]), round_metrics(entry, self.session))
+        """Track what an earlier attempt knew: it may have ended between checkpoint and tracking, or told nobody."""
+        mirror.warm_start(self.session.tracker, self.warm)
+        mirror.rounds(self.session.tracker, self.history)
 
     def track(self, report: RoundReport) -> None:
         """Show the round on the terminal and in MLflow; failures go to the operator's log alone."""
         entry = self.history[-1]
         self.session.console.round(entry, report)
-        self.session.tracker.log_round(report.round, round_metrics(entry, self.session))
+        mirror.rounds(self.session.tracker, [entry])
         if report.failures:
             failed = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
             to_operator(self.session.run, *failed)
@@ -94,9 +92,7 @@ class Watch:
 
 def to_operator(run: Run, *lines: str) -> None:
     """Write lines to the operator's log, which nobody else can read."""
-    path = run.folder / "operator.log"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as log:
-        log.writelines(f"{line}\n" for line in lines)
+    disk.append(run.folder / "operator.log", "".join(f"{line}\n" for line in lines))
 
 
 def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Result:
@@ -109,7 +105,11 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
 
 
 def checkpoint_bytes(
-    session: Session, state: rounds.State, history: Sequence[Mapping[str, Any]], seconds: float
+    session: Session,
+    state: rounds.State,
+    history: Sequence[Mapping[str, Any]],
+    seconds: float,
+    warm: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return the checkpoint after a round: tensors, optimiser, the protection's state, history."""
     arrays = {
@@ -127,43 +127,7 @@ def checkpoint_bytes(
         "memory": dict(state.memory),
         "ledger_head": Ledger(session.run.ledger).head(),
     }
-    return runs.pack(arrays, meta)
-
-
-def round_metrics(entry: Mapping[str, Any], session: Session) -> dict[str, float]:
-    """Return what MLflow plots for a round; a statement without a finite epsilon is a tag, not a metric."""
-    found = {"bytes_expected": entry["bytes_expected"]}
-    if "seconds" in entry:
-        found["seconds"] = entry["seconds"]
-    if entry["accuracy"] is not None:
-        found |= {"accuracy": entry["accuracy"], "eer": entry["eer"]}
-        found |= {f"tar_at_far_{far}": value for far, value in entry["tar"].items() if isinstance(value, float)}
-    for statement in session.claims().statements:
-        if statement.metric_name is not None and statement.epsilon is not None:
-            found[statement.metric_name] = statement.epsilon
-    return found
-
-
-def start_tracker(settings: Config, run: Run, parent: str, formal: bool) -> tracking.Tracker:
-    """Open the configured tracker, below the sweep `parent` if any; what goes wrong with it later is one warning."""
-    tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
-    private = "see statements" if formal and settings.privacy.test_seed is None else "NOT PRIVATE"
-    info = tracking.RunInfo(
-        run_id=run.run_id,
-        experiment=settings.tracking.experiment or "fedveil",
-        run_name=run.run_id,
-        params=config.flat(settings),
-        tags={
-            "fedveil.protection": settings.protection.name,
-            "fedveil.privacy": private,
-            "fedveil.version": fedveil.__version__,
-            "fedveil.config_hash": config.digest(settings),
-        },
-        parent=parent or None,
-        hide_times=settings.privacy.client is not None,
-    )
-    tracker.start(info)
-    return tracker
+    return runs.pack(arrays, meta if warm is None else {**meta, "warm_start": dict(warm)})
 
 
 def final_numbers(found: protocol.Result) -> dict[str, Any]:
@@ -177,33 +141,6 @@ def final_numbers(found: protocol.Result) -> dict[str, Any]:
         "auc": found.auc,
         "tar": found.tar,
     }
-
-
-def publish(
-    session: Session, result: Mapping[str, Any], found: protocol.Result, last: int, tensors: Tensors
-) -> None:
-    """Draw the pictures, then mirror them, the ledger, the configuration and the model to the tracker."""
-    run, tracker, settings = session.run, session.tracker, session.settings
-    set_tensors(session.backbone, tensors)
-    made = [run.config, *draw(session, result["rounds"], found)]
-    final = result["final"]
-    numbers = {f"final_{name}": final[name] for name in ("accuracy", "fold_sd", "draw_sd", "eer", "auc")}
-    if session.level is None:  # durations tell who took part
-        numbers["wall_seconds"] = result["wall_seconds"]
-    tracker.log_round(last, {k: v for k, v in numbers.items() if v is not None})
-    private = "private" if result["private"] else "NOT PRIVATE"
-    tags = {"fedveil.privacy": private, "fedveil.model": result["model_sha256"]}
-    tags["fedveil.ledger_head"] = Ledger(session.run.ledger).head()
-    for statement in result["statements"]:
-        key, epsilon = f"fedveil.epsilon.{statement['unit']}", statement["epsilon"]
-        if epsilon is None or "none" not in tags.get(key, ""):  # of several, one without a guarantee is what counts
-            tags[key] = "none (epsilon is infinite)" if epsilon is None else f"{epsilon:.6g}"
-    tracker.log_tags(tags)
-    for path in [*made, run.ledger]:
-        tracker.log_artifact(path)
-    if settings.tracking.log_model:
-        channels, height, width = session.federation.protection.layout(session.federation.size)
-        tracker.log_model(session.backbone, np.zeros((1, channels, height, width), np.float32))
 
 
 def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol.Result) -> list[Path]:

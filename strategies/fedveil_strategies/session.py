@@ -35,6 +35,7 @@ class Session:
         level: the client-level guarantee, or None.
         seconds_before: wall time of the attempts before this one, up to their last checkpoints.
         lock: held while the session is open.
+        warm_start: what the evaluation of a warm start found before the first round, if there was one.
     """
 
     federation: Federation
@@ -51,6 +52,7 @@ class Session:
     begun: float
     seconds_before: float = 0.0
     lock: runs.Lock | None = None
+    warm_start: Mapping[str, Any] | None = None
 
     @property
     def settings(self) -> Config:

@@ -318,3 +318,34 @@ def test_one_name_at_two_clients_is_two_persons(settings):
     for where in ("c0001", "c0002"):
         feeding.empirical(faces, where)(np.array([0]), 0)
     assert persons[0] != persons[1]
+
+
+def test_training_that_diverges_names_the_learning_rates_and_keeps_nothing(settings):
+    chosen = settings("train.lr=1e30", "train.head_lr=1e30", "train.local.steps=4")
+    site = site_of(chosen)
+    said = r"diverged: .* is not finite. Lower train.lr=1e\+30 or train.head_lr=1e\+30"
+    with pytest.raises(checks.UserError, match=said):
+        training.train_round(site, 1, start(chosen))
+    assert site.vault.heads("run", "c0002").before(2) is None
+
+
+def test_kept_class_centres_of_other_people_are_refused(settings):
+    chosen = settings()
+    site = site_of(chosen)
+    site.vault.heads("run", "c0002").save(1, np.zeros((site.classes + 1, 16), np.float32))
+    with pytest.raises(checks.UserError, match=rf"holds {site.classes + 1} class centres for {site.classes} classes"):
+        training.train_round(site, 2, start(chosen))
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ((), "Lower train.lr=1e+30"),
+        (("privacy.client.epsilon=8", "privacy.client.noise_multiplier=1", "privacy.client.delta=1e-3"), ""),
+    ],
+)
+def test_beside_a_client_level_claim_the_reason_stays_with_the_owner(settings, claim, said):
+    words = ("train.lr=1e30", "train.head_lr=1e30", "train.local.steps=4", *claim)
+    reply, _ = ask(settings(*words))
+    reason = str(reply.content.config_records["refusal"]["reason"])
+    assert said in reason if said else reason == "the client could not train"

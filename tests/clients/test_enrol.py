@@ -221,7 +221,7 @@ def test_an_unfinished_run_and_features_for_a_method_of_pictures_are_refused(
     bare = config.load(["protection=none", "data.size=32"])
     runs.write_json(other / "config.json", config.to_tree(bare))
     (other / "result.json").write_text(kept)
-    (other / "checkpoint.npz").write_bytes(runs.pack({}, {}))
+    (other / "checkpoint.npz").write_bytes(runs.pack({}, {"round": 0, "history": []}))
     np.save(tmp_path / "f.npy", np.zeros((1, 3, 32, 32), np.float32))
     assert enrol(store, tmp_path, "bare", str(tmp_path / "f.npy"), "--out", str(tmp_path / "g.npz")) == 2
     assert "only advface" in capsys.readouterr().err

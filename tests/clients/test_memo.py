@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedveil import randomness
+from fedveil import checks, randomness
 from fedveil_clients.memo import Listed, Memo, memo_id
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -225,3 +225,30 @@ def test_the_vaults_files_hold_no_key_and_are_the_owners_alone(tmp_path):
         labels = [row[0] for row in connection.execute("SELECT memo FROM copy")]
     connection.close()
     assert len(set(labels)) == 6
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"\xff no array",
+    "half": lambda whole: whole[: len(whole) // 2],
+    "type": np.zeros((6, 3, 4, 4), np.float64),
+    "fewer": np.zeros((2, 3, 4, 4), np.float32),
+    "flat": np.zeros(600, np.float32),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_file_of_copies_is_named_and_the_remedy_draws_the_same_noise(tmp_path, how):
+    before, _ = Owner(tmp_path).open()
+    (path,) = tmp_path.glob("*.npy")
+    damage = DAMAGED[how]
+    if isinstance(damage, np.ndarray):
+        np.save(path, damage)
+    else:
+        path.write_bytes(damage(path.read_bytes()) if callable(damage) else damage)
+    with pytest.raises(checks.UserError, match=rf"{path.name} is not a readable file of noisy copies: .* Remove it: "):
+        Owner(tmp_path).open()
+    path.unlink()
+    after, drawn = Owner(tmp_path).open()
+    assert drawn == 6
+    np.testing.assert_array_equal(after, before)

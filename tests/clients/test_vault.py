@@ -7,8 +7,16 @@ import os
 import numpy as np
 import pytest
 
-from fedveil import checks, runs
+from fedveil import checks, cli, runs
+from fedveil_clients import vault as vaults
 from fedveil_clients.vault import Vault
+
+TINY = (
+    "data.identities=6", "data.images_per_identity=3", "data.evaluation_identities=10", "data.evaluation_images=3",
+    "data.public_identities=6", "data.public_images=2", "data.pairs=40", "train.clients=2", "train.rounds=2",
+    "train.local.steps=1", "train.batch_size=4", "evaluation.draws=1", "evaluation.bootstrap=0",
+    "evaluation.reference=false", "protection.fit_steps=0", "tracking=none",
+)  # fmt: skip
 
 
 def mode(path):
@@ -33,10 +41,84 @@ def test_folder_and_key_are_the_owners_alone(tmp_path, open_umask):
     assert mode(next((vault.root / "heads" / "r" / "c1").iterdir())) == 0o600
 
 
-def test_an_existing_folder_is_closed(tmp_path):
-    (tmp_path / "vault").mkdir(mode=0o755)
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+@pytest.mark.parametrize("engine", ["inline", "pool"])
+def test_after_a_run_everything_in_the_vault_is_its_owners_alone(tmp_path, monkeypatch, capsys, umask, engine):
+    monkeypatch.chdir(tmp_path)
+    old = os.umask(umask)
+    try:
+        assert cli.main(["simulate", *TINY, f"engine={engine}"]) == 0
+    finally:
+        os.umask(old)
+    vault = tmp_path / ".fedveil" / "vault"
+    found = {path: mode(path) for path in [vault, *vault.rglob("*")]}
+    assert {path.suffix for path in found} >= {".key", ".sqlite", ".npy", ".npz"}
+    assert {value for path, value in found.items() if path.is_file()} == {0o600}
+    assert {value for path, value in found.items() if path.is_dir()} == {0o700}
+    assert "closed to others" not in capsys.readouterr().err  # nothing was open for a moment
+
+
+def test_an_existing_vault_is_closed_and_it_is_said_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / "vault" / "heads").mkdir(parents=True, mode=0o755)
+    for name in ("ledger.sqlite", "heads/r1.npz"):
+        (tmp_path / "vault" / name).write_bytes(b"x")
+        (tmp_path / "vault" / name).chmod(0o644)
+    (tmp_path / "outside").write_bytes(b"x")
+    (tmp_path / "outside").chmod(0o644)
+    (tmp_path / "vault" / "link").symlink_to(tmp_path / "outside")
     Vault(tmp_path / "vault").create()
-    assert mode(tmp_path / "vault") == 0o700
+    Vault(tmp_path / "vault").create()
+    assert mode(tmp_path / "vault") == mode(tmp_path / "vault/heads") == 0o700
+    assert mode(tmp_path / "vault/ledger.sqlite") == mode(tmp_path / "vault/heads/r1.npz") == 0o600
+    assert mode(tmp_path / "outside") == 0o644
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert f"{tmp_path / 'vault'} and 3 more" in shown
+
+
+def test_an_open_vault_of_another_user_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "vault").mkdir(mode=0o755)
+    monkeypatch.setattr(vaults.os, "geteuid", lambda: (tmp_path / "vault").stat().st_uid + 1)
+    with pytest.raises(checks.UserError, match=r"belongs to another user .*chmod -R go= "):
+        Vault(tmp_path / "vault").create()
+    assert mode(tmp_path / "vault") == 0o755
+
+
+def test_a_key_is_whole_or_not_there(tmp_path, monkeypatch):
+    """A part of a key would be refused for ever, and its owner would think that the vault is lost."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(vaults.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        Vault(tmp_path / "vault").owner_key()
+    assert caught.value.filename == str(tmp_path / "vault" / "owner.key")
+    assert list((tmp_path / "vault").iterdir()) == []
+    monkeypatch.undo()
+    assert len(Vault(tmp_path / "vault").owner_key()) == 32
+
+
+DAMAGED_HEADS = {
+    "empty": b"",
+    "text": b"no archive \xff",
+    "half": runs.pack({"centres": np.zeros((8, 9), np.float32)}, {})[:200],
+    "other": runs.pack({"weights": np.zeros((2, 3), np.float32)}, {}),
+    "type": runs.pack({"centres": np.zeros((2, 3), np.int64)}, {}),
+    "shape": runs.pack({"centres": np.zeros(3, np.float32)}, {}),
+    "not finite": runs.pack({"centres": np.full((2, 3), np.nan, np.float32)}, {}),
+    "description": runs.pack({"centres": np.zeros((2, 3), np.float32)}, ["no block"]),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED_HEADS)
+def test_damaged_class_centres_are_named_with_the_remedy(tmp_path, how):
+    heads = Vault(tmp_path).heads("run", "c1")
+    heads.save(1, centres(1))
+    (heads.folder / "r000001.npz").write_bytes(DAMAGED_HEADS[how])
+    said = r"r000001\.npz is not a readable file of class centres: .*Restore the vault"
+    with pytest.raises(checks.UserError, match=said):
+        heads.before(2)
 
 
 def test_the_key_is_stable_and_another_vault_has_another(tmp_path):

@@ -37,6 +37,7 @@ FILES = {
     "checkpoint.npz": OPERATOR,
     "vaults.json": OPERATOR,
     "operator.log": OPERATOR,
+    "tracking.json": PUBLIC,  # which stores have the run
     ".lock": PUBLIC,  # empty
 }
 
@@ -50,6 +51,7 @@ KEYS = {
     "rounds.bytes_expected": PUBLIC,
     "rounds.statements": PUBLIC,
     "final": MEASURED,
+    "collapsed": MEASURED,
     "statements": PUBLIC,
     "model_sha256": NOISED,
     "noise_source": PUBLIC,
@@ -109,7 +111,7 @@ def test_how_long_a_client_took_and_who_took_part_change_nothing_that_others_rea
         )
         monkeypatch.setattr(runs, "new_run_id", lambda label: "run")
         monkeypatch.setattr("fedveil.commands.simulate.runs.new_run_id", lambda label: "run")
-        run = simulate("privacy.test_seed=3")
+        run = simulate("privacy.test_seed=3", "tracking=mlflow", "tracking.log_model=false")
         readable = [path for path in run.folder.iterdir() if path.stat().st_mode & 0o077]
         began = run.config.stat().st_mtime_ns
         assert {path.stat().st_mtime_ns for path in [*readable, run.folder]} == {began}
@@ -134,7 +136,7 @@ def test_the_tracker_is_told_to_hide_times_under_a_client_level_claim_alone(tmp_
             asked.append(info.hide_times)
 
     monkeypatch.setattr(tracking, "open_tracker", lambda *_: Told())
-    simulate(*([] if level else ["privacy.client=none"]))
+    simulate("tracking=mlflow", *([] if level else ["privacy.client=none"]))
     assert asked == [level]
 
 

@@ -91,8 +91,8 @@ def test_the_result_has_the_keys_of_the_design(first):
     reference = result.pop("reference")
     assert result == read(Path("runs", first.run_id, "result.json"))
     assert list(result) == [
-        "run_id", "config_hash", "rounds", "final", "statements", "model_sha256", "noise_source", "private",
-        "wall_seconds", "peak_memory_mb",
+        "run_id", "config_hash", "rounds", "final", "collapsed", "statements", "model_sha256", "noise_source",
+        "private", "wall_seconds", "peak_memory_mb",
     ]  # fmt: skip
     assert result["run_id"] == first.run_id
     assert [entry["round"] for entry in result["rounds"]] == [1, 2]
@@ -373,3 +373,20 @@ def test_a_client_level_run_never_asks_the_public_seed_for_its_cohorts_or_its_me
     monkeypatch.setattr(rounds, "public", lambda plan: pytest.fail("coins from the public seed"))
     monkeypatch.setattr(rounds, "plain", lambda plan: pytest.fail("a mean without noise"))
     assert cli.main(["simulate", *CLIENT_LEVEL, "--plain"]) == 0
+
+
+def test_a_run_that_guesses_says_so_and_one_that_diverges_names_its_learning_rates(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    quick = ["study=quick", "tracking=none", "engine=inline", "train.rounds=1", "--plain"]
+    noisy = ["protection.total_epsilon=0.01", "evaluation.draws=20"]
+    assert cli.main(["simulate", *quick, *noisy, "--json", "a.json"]) == 0
+    assert json.loads(Path("a.json").read_text())["collapsed"] is True
+    assert "This run collapsed" in capsys.readouterr().out
+    assert cli.main(["simulate", *quick, "protection=none", "--json", "b.json"]) == 0
+    assert json.loads(Path("b.json").read_text())["collapsed"] is False
+    assert "collapsed" not in capsys.readouterr().out
+    assert cli.main(["simulate", *quick, "protection=none", "train.lr=1e30", "train.head_lr=1e30"]) == 2
+    assert "Lower train.lr=1e+30 or train.head_lr=1e+30" in capsys.readouterr().err
+    warm = ["train.warm_start=public", "train.warm_lr=1e30"]
+    assert cli.main(["simulate", *quick, "protection=none", *warm]) == 2
+    assert "Lower train.warm_lr=1e+30" in capsys.readouterr().err

@@ -174,3 +174,26 @@ def test_undeclared_pairs_are_refused_before_any_face_is_read() -> None:
 def test_bad_arguments_are_refused_by_name(bad: dict[str, Any]) -> None:
     with pytest.raises(checks.UserError, match=next(iter(bad)).rstrip("s")):
         run(FakeProtection(), some_pairs(), **bad)
+
+
+def test_a_model_that_guesses_has_collapsed_and_one_that_recognises_has_not() -> None:
+    pairs = some_pairs()
+    assert not run(FakeProtection(), pairs).collapsed
+    assert not run(FakeProtection(2.0), pairs).collapsed
+    assert run(FakeProtection(1e6), pairs, draws=20).collapsed
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "eer", "same", "collapsed"),
+    [
+        (0.50, 0.50, 0.5, True),
+        (0.52, 0.48, 0.5, True),
+        (0.57, 0.48, 0.5, False),  # one of the two says more than chance
+        (0.50, 0.40, 0.5, False),
+        (0.90, 0.50, 0.9, True),  # nine of ten pairs are of one kind: guessing gets them right
+        (0.90, 0.50, 0.1, True),
+        (float("nan"), float("nan"), 0.5, True),
+    ],
+)
+def test_collapse_is_both_rates_at_chance(accuracy: float, eer: float, same: float, collapsed: bool) -> None:
+    assert protocol._collapsed(accuracy, eer, same) == collapsed

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import fedveil
-from fedveil import checks, config, console, engine
+from fedveil import addresses, checks, config, console, disk, engine
 from fedveil.configuration.schema import Config, Root
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
@@ -68,15 +68,13 @@ def bundle(settings: Config, folder: Path) -> Path:
         runs=Root(str(Path(settings.runs.root).resolve())),
         vault=Root(str(Path(settings.vault.root).resolve())),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    written.write_text(
-        _PYPROJECT.format(
-            version=fedveil.__version__,
-            server=engine.SERVER_APP,
-            client=engine.CLIENT_APP,
-            config=json.dumps(config.to_json(here)),
-        )
+    text = _PYPROJECT.format(
+        version=fedveil.__version__,
+        server=engine.SERVER_APP,
+        client=engine.CLIENT_APP,
+        config=json.dumps(config.to_json(here)),
     )
+    disk.write_atomic(written, text.encode())
     return written
 
 
@@ -90,5 +88,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Write the folder and say how to start the run."""
     settings = config.load(chosen.words)
     console.tell(f"{bundle(settings, chosen.folder)} for {settings.train.clients} clients")
+    if addresses.MARK in (settings.tracking.uri or ""):
+        said = f"tracking.uri={settings.tracking.uri} is written without its secret: where the coordinator runs, "
+        console.tell(f"{said}set MLFLOW_TRACKING_URI to the whole address.")
     console.tell(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
     return 0

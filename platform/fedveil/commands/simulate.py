@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, console, engine, runs
+from fedveil import checks, config, console, engine, mirror, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.federation import planning, warm_start
@@ -45,7 +44,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.compose(where).runs.root)  # the rest is read beside the run's own settings
-    kept = config.from_json(runs.open_run(root, resume).config.read_text())
+    kept = readback.settings_of(runs.open_run(root, resume))
     if words:
         wanted = planning.planned(config.load(words, on=kept))
         if config.digest(wanted) != config.digest(kept):
@@ -69,6 +68,8 @@ def _changes(kept: Config, wanted: Config) -> list[str]:
 def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
     """Run one federation on the configured engine and return result.json's content; a finished run's at once.
 
+    What a tracker lacks of a finished run is sent.
+
     Args:
         federation: what is run.
         run_id: a new run, or one to go on with.
@@ -76,8 +77,12 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
         parent: id of the sweep that the run belongs to in MLflow; empty for none.
     """
     settings = federation.settings
-    if runs.Run(Path(settings.runs.root), run_id).result.is_file():
-        return read_result(settings, run_id)
+    run = runs.Run(Path(settings.runs.root), run_id)
+    if run.result.exists():
+        result = read_result(settings, run_id)
+        if sent := mirror.catch_up(federation, run):
+            print(sent)
+        return result
     run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
     engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
     return read_result(settings, run_id)
@@ -85,8 +90,7 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
 
 def read_result(settings: Config, run_id: str) -> dict[str, Any]:
     """Return what a finished run found."""
-    found: dict[str, Any] = json.loads(runs.Run(Path(settings.runs.root), run_id).result.read_text())
-    return found
+    return readback.result_of(runs.Run(Path(settings.runs.root), run_id))
 
 
 def without_protection(settings: Config) -> Config:
@@ -118,10 +122,9 @@ def reference(federation: Federation, progress: str) -> tuple[str, dict[str, Any
         return None
     bare = without_protection(federation.settings)
     wanted = config.digest(bare)
-    for path in sorted(Path(bare.runs.root).glob("*/result.json")):
-        found = json.loads(path.read_text())
-        if found.get("config_hash") == wanted:
-            return path.parent.name, found
+    for run, found in readback.finished(Path(bare.runs.root)):
+        if found["config_hash"] == wanted:
+            return run.run_id, found
     run_id = runs.new_run_id("reference")
     return run_id, simulate(Federation(bare), run_id, progress)
 

@@ -6,12 +6,11 @@ The end of a run in plain words, at 80 columns.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, console, runs
+from fedveil import config, console, readback, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import clock, percent
 from fedveil.privacy import statements
@@ -24,12 +23,6 @@ EXAMPLES = """example:
 """
 
 READS = ("runs",)
-
-
-def statement_of(data: Mapping[str, Any]) -> Statement:
-    """Return the statement that result.json holds."""
-    fields = {**data, "assumptions": tuple(data["assumptions"]), "not_covered": tuple(data["not_covered"])}
-    return Statement(**fields)
 
 
 def _wrapped(text: str, indent: str = "  ") -> str:
@@ -52,6 +45,18 @@ def headline(settings: Config, found: Sequence[Statement]) -> str:
         change = "" if mode == "image" else "protection.mode=image "
         return f"{line}; {change}protection.total_epsilon=8 gives one, at the price of recognition close to chance"
     return f"{line}; protection=dctdp protection.total_epsilon=8 bounds it, at the price of recognition close to chance"
+
+
+def collapse(settings: Config, result: Mapping[str, Any]) -> str:
+    """Return what to try after a run whose model tells nobody from anybody."""
+    final = result["final"]
+    rates = f"EER {percent(final['eer']).strip()}, accuracy {percent(final['accuracy']).strip()}"
+    remedy = "lower train.lr and train.head_lr, more train.rounds, or train.warm_start=public"
+    if settings.privacy.client is not None:
+        remedy = "more clients a round, fewer trained tensors (train.trainable) or a larger privacy.client.epsilon"
+    elif "total_epsilon" in settings.protection.settings:
+        remedy = "a larger protection.total_epsilon, lower train.lr and train.head_lr, or more train.rounds"
+    return f"This run collapsed: its model tells people apart no better than guessing ({rates}); try {remedy}."
 
 
 def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) -> str:
@@ -130,7 +135,7 @@ def vault(settings: Config, run_id: str) -> str:
 def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mapping[str, Any]] | None) -> str:
     """Return everything that is printed after the last round."""
     ui = "fedveil ui" if settings.runs.root == "runs" else f"fedveil ui runs.root={settings.runs.root}"
-    found = [statement_of(item) for item in result["statements"]]
+    found = [readback.statement_of(item) for item in result["statements"]]
     test = settings.privacy.test_seed is not None
     lines = [""]
     if test:
@@ -138,6 +143,7 @@ def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mappin
     lines += [
         console.wrapped(headline(settings, found), hang=""),
         "",
+        *([console.wrapped(collapse(settings, result), hang=""), ""] if result.get("collapsed") else []),
         table(result, bare[1] if bare else None, settings.protection.name),
         "",
         "ledger",
@@ -170,10 +176,5 @@ def run(chosen: argparse.Namespace) -> int:
     """Print what was printed when the run ended."""
     root = Path(config.load(chosen.words).runs.root)
     kept = runs.open_run(root, chosen.run_id)
-    if not kept.result.is_file():
-        raise checks.UserError(
-            f"Run {chosen.run_id} has not ended; `fedveil simulate --resume {chosen.run_id}` goes on with it."
-        )
-    settings = config.from_json(kept.config.read_text())
-    console.tell(closing(settings, json.loads(kept.result.read_text()), None))
+    console.tell(closing(readback.settings_of(kept), readback.result_of(kept), None))
     return 0

@@ -1,4 +1,7 @@
-"""Open the MLflow UI on the run store."""
+"""Open the MLflow UI on the run store, complete.
+
+What a tracker that failed has missed is sent first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from fedveil import config, console, tracking
+from fedveil import config, console, mirror, stores
 
 EXAMPLES = """examples:
   fedveil ui                     # the runs of this folder, in your browser
@@ -27,10 +30,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Serve the pages until Ctrl-C."""
     settings = config.load(chosen.words)
-    command = tracking.ui_command(settings.tracking, Path(settings.runs.root), chosen.host, chosen.port)
+    root, store = Path(settings.runs.root), stores.chosen(settings.tracking, Path(settings.runs.root))
+    if store.said:
+        console.tell(store.said)
+    for federation, run in mirror.missing(root, store):
+        if sent := mirror.catch_up(federation, run):
+            console.tell(sent)
+    command, environment = stores.ui_command(store, chosen.host, chosen.port)
     console.tell(f"MLflow UI at http://{chosen.host}:{chosen.port} (Ctrl-C stops it)")
     console.tell("Runs are under Experiments > fedveil > Training runs; a sweep's are behind the + beside it.")
     try:
-        return subprocess.run(command, check=False, env={**os.environ, **tracking.UI_ENVIRONMENT}).returncode
+        return subprocess.run(command, check=False, env={**os.environ, **environment}).returncode
     except KeyboardInterrupt:
         return 0

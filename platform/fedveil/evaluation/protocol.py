@@ -20,6 +20,8 @@ from fedveil.protections.base import Protection, State
 
 Gallery = Literal["protected", "clean"]
 _NUMBERS = 2**25  # of a batch's features: 128 MiB, whatever the layout
+_GUESSING = 0.47  # equal error rate
+_CHANCE = 0.03  # of the accuracy, above guessing
 _ROC_GRID = np.unique(np.concatenate([np.geomspace(1e-5, 1.0, 101), np.linspace(0.0, 1.0, 101)]))
 
 
@@ -40,6 +42,7 @@ class Result:
         thresholds: the first draw's threshold in each fold.
         draws: number of noise draws; 1 for a protection without noise.
         pairs: number of pairs.
+        collapsed: the model tells nobody from anybody: the equal error rate and the accuracy are those of guessing.
     """
 
     accuracy: float
@@ -53,6 +56,7 @@ class Result:
     thresholds: tuple[float, ...]
     draws: int
     pairs: int
+    collapsed: bool = False
 
 
 def evaluate(
@@ -94,19 +98,26 @@ def evaluate(
     scores = [embedder.scores(draw, gallery) for draw in range(used)]
     found = [verification.kfold_accuracy(score, pairs.same, folds) for score in scores]
     accuracies = np.array([one.mean for one in found])
+    accuracy, eer = float(accuracies.mean()), float(np.mean([verification.eer(score, pairs.same) for score in scores]))
     return Result(
-        accuracy=float(accuracies.mean()),
+        accuracy=accuracy,
         fold_sd=float(np.mean([one.sd for one in found])),
         draw_sd=float(accuracies.std(ddof=1)) if used > 1 else None,
         interval=_interval(pairs, folds, scores, found, seed, repeats) if repeats else None,
-        eer=float(np.mean([verification.eer(score, pairs.same) for score in scores])),
+        eer=eer,
         auc=float(np.mean([verification.auc(score, pairs.same) for score in scores])),
         tar=_mean_rates([verification.tar_at_far(score, pairs.same, fars) for score in scores]),
         roc=_thin_roc(np.concatenate(scores), np.tile(pairs.same, used)),
         thresholds=tuple(found[0].thresholds.tolist()),
         draws=used,
         pairs=len(pairs.same),
+        collapsed=_collapsed(accuracy, eer, float(pairs.same.mean())),
     )
+
+
+def _collapsed(accuracy: float, eer: float, same: float) -> bool:
+    """Return whether rates are those of guessing, which gets the commoner kind of pair right; NaN is no better."""
+    return not eer < _GUESSING and not accuracy > max(same, 1 - same) + _CHANCE
 
 
 @dataclasses.dataclass(frozen=True)

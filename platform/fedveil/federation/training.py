@@ -97,6 +97,29 @@ def local_sgd(
     return float(torch.stack(losses).mean()) if losses else math.nan
 
 
+def check_finite(loss: float, tensors: Iterable[torch.Tensor], **rates: float) -> None:
+    """Refuse what training came to unless it is finite.
+
+    Args:
+        loss: what `local_sgd` returned.
+        tensors: what it trained.
+        rates: learning rates by the settings that hold them.
+
+    Raises:
+        UserError: naming the learning rates, which are what to lower.
+
+    >>> check_finite(math.inf, [], **{"train.lr": 3.0, "train.head_lr": 9.0})
+    Traceback (most recent call last):
+        ...
+    fedveil.checks.UserError: Training diverged: the loss is not finite. Lower train.lr=3.0 or train.head_lr=9.0.
+    """
+    what = "the loss" if not math.isfinite(loss) else "the update"
+    if math.isfinite(loss) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        return
+    named = " or ".join(f"{name}={rate!r}" for name, rate in rates.items())
+    raise checks.UserError(f"Training diverged: {what} is not finite. Lower {named}.")
+
+
 def _embedded(backbone: nn.Module, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the embeddings, and the network's own term of the loss where it has one."""
     joint = getattr(backbone, "with_penalty", None)

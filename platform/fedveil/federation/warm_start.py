@@ -89,7 +89,8 @@ def _on_public_faces(
             yield protection.features(released, state), targets[torch.from_numpy(index)]
             progress(step + 1, steps)
 
-    training.local_sgd(
+    loss = training.local_sgd(
         backbone, centres, federation.head, batches(), settings.train.warm_lr,
         momentum=_MOMENTUM, weight_decay=settings.train.weight_decay,
     )  # fmt: skip
+    training.check_finite(loss, backbone.parameters(), **{"train.warm_lr": settings.train.warm_lr})

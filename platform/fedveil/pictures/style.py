@@ -5,8 +5,11 @@ Matplotlib is imported when the first picture is drawn.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fedveil import disk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +39,10 @@ def figure(width: float, height: float, header: str, rows: int = 1, columns: int
 
 def save(drawn: Figure, path: Path) -> Path:
     """Write a PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing = io.BytesIO()
     # Without the writer's version and date: equal numbers give an equal file.
-    drawn.savefig(path, format="png", metadata={"Software": None})
+    drawn.savefig(drawing, format="png", metadata={"Software": None})
+    disk.write_atomic(path, drawing.getvalue(), durable=False)
     return path
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedveil import checks
+from fedveil import checks, databases
 from fedveil.privacy import events
 from fedveil.privacy.events import Event
 
@@ -44,6 +44,8 @@ CREATE TRIGGER IF NOT EXISTS content_no_update BEFORE UPDATE ON content
 CREATE TRIGGER IF NOT EXISTS content_no_delete BEFORE DELETE ON content
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+_NEW = f"{_SCHEMA}PRAGMA user_version={_VERSION};"
+_RESTORE = "Restore it from a backup: what it forgets was released all the same."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +167,16 @@ class Book:
         rows = []
         for run_id, subject, status, text, note, at, mechanism in self._connection.execute(query):
             if text not in parsed:
-                parsed[text] = events.from_dict(json.loads(text))
+                parsed[text] = self._event(text)
             rows.append(Row(run_id, subject, status, parsed[text], note, at, mechanism))
         return rows
+
+    def _event(self, text: str) -> Event:
+        try:
+            return events.from_dict(json.loads(text))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            path = self._connection.execute("PRAGMA database_list").fetchone()[2]
+            raise BrokenLedger(f"{path}: a row holds no event that can be read ({error}). {_RESTORE}") from error
 
     def holders(self, pictures: Iterable[bytes]) -> dict[bytes, frozenset[str]]:
         """Return for each picture the data sets that are known to hold it."""
@@ -235,22 +244,17 @@ class Book:
 
 
 class Ledger:
-    """An append-only file of rows; safe for several processes at once."""
+    """An append-only file of rows; safe for several processes at once. A `private` one is made for its owner alone."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, private: bool = False) -> None:
+        self.path, self._private = path, private
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
-        try:
-            connection.execute("PRAGMA synchronous=FULL")
+        with databases.opened(self.path, _NEW, "ledger", _RESTORE, self._private) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
                 _prepare(connection)
             yield connection
-        finally:
-            connection.close()
 
     @contextmanager
     def write(self) -> Iterator[Book]:
@@ -260,7 +264,8 @@ class Ledger:
             try:
                 yield Book(connection)
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # a full disk has undone it already
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
@@ -297,7 +302,7 @@ class Ledger:
             found = connection.execute(query).fetchall()
         head, heads = GENESIS, []
         for number, *fields, mechanism, kept in found:
-            head = _chained(head, tuple(fields), mechanism)
+            head = _chained(head, tuple(map(str, fields)), str(mechanism))
             if head != kept:
                 raise BrokenLedger(f"{self.path}: row {number} does not follow from the rows before it; it was edited.")
             heads.append(head)
@@ -315,7 +320,8 @@ class Ledger:
             found = connection.execute("SELECT id, subject, picture, record, hash FROM content ORDER BY id").fetchall()
         head, heads = bytes.fromhex(GENESIS), []
         for number, subject, picture, record, kept in found:
-            head = _content_chained(head, subject, Held(picture, record))
+            if isinstance(subject, str) and isinstance(picture, bytes):
+                head = _content_chained(head, subject, Held(picture, record))
             if head != kept:
                 raise BrokenLedger(f"{self.path}: picture {number} does not follow from those before; it was edited.")
             heads.append(head.hex())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, runs
+from fedveil import checks, config, readback, runs
 from fedveil.commands import _mistakes
 from fedveil.commands.audit import client, local
 from fedveil.commands.audit.report import CONFIDENCE, Bound, text, verdict
@@ -48,12 +48,12 @@ def subject(words: Sequence[str]) -> Subject:
         return Subject(" ".join(words) or "the default configuration", Federation.of(words))
     _mistakes.only(words[1:], ("runs",), "an audit of a run")
     run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
-    federation = Federation(config.from_json(run.config.read_text()))
+    federation = Federation(readback.settings_of(run))
     ledger = Ledger(run.ledger)
     ledger.head()
     rows = ledger.rows(run.run_id)
     booked = tuple(row for row in rows if row.status == "spent" and isinstance(row.event, Release))
-    arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0})
+    arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: value for name, value in arrays.items() if name.startswith("state/")}
     return Subject(run.run_id, federation, run, booked, int(meta["round"]), state)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedveil import config, runs
+from fedveil import readback, runs
 from fedveil.commands.ledger import report
 from fedveil.configuration.schema import Policy
 from fedveil.federation import claims
@@ -40,7 +40,7 @@ def of_run(root: Path, run_id: str, path: Path) -> Path:
         fedveil.checks.UserError: no such run.
     """
     run = runs.open_run(root, run_id)
-    federation = Federation(config.from_json(run.config.read_text()))
+    federation = Federation(readback.settings_of(run))
     curves = run_curves(Ledger(run.ledger).rows(run_id), federation)
     return pictures_ledger.spent(path, curves, f"Spent by run {run_id}", "round", statements.MEANINGFUL)
 

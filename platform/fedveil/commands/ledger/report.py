@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, runs
+from fedveil import checks, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Policy
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import totals
-from fedveil.privacy.ledger import Ledger, Row, deal_of, everybody_of
+from fedveil.privacy.ledger import GENESIS, Ledger, Row, deal_of, everybody_of
 from fedveil.privacy.spending import History, Past
 from fedveil.privacy.totals import Deltas
 
@@ -23,12 +23,13 @@ def of_run(root: Path, run_id: str) -> dict[str, Any]:
     """Return what a run may claim, derived anew from its ledger, with the ledger's rows counted.
 
     Raises:
-        fedveil.checks.UserError: no such run, or a ledger whose chain does not hold.
+        fedveil.checks.UserError: no such run, a damaged file of it, or a ledger that was edited or cut.
     """
     run = runs.open_run(root, run_id)
     ledger = Ledger(run.ledger)
     head, rows = ledger.head(), ledger.rows(run_id)
-    found = claims.of_run(Federation(config.from_json(run.config.read_text())), rows)
+    ledger.check_holds(str(readback.checkpoint_of(run)[1].get("ledger_head", GENESIS)))
+    found = claims.of_run(Federation(readback.settings_of(run)), rows)
     return {
         "run_id": run_id,
         "head": head,
@@ -126,7 +127,7 @@ def text(found: dict[str, Any]) -> str:
         if pictures is not None:
             why = f"which shares {pictures} picture{'s' * (pictures != 1)}"
         lines.append(textwrap.fill(f"includes {many} row{'s' * (many != 1)} of {other['data_set']!r}, {why}", 80))
-    lines += ["", summary.ledger([summary.statement_of(item) for item in found["statements"]]), ""]
+    lines += ["", summary.ledger([readback.statement_of(item) for item in found["statements"]]), ""]
     lines.append(f"head {found['head']}")
     if "content_head" in found:
         lines.append(f"head of the pictures {found['content_head']}")

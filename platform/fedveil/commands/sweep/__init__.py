@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from fedveil import console, runs, tracking
+from fedveil import console, mirror, runs, tracking
 from fedveil.commands.sweep import live, report, sweep
 
 EXAMPLES = """examples:
@@ -31,11 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Run what is not finished, several at a time, and print the frontier; status 1 when a run failed."""
     made = sweep.prepare(chosen.words, chosen.name)
-    cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *chosen.words])
+    cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *made.words])
     workers = min(sweep.cores() if chosen.workers is None else chosen.workers, len(cells))
     console.tell(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
     for note in made.grid.notes:
         console.tell(note)
+    if said := mirror.store_of(cells[0].settings).said:
+        console.tell(said)
     tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
     try:
         with live.Live(chosen.plain) as view:
@@ -45,6 +47,9 @@ def run(chosen: argparse.Namespace) -> int:
         named = f" --name {chosen.name}" if chosen.name else ""
         console.complain(f"\ninterrupted; all workers are stopped. `{again}{named}` goes on where it stopped")
         return 130
+    for outcome in outcomes:  # what an earlier attempt could not send
+        if outcome.earlier and (sent := mirror.catch_up(outcome.cell.federation, made.run_of(outcome.cell))):
+            print(sent)
     text, found = report.finish(made, outcomes, tracker)
     failed = any(outcome.state == "failed" for outcome in outcomes)
     tracker.finish("FAILED" if failed else "FINISHED")

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+NO_LOG = 74
+"""A worker's exit status when it could not even say why: sysexits' EX_IOERR."""
 _ROUND = re.compile(r"^\s*(\d+)/\d+\s", re.MULTILINE)
 _TAIL = 4000  # bytes of the log that are looked at
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -60,6 +62,8 @@ class Worker:
         if code < 0:
             remedy = "; too little memory? use fewer --workers" if -code == signal.SIGKILL else ""
             return f"ended by {signal.Signals(-code).name}{remedy} ({self.log})"
+        if code == NO_LOG:
+            return f"{self.log}: its output cannot be written; is there room?"
         lines = [line for line in self._tail().splitlines() if line.strip()]
         return lines[-1].strip() if lines else f"exit status {code} without a word"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fedveil
-from fedveil import console, runs, tracking
+from fedveil import console, runs, stores, tracking
 from fedveil.commands.sweep import grid, total
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
@@ -154,7 +154,9 @@ def _run_row(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
     for unit in UNITS:
         statement = statement_of(outcome.result, unit) if outcome.result else None
         row |= {f"{unit}_epsilon": _number(statement), f"{unit}_delta": statement["delta"] if statement else None}
-    return row | {"seconds": outcome.result.get("wall_seconds") if outcome.result else None, "reason": outcome.reason}
+    timed = outcome.result is not None and outcome.cell.settings.privacy.client is None  # times tell who took part
+    seconds = outcome.result.get("wall_seconds") if outcome.result is not None and timed else None
+    return row | {"seconds": seconds, "reason": outcome.reason}
 
 
 def _group_row(sweep: Sweep, group: Group, unit: str) -> dict[str, Any]:
@@ -183,12 +185,16 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def describe(sweep: Sweep) -> tracking.RunInfo:
     """Return what the parent run in the tracker is told; its children are the runs."""
+    cells = sweep.grid.cells
     return tracking.RunInfo(
         run_id=sweep.sweep_id,
-        experiment=sweep.grid.cells[0].settings.tracking.experiment or "fedveil",
+        experiment=stores.EXPERIMENT,
         run_name=sweep.sweep_id,
         params={key: ",".join(values) for key, values in sweep.grid.axes.items()},
-        tags={"fedveil.sweep": f"{len(sweep.grid.cells)} runs", "fedveil.version": fedveil.__version__},
+        tags={"fedveil.sweep": f"{len(cells)} runs", "fedveil.version": fedveil.__version__},
+        hide_times=any(cell.settings.privacy.client is not None for cell in cells),  # what theirs tells is theirs
+        rounds=len(cells),
+        later="the same command sends later what is missing",
     )
 
 

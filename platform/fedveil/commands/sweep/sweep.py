@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import checks, config, runs
+from fedveil import addresses, checks, config, readback, runs
 from fedveil.commands.sweep import grid
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
@@ -73,6 +72,10 @@ class Sweep:
         """Return the id of a cell's run: the same at every attempt."""
         return f"{self.sweep_id}-{cell.name}"
 
+    def run_of(self, cell: Cell) -> runs.Run:
+        """Return the folder of a cell's run."""
+        return runs.Run(self.root, self.run_id(cell))
+
 
 View = Callable[[Sequence[Outcome]], None]
 
@@ -83,9 +86,10 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
     Raises:
         fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
     """
+    words = addresses.words_without_secrets(words)
     made = grid.expand(words)
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
-    runs.Run(sweep.root, sweep.run_id(made.cells[0]))  # refuses a name that is no folder's
+    sweep.run_of(made.cells[0])  # refuses a name that is no folder's
     return sweep
 
 
@@ -141,13 +145,14 @@ def cores() -> int:
 
 def _found(sweep: Sweep, cell: Cell) -> Outcome:
     """Return a finished run as such, anything else as waiting."""
-    run_id = sweep.run_id(cell)
-    path = runs.Run(sweep.root, run_id).result
-    if not path.is_file():
+    run_id, found = sweep.run_id(cell), sweep.run_of(cell)
+    if not found.result.exists():
         return Outcome(cell, run_id)
-    result = json.loads(path.read_text())
+    result = readback.result_of(found)
     if result["config_hash"] != config.digest(cell.settings):
-        raise checks.UserError(f"{path} is the result of another configuration; remove it or give the sweep a --name.")
+        raise checks.UserError(
+            f"{found.result} is the result of another configuration; remove it or give the sweep a --name."
+        )
     return Outcome(cell, run_id, "finished", cell.federation.total_rounds, result, earlier=True)
 
 
@@ -157,7 +162,7 @@ def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers
     if outcome.state == "waiting":
         if len(running) >= workers:
             return outcome
-        log = runs.Run(sweep.root, outcome.run_id).folder / "worker.log"
+        log = sweep.run_of(outcome.cell).folder / "worker.log"
         alone = dataclasses.replace(outcome.cell.settings, engine=Engine("inline"))
         job = {"config": config.to_json(alone), "run_id": outcome.run_id, "parent": sweep.sweep_id}
         running[name] = Worker.start(job, log)
@@ -169,7 +174,10 @@ def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers
     del running[name]
     worker.close()
     if code == 0:
-        return dataclasses.replace(_found(sweep, outcome.cell), earlier=False)
+        try:
+            return dataclasses.replace(_found(sweep, outcome.cell), earlier=False)
+        except checks.UserError as error:  # this run's failure, which stops no other
+            return dataclasses.replace(outcome, state="failed", reason=str(error))
     return dataclasses.replace(outcome, state="failed", reason=worker.reason(code), round=worker.last_round())
 
 

@@ -12,6 +12,9 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
+
+from fedveil.commands.sweep.process import NO_LOG
 
 
 def _end_with_parent() -> None:
@@ -30,22 +33,30 @@ def main() -> int:
             return 3
         line += sign
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    job = json.loads(line)
     try:
-        from fedveil import config
-        from fedveil.commands import simulate
-        from fedveil.federation.federation import Federation
+        return _run(json.loads(line))
+    except OSError:  # not even the log can be written
+        os._exit(NO_LOG)
 
+
+def _run(job: Mapping[str, str]) -> int:
+    from fedveil import addresses, checks, config, disk
+    from fedveil.commands import simulate
+    from fedveil.federation.federation import Federation
+
+    try:
         federation = Federation(config.from_json(job["config"]))
         simulate.simulate(federation, job["run_id"], "plain", job["parent"])
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         return 130
+    except (checks.UserError, OSError) as error:
+        said = disk.said(error) if isinstance(error, OSError) else str(error)
+        print(" ".join(addresses.redacted(said).split()), flush=True)
+        return 1
     except Exception as error:  # whatever it is, it is this run's failure and the others go on
-        traceback.print_exc()
-        sys.stderr.flush()
-        reason = " ".join(str(error).split())
-        print(reason if type(error).__name__ == "UserError" else f"{type(error).__name__}: {reason}", flush=True)
+        print(addresses.redacted(traceback.format_exc()), file=sys.stderr, flush=True)
+        print(" ".join(addresses.redacted(f"{type(error).__name__}: {error}").split()), flush=True)
         return 1
     return 0
 

@@ -1,0 +1,126 @@
+"""What a run's folder holds, read back and checked: configuration, checkpoint, vaults, result.
+
+A file that is damaged is refused with its name, what is wrong and what to do; where many runs are looked through,
+it is left out with a note.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, config, runs
+from fedveil.configuration.schema import Config
+from fedveil.disk import NUMBER, Shape
+from fedveil.privacy.statements import Statement
+from fedveil.runs import Arrays, Run
+
+_OPTIONAL = (*NUMBER, type(None))
+_CLAIM: Shape = {"unit": str, "relation": str, "epsilon": _OPTIONAL, "delta": _OPTIONAL}
+_ROUND: Shape = {
+    "round": int, "accuracy": _OPTIONAL, "statements": [{**_CLAIM, "view?": str}], "bytes_expected": NUMBER,
+    "seconds?": NUMBER, "eer?": _OPTIONAL, "tar?": {}, "phase?": str,
+}  # fmt: skip
+_WARM: Shape = {"round": int, "accuracy": NUMBER, "eer": _OPTIONAL}
+_CHECKPOINT: Shape = {
+    "round": int, "history": [_ROUND], "stage?": int, "seconds?": NUMBER, "config_hash?": str, "memory?": {},
+    "ledger_head?": str, "warm_start?": _WARM,
+}  # fmt: skip
+_RESULT: Shape = {
+    "run_id": str,
+    "config_hash": str,
+    "rounds": [_ROUND],
+    "final": {"accuracy": NUMBER, "fold_sd": _OPTIONAL, "draw_sd": _OPTIONAL, "eer": _OPTIONAL, "auc": _OPTIONAL,
+              "tar": {}},
+    "statements": [{**_CLAIM, "view": str, "mechanism": str, "guarantee": str, "meaningful": bool,
+                    "assumptions": [str], "not_covered": [str]}],
+    "model_sha256": str,
+    "private": bool,
+    "wall_seconds?": NUMBER,
+    "peak_memory_mb?": NUMBER,
+    "warm_start?": _WARM,
+    "collapsed?": bool,
+}  # fmt: skip
+
+
+def settings_of(run: Run) -> Config:
+    """Return the configuration that a run began with.
+
+    Raises:
+        fedveil.checks.UserError: config.json is damaged or holds what this version does not know.
+    """
+    remedy = "Restore it from a backup, or start a new run."
+    tree = runs.read_json(run.config, "configuration", {}, remedy)
+    try:
+        return config.parse(tree)
+    except checks.UserError as error:
+        raise checks.UserError(f"{run.config}: {error} {remedy}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # blocks that are no blocks
+        raise checks.UserError(f"{run.config} is not a readable configuration: {error}. {remedy}") from error
+
+
+def checkpoint_of(run: Run) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays of a run's checkpoint by their names, and what describes them; of none, nothing and round 0.
+
+    Raises:
+        fedveil.checks.UserError: it is damaged.
+    """
+    if not run.checkpoint.exists():
+        return {}, {"round": 0, "history": []}
+    remedy = "Restore it from a backup, or start a new run."
+    arrays, meta = runs.unpack(run.checkpoint, remedy=remedy)
+    if wrong := runs.misfit(meta, _CHECKPOINT, ""):
+        raise checks.UserError(f"{run.checkpoint} is not a readable fedveil checkpoint: {wrong}. {remedy}")
+    return arrays, meta
+
+
+def vaults_of(run: Run) -> dict[str, str]:
+    """Return which vault each client began with, by client; none where nothing was written yet.
+
+    Raises:
+        fedveil.checks.UserError: vaults.json is damaged.
+    """
+    path = run.folder / "vaults.json"
+    if not path.exists():
+        return {}
+    remedy = "Restore it from a backup, or remove it if every client still has the vault that the run began with."
+    found = runs.read_json(path, "list of vaults", {}, remedy)
+    if wrong := runs.misfit(found, dict.fromkeys(found, str), ""):
+        raise checks.UserError(f"{path} is not a readable list of vaults: {wrong}. {remedy}")
+    return found
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """Return what a finished run found.
+
+    Raises:
+        fedveil.checks.UserError: the run has not ended, or result.json is damaged.
+    """
+    again = f"`fedveil simulate --resume {run.run_id}`"
+    if not run.result.exists():
+        raise checks.UserError(f"Run {run.run_id} has not ended; {again} goes on with it.")
+    return runs.read_json(run.result, "result", _RESULT, f"Remove it and {again} writes it again.")
+
+
+def statement_of(data: Mapping[str, Any]) -> Statement:
+    """Return a statement of result.json."""
+    fields = {field.name: data[field.name] for field in dataclasses.fields(Statement)}
+    listed = {name: tuple(data[name]) for name in ("assumptions", "not_covered")}
+    return Statement(**{**fields, **listed})
+
+
+def finished(root: Path, say: Callable[[str], None] | None = None) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Yield every finished run of a store with its result; a damaged one is left out, and said."""
+    for path in sorted(root.glob("*/result.json")):
+        try:
+            run = Run(root, path.parent.name)
+            yield run, result_of(run)
+        except checks.UserError as error:
+            (say or _warn)(f"left out: {error}")
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
