@@ -167,6 +167,18 @@ class Federation:
         local = self.settings.train.local
         return self.settings.train.rounds * (local.steps or (local.epochs or 0) + 1)
 
+    @functools.cached_property
+    def planned_event(self) -> Event:
+        """The event of one client's images over the whole run as far as the settings say it: all but its detail.
+
+        Raises:
+            fedveil.checks.UserError: images of a size that the protection cannot serve.
+        """
+        event: Event = self.protection.planned(
+            self.size, self.releases_per_image, self.settings.partition.max_images_per_identity
+        )
+        return event
+
     def release_event(self, state: Mapping[str, torch.Tensor]) -> Event:
         """Return the event of one client's images over the whole run: the same on both sides."""
         event: Event = self.protection.event(
