@@ -35,7 +35,7 @@ class Plan:
     """
 
     rounds: int
-    registry: tuple[str, ...]
+    registry: Sequence[str]
     cohort: Cohort
     seed: int
     allowed: tuple[str, ...]
@@ -107,15 +107,18 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
 
 def ordered(answers: Iterable[Update | Failure], cohort: Sequence[str]) -> Iterator[Update | Failure]:
     """Yield one answer per client of the cohort in cohort order, whatever order they arrive in; the missing fail."""
+    names = list(cohort)
+    awaited = set(names)
     waiting: dict[str, Update | Failure] = {}
     turn = 0
     for answer in answers:
-        if answer.client_id in cohort and answer.client_id not in waiting:
+        if answer.client_id in awaited:
+            awaited.discard(answer.client_id)
             waiting[answer.client_id] = answer
-        while turn < len(cohort) and cohort[turn] in waiting:
-            yield waiting.pop(cohort[turn])
+        while turn < len(names) and names[turn] in waiting:
+            yield waiting.pop(names[turn])
             turn += 1
-    for client in cohort[turn:]:
+    for client in names[turn:]:
         yield waiting.get(client, Failure(client, "no reply"))
 
 
@@ -157,9 +160,7 @@ def public(plan: Plan) -> Draw:
     """Return the cohorts that the public seed draws."""
 
     def draw(number: int) -> Sequence[str]:
-        return cohorts.draw(
-            plan.cohort, plan.registry, cohorts.public_uniforms(plan.seed, number, len(plan.registry))
-        )
+        return cohorts.draw(plan.cohort, plan.registry, cohorts.public_words(plan.seed, number))
 
     return draw
 
