@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from fedveil import checks, randomness
-from fedveil.data import partition
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
@@ -47,9 +46,10 @@ class Site:
     allowed: tuple[str, ...]
 
 
-def own_faces(federation: Federation, home: Federation, client_id: str) -> FaceSet:
-    """Return a client's faces under the public caps: all of its own data root, or its share of the run's data."""
-    return federation.faces_of(client_id) if home is federation else home.faces_of(partition.client_ids(1)[0])
+def own_faces(home: Federation, client_id: str, node: policy.Node) -> FaceSet:
+    """Return a client's faces under the public caps: all of its own data root, or its share of a simulation's."""
+    alone = node.data_root is not None and not node.simulated
+    return home.faces_of(home.registry[0] if alone else client_id)
 
 
 def open_site(
@@ -62,14 +62,18 @@ def open_site(
 ) -> Site:
     """Check the owner's policy, book the release, protect the images and return the client ready for a round's stage.
 
+    Nothing is made, and no picture read, before the floor has been checked.
+
     Raises:
         PolicyRefusal: the run is weaker than the owner's floor.
         fedveil.checks.UserError: the client cannot train on what it has.
     """
-    home = node.at_home(federation)
-    faces = own_faces(federation, home, client_id)
     event = federation.release_event(state)
     policy.check(federation, node, event)
+    home, vault = node.at_home(federation), Vault(node.vault())
+    if node.simulated:
+        federation = home  # of the whole registry: its pictures have a place, and the ledger names them by it
+    faces = own_faces(home, client_id, node)
     people, local = np.unique(faces.labels, return_inverse=True)
     bank = _bank(home)
     classes = int(people.size + (0 if bank is None else bank.identities.size))
@@ -78,7 +82,6 @@ def open_site(
             f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
             "least two people, or set train.bank_identities to add procedural faces as negatives."
         )
-    vault = Vault(node.vault(federation))
     vault.create()
     read, stage = ReadOnce(faces.images), federation.stage_of(round_number)
     feeding = Feeding(federation, stage, state, mechanism_id(federation, state))

@@ -16,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness, runs
+from fedveil.federation.instruction import BadInstruction
 from fedveil.privacy.ledger import Ledger
 from fedveil_clients.memo import Memo
+
+_LAST = "Remove it: the class centres beside it say where this client stands."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,33 @@ class Vault:
     def memo(self) -> Memo:
         """The noisy copies."""
         return Memo(self.root / "copies")
+
+    def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
+        """Refuse a round before the last answered one, and the last one again unless the same was sent.
+
+        A coordinator that was interrupted asks its last round again, with the same tensors, and gets the same answer.
+        Anything else would be more answers than the schedule has.
+
+        Raises:
+            BadInstruction: naming both rounds.
+        """
+        path = self._last(run_id, client_id)
+        if not path.is_file():
+            return
+        last, _, before = path.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+        if not last.isdigit():
+            raise checks.UserError(f"{path} is damaged: it does not say which round was last. {_LAST}")
+        if round_number < int(last) or (round_number == int(last) and sent != before):
+            again = "with other tensors" if round_number == int(last) else f"after round {last}"
+            raise BadInstruction(f"Round {round_number} of run {run_id} was asked {again}; rounds go forward.")
+
+    def answered(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
+        """Remember the last round that this client has answered, and a hash of what had been sent."""
+        path = self._last(run_id, client_id)
+        runs.write_atomic(path, f"{round_number} {sent}\n".encode(), private=True, durable=False)
+
+    def _last(self, run_id: str, client_id: str) -> Path:
+        return self.root / "heads" / run_id / client_id / "last"
 
     def heads(self, run_id: str, client_id: str, phase: str = "") -> Heads:
         """Return the versions of one client's class centres in one run, of the recogniser or of a phase before it."""

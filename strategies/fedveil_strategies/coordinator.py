@@ -34,26 +34,36 @@ StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], I
 
 
 def open_session(
-    federation: Federation, run_id: str, progress: str, parent: str = "", vaults: Mapping[str, str] | None = None
+    federation: Federation,
+    run_id: str,
+    progress: str,
+    parent: str = "",
+    admit: Callable[[Run], None] = lambda run: None,
 ) -> Session:
     """Open a new run, or the one that `run_id` names, and book what it will release before anything is released.
 
+    Args:
+        federation: of the run's configuration, complete.
+        run_id: empty for a new one.
+        progress: see `console.Console`.
+        parent: id of the sweep that the run belongs to in MLflow; empty for none.
+        admit: told of the run's folder once it is this process's alone: the roll call keeps there who has which vault.
+
     Raises:
-        fedveil.checks.UserError: the run is open elsewhere, began with other settings, or a client's vault is not the
-            one it began with: its noisy copies would be drawn again, a second release that no statement counts.
+        fedveil.checks.UserError: the run is open elsewhere, or began with other settings.
     """
     settings = federation.settings
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
     lock = runs.lock(run)
     try:
-        return _opened(federation, run, progress, parent, dict(vaults or {}), lock)
+        return _opened(federation, run, progress, parent, admit, lock)
     except BaseException:
         lock.close()
         raise
 
 
 def _opened(
-    federation: Federation, run: Run, progress: str, parent: str, vaults: dict[str, str], lock: runs.Lock
+    federation: Federation, run: Run, progress: str, parent: str, admit: Callable[[Run], None], lock: runs.Lock
 ) -> Session:
     begun = time.perf_counter()
     console = Console(progress)
@@ -71,7 +81,7 @@ def _opened(
     if not tensors:
         tensors = phases.initial(federation, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
-    _same_vaults(run, vaults, bool(protection.noise))
+    admit(run)
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(state)
     claimed = statements.price_all([*_booked(run, event, settings), *_warm(run, settings)])
@@ -84,21 +94,6 @@ def _opened(
         federation, run, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan, level, tracker,
         console, begun, float(meta.get("seconds", 0.0)), lock,
     )  # fmt: skip
-
-
-def _same_vaults(run: Run, now: Mapping[str, str], noisy: bool) -> None:
-    """Remember each client's vault before round 1, and refuse to go on with another one."""
-    path = run.folder / "vaults.json"
-    before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    changed = sorted(client for client, vault in now.items() if before.get(client, vault) != vault)
-    if changed:
-        lost = "its noisy copies would be drawn again" if noisy else "its class centres and ledger are not there"
-        raise checks.UserError(
-            f"Run {run.run_id} began with another vault of client {changed[0]}: {lost}. Restore the vault, or start a "
-            "new run."
-        )
-    if {**before, **now} != before:
-        runs.write_json(path, {**before, **now})
 
 
 def _warm(run: Run, settings: Config) -> list[Event]:
@@ -158,6 +153,19 @@ def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
     return [dataclasses.replace(event, releases=event.releases * attempts)]
 
 
+def report(session: Session, news: Sequence[str]) -> None:
+    """Show the operator what a roll call has found, and write it into the operator's log.
+
+    Under a client-level claim who takes part is for the log alone: a terminal is easily shown to somebody.
+    """
+    observers.log(session.run, news)
+    if session.level is None:
+        for line in news:
+            session.console.say(textwrap.fill(line, 80, subsequent_indent="  "))
+    elif news:
+        session.console.say(f"roll call: {len(news)} remarks in {session.run.folder / 'operator.log'}")
+
+
 def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]:
     """Run the remaining rounds, evaluate, write result.json and return its content."""
     watch = observers.Watch(session)
@@ -201,6 +209,17 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
     )
 
 
+def _missing(session: Session, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many updates are missing over all rounds, and why; not where a claim makes it a secret."""
+    if session.level is not None:
+        return {}
+    counts = {"excluded": 0, "refused": 0, "late": 0, "failed": 0}
+    for entry in history:
+        for kind, count in entry.get("missing", {}).items():
+            counts[kind] += count
+    return {"missing_updates": counts}
+
+
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
     """Evaluate the last model with all draws, write result.json and the pictures, close tracking."""
     settings = session.settings
@@ -217,6 +236,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "final": observers.final_numbers(found),
         "statements": [statement.to_dict() for statement in claims],
         "model_sha256": records.model_sha256(end.tensors),
+        **_missing(session, watch.history),
         "noise_source": "test seed" if test_seed else "operating system" if formal else "none",
         "private": not test_seed and statements.all_meaningful(claims),
         "wall_seconds": session.seconds_before + time.perf_counter() - session.begun,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import resource
 import sys
@@ -56,8 +57,10 @@ class Watch:
             ],
             "bytes_expected": report.bytes_expected,
         }
-        if self.session.level is None:  # durations tell who took part
+        if self.session.level is None:  # durations and failures tell who took part
             entry["seconds"] = report.seconds
+            if report.failures:
+                entry["missing"] = dict(collections.Counter(failure.kind for failure in report.failures))
         if self.session.stage.phase is not None:
             entry["phase"] = self.session.stage.name
         elif report.round % settings.evaluation.every == 0 or report.round == report.rounds:
@@ -87,11 +90,16 @@ class Watch:
         entry = self.history[-1]
         self.session.console.round(entry, report)
         self.session.tracker.log_round(report.round, round_metrics(entry, self.session))
-        if report.failures:
-            path = self.session.run.folder / "operator.log"
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as log:
-                for failure in report.failures:
-                    log.write(f"round {report.round} client {failure.client_id}: {failure.reason}\n")
+        lines = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
+        log(self.session.run, lines)
+
+
+def log(run: Run, lines: Sequence[str]) -> None:
+    """Append lines to the operator's log, which is for the operator alone."""
+    if lines:
+        handle = os.open(run.folder / "operator.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
 
 def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Result:

@@ -30,8 +30,9 @@ class Plan:
 
     Attributes:
         allowed: the tensors that an update carries, no more and no fewer.
-        tolerated: largest share of a cohort that may fail before the run stops with the first reason; a failed client
-            below it counts as a zero update. None never stops: under a client-level claim who failed is secret.
+        tolerated: largest share of those asked that may fail before the run stops with the first reason; a failed
+            client below it counts as a zero update, and so does one that the roll call has excluded. None never stops:
+            under a client-level claim who failed is secret.
     """
 
     rounds: int
@@ -119,7 +120,7 @@ def ordered(answers: Iterable[Update | Failure], cohort: Sequence[str]) -> Itera
             yield waiting.pop(names[turn])
             turn += 1
     for client in names[turn:]:
-        yield waiting.get(client, Failure(client, "no reply"))
+        yield waiting.get(client, Failure(client, "no reply", "late"))
 
 
 def expected_mean(
@@ -194,10 +195,12 @@ def run(
         cohort = draw(number)
         combined = combine(number, ordered(transport(number, cohort, state.tensors), cohort), state)
         failures = combined.failures
-        if plan.tolerated is not None and len(failures) > plan.tolerated * len(cohort):
+        failed = [failure for failure in failures if failure.kind != "excluded"]
+        asked = len(cohort) - len(failures) + len(failed)
+        if plan.tolerated is not None and len(failed) > plan.tolerated * asked:
             raise checks.UserError(
-                f"Round {number}: {len(failures)} of {len(cohort)} clients failed; the first, "
-                f"{failures[0].client_id}: {failures[0].reason}"
+                f"Round {number}: {len(failed)} of {asked} clients failed; the first, {failed[0].client_id}: "
+                f"{failed[0].reason}"
             )
         tensors, optimiser = aggregation.step(dict(state.tensors), combined.mean, dict(state.optimiser))
         state = State(number, tensors, optimiser, combined.memory)

@@ -26,6 +26,7 @@ EIGHT, FIVE = LocalRelease("laplace", 8.0), LocalRelease("laplace", 5.0)
 BARE = NonPrivate("image", "everything", "no protection")
 CLIENT = ("protection=none", "privacy.client.epsilon=4", "privacy.client.delta=1e-5", "train.cohort.rate=1.0",
           "privacy.client.clip=0.5", "train.rounds=10")  # fmt: skip
+SHARED = {"simulated": True}  # words of a simulation's node
 PICTURES = [hashlib.sha256(bytes([n])).digest() for n in range(9)]
 
 
@@ -63,7 +64,7 @@ def test_a_client_that_joins_no_round_is_reserved_and_rows_tell_nothing_of_who_d
     for vault_name, opened in (("a", ["c0002"]), ("b", ["c0004", "c0001", "c0005"])):
         vault = Vault(tmp_path / vault_name)
         for number, client in enumerate(opened):
-            node = policy.node_of(client, {}, share)
+            node = policy.node_of(client, SHARED, share)
             tags = vault.picture_tags(PICTURES[number : number + 1])
             booking.accept(federation, "run", client, node, vault, BARE, b"", tags)
         rows = vault.ledger.rows()
@@ -78,15 +79,15 @@ def test_a_client_that_joins_no_round_is_reserved_and_rows_tell_nothing_of_who_d
 def test_nodes_with_a_data_set_or_vault_of_their_own_speak_for_themselves():
     federation = federation_of()
     share = federation.data_id
-    assert len(policy.registry(federation, "c0002", policy.node_of("c0002", {}, share))) == 5
-    for words in ({"data-set": "clinic"}, {"vault-root": "here"}, {"data-root": "there"}):
+    assert len(policy.registry(federation, "c0002", policy.node_of("c0002", SHARED, share))) == 5
+    for words in ({"data-set": "clinic", **SHARED}, {"vault-root": "here"}, {"data-root": "there"}, {}):
         node = policy.node_of("c0002", words, share)
         assert policy.registry(federation, "c0002", node) == (node.data_set,)
 
 
 def test_thousands_of_clients_are_reserved_in_one_go(tmp_path):
     federation = federation_of(*CLIENT, "train.clients=5000")
-    node = policy.node_of("c0007", {}, federation.data_id)
+    node = policy.node_of("c0007", SHARED, federation.data_id)
     vault = Vault(tmp_path)
     begun = time.perf_counter()
     booking.accept(federation, "run", "c0007", node, vault, BARE, b"", [])
@@ -243,11 +244,11 @@ def test_a_simulations_registry_is_limited_client_by_client(tmp_path):
     heavy = Federation(dataclasses.replace(federation.settings, policy=Policy(None, None)))
     one = Node(f"{share}/c0003", vault_root=str(tmp_path))
     booking.accept(heavy, "before", "c0003", one, vault, BARE, b"", [])
-    booking.accept(federation, "run", "c0001", policy.node_of("c0001", {}, share), vault, BARE, b"", [])
+    booking.accept(federation, "run", "c0001", policy.node_of("c0001", SHARED, share), vault, BARE, b"", [])
     booked = {row.subject for row in vault.ledger.rows("run")}
     assert booked == {f"{share}/c000{number}" for number in (1, 2, 4, 5)}
     with pytest.raises(PolicyRefusal):
-        booking.accept(federation, "run", "c0003", policy.node_of("c0003", {}, share), vault, BARE, b"", [])
+        booking.accept(federation, "run", "c0003", policy.node_of("c0003", SHARED, share), vault, BARE, b"", [])
 
 
 def race(owner, monkeypatch):

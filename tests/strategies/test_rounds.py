@@ -106,7 +106,7 @@ def test_missing_doubled_and_uninvited_replies():
     answers = [Update("c2", {}), Update("c9", {}), Update("c2", {"x": np.zeros(1, np.float32)}), Update("c0", {})]
     found = list(rounds.ordered(answers, ("c0", "c1", "c2")))
     assert [answer.client_id for answer in found] == ["c0", "c1", "c2"]
-    assert found[1] == Failure("c1", "no reply")
+    assert found[1] == Failure("c1", "no reply", "late")
     assert found[2] == Update("c2", {})
 
 

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fedveil import checks, config, engine, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import put, split
-from fedveil.federation import planning
+from fedveil.federation import instruction, planning
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
@@ -27,9 +27,6 @@ EXAMPLES = """examples:
   fedveil simulate data=folder data.root=~/faces data.evaluation=procedural
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
-
-NODE_CONFIG: Mapping[str, Any] = {"allow-test-seed": True}
-"""A simulation's nodes are configured by the same person as its coordinator, who may fix the noise."""
 
 _FREE = ("runs", "engine", "tracking")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
@@ -91,8 +88,18 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
     if runs.Run(Path(settings.runs.root), run_id).result.is_file():
         return read_result(settings, run_id)
     run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
-    engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
+    engine.run(settings.engine, settings.train.clients, run_config, node_words(settings))
     return read_result(settings, run_id)
+
+
+def node_words(settings: Config) -> dict[str, Any]:
+    """Return the words of a simulation's nodes: one person's, on this machine, who may fix the noise.
+
+    They reach the nodes with the engine, in no message.
+    """
+    words: dict[str, Any] = {"simulated": True, "allow-test-seed": True, "vault-root": settings.vault.root}
+    place = instruction.place_of(settings.data.name)
+    return words if place is None else {**words, "data-root": settings.data.settings.get(place, "")}
 
 
 def read_result(settings: Config, run_id: str) -> dict[str, Any]:
