@@ -24,9 +24,11 @@ from fedveil import checks, config, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.data import decode
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.events import NonPrivate
+from fedveil.privacy.ledger import Row
 from fedveil.randomness import SecretStream, os_key
 from fedveil_clients import booking, policy
 from fedveil_clients.memo import content_hashes
@@ -91,6 +93,7 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
         booking.enrolled(own.policy, run_id, node, vault, event, vault.picture_tags(contents))
     except policy.PolicyRefusal as refusal:
         raise checks.UserError(f"Refused: {refusal}.") from refusal
+    row = Row(run_id, owner, "spent", event)
     features = _released(convert, inputs, state)
     buffer = io.BytesIO()
     np.savez(
@@ -101,7 +104,8 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     shape = "x".join(map(str, features.shape[1:]))
     lines = [f"{out}: {len(features)} faces through {name}, {shape} each, {features.nbytes / 1e6:.1f} MB"]
     lines += [f"left out: {problem}" for problem in problems]
-    lines += [textwrap.fill(statements.claim(one), 80, subsequent_indent="  ") for one in statements.price(event)]
+    said = (statements.claim(one) for one in claims.of_run(federation, [row]).statements)
+    lines += [textwrap.fill(text, 80, subsequent_indent="  ") for text in said]
     lines.append(f"booked for {owner}: fedveil ledger --owner {owner}")
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from fedveil import frequency, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
+from fedveil.privacy import noise
 from fedveil.protections.base import Visit
 from fedveil_clients.memo import Copies
 from fedveil_clients.prepared import SHELF
@@ -26,12 +27,17 @@ Features = Callable[[NDArray[np.int64], int], torch.Tensor]
 
 
 def mechanism_id(federation: Federation, state: Mapping[str, torch.Tensor]) -> bytes:
-    """Return a hash of everything the noise depends on but the image: settings, learnt state, size, transform."""
+    """Return a hash of everything a draw depends on but the record.
+
+    The method's settings (its noise, budget, clip and ranges among them), its learnt state, the size, and the versions
+    of the transform and of the noise's code.
+    """
     method = federation.settings.protection
-    settings = [method.name, dict(method.settings), list(federation.size), frequency.VERSION]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    parts = [method.name, dict(method.settings), list(federation.size), frequency.VERSION, noise.VERSION]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in sorted(state):
-        digest.update(name.encode() + np.ascontiguousarray(state[name].numpy()).tobytes())
+        values = np.ascontiguousarray(state[name].numpy())
+        digest.update(f"{name}\x1f{values.dtype}\x1f{values.shape}\x1f".encode() + values.tobytes())
     return digest.digest()
 
 
@@ -87,7 +93,7 @@ class Feeding:
             found: torch.Tensor | None = protection.prepared(torch.from_numpy(faces.images(index)), self.state)
             return found
 
-        prepared = SHELF.of(self.mechanism, faces.keys, prepare)
+        prepared, records = SHELF.of(self.mechanism, faces.keys, prepare), faces.records
 
         @functools.cache
         def person(label: int) -> bytes:  # by client and name: local numbers would collide across clients
@@ -96,7 +102,7 @@ class Feeding:
         def features(index: NDArray[np.int64], step: int) -> torch.Tensor:
             uses: Iterable[tuple[str | int, ...]] = ((where, step, place) for place in range(len(index)))
             if protection.memoise:
-                uses = (("image", faces.store.key(int(faces.index[i]))) for i in index)
+                uses = (("image", records[int(i)]) for i in index)
             keys = (randomness.test_key(seed, "draw", *use) for use in uses) if protection.noise else ()
             streams = [randomness.SecretStream(key) for key in keys]
             people = [person(int(label)) for label in faces.labels[index]]

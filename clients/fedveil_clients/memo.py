@@ -1,13 +1,14 @@
-"""Memoised noise: one draw per stored image and mechanism; only that copy is read ever after.
+"""Memoised noise: one draw per record, picture and mechanism; only that copy is read ever after.
 
-The memo id of a copy is KDF(owner key, content hash of the decoded pixels, id of the whole mechanism); it also keys the
-noise, so a crash before the copy was stored repeats the same draw instead of making a second release. Any other
-mechanism is another key and a fresh, counted draw: one unit draw used at two scales would reveal the image exactly.
+The memo id of a copy is KDF(owner key, source, record id, hash of the decoded pixels, id of the whole mechanism, number
+of the draw); it also keys the noise, so a crash before the copy was stored repeats the same draw instead of making a
+second release. The record is in it because equal pictures of two records must not share a draw, or their equality would
+show; the pixels, because a changed picture under an old name is another release; the mechanism, because one unit draw
+used at two scales would reveal the image exactly. Each is another key and a fresh, counted draw.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import io
@@ -28,6 +29,27 @@ CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WI
 CREATE TABLE IF NOT EXISTS copy (memo BLOB PRIMARY KEY, segment TEXT NOT NULL, place INTEGER NOT NULL) WITHOUT ROWID;
 """
 _CHUNK = 64  # images decoded and noised at a time
+_LABEL = b"label"
+
+Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+"""Image numbers (B,) -> clean images (B, 3, H, W), uint8."""
+Draw = Callable[[torch.Tensor, list[randomness.SecretStream]], torch.Tensor]
+"""Clean images (B, 3, H, W) and one stream each -> their noisy copies (B, ...)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """The images of one data set by name, none of them decoded.
+
+    Attributes:
+        source: where the pictures are; records of two sources are different records.
+        records: (N,) public ids of the records, each once: their places in the source, whatever they show.
+        keys: (N,) names that change when a file does, so that what a file shows need not be read to be known.
+    """
+
+    source: str
+    records: Sequence[str]
+    keys: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +69,11 @@ class Copies:
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
+def memo_id(owner_key: bytes, source: str, record: str, content: bytes, mechanism: bytes, draw: int = 0) -> bytes:
+    """Return the memo id, which also keys the noise of this one copy."""
+    return randomness.subkey(owner_key, "memo", source, record, content, mechanism, draw)
+
+
 class Memo:
     """The store of noisy copies in an owner's vault; safe for several processes at once."""
 
@@ -63,37 +90,37 @@ class Memo:
         self,
         owner_key: bytes,
         mechanism: bytes,
-        keys: Sequence[str],
-        read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
-        draw: Callable[[torch.Tensor, list[randomness.SecretStream]], torch.Tensor],
+        listed: Listed,
+        read: Read,
+        draw: Draw,
         before_drawing: Callable[[], None],
     ) -> tuple[Copies, int]:
-        """Return the copies of the images named by `keys`, and how many were drawn now.
+        """Return the copies of the listed images, and how many were drawn now.
 
         Args:
             owner_key: the vault's secret key.
             mechanism: hash of everything the noise depends on but the image.
-            keys: stable names of the N images, found without decoding them.
-            read: returns clean images (B, 3, H, W); called once for an image whose copy is not stored, never otherwise.
-            draw: clips and noises images (B, 3, H, W) with one stream each.
+            listed: the N images.
+            read: returns clean images; called once for an image whose copy is not stored, never otherwise.
+            draw: clips and noises images with one stream each.
             before_drawing: called before the first draw: writes the event to the ledger.
         """
         drawn = 0
         with closing(self._connect()) as connection:
             while True:
-                contents = self._known(connection, keys)
+                contents = self._known(connection, listed.keys)
                 memos = [
-                    None if content is None else self.memo_id(owner_key, content, mechanism, rank)
-                    for content, rank in zip(contents, _ranks(contents), strict=True)
+                    None if content is None else memo_id(owner_key, listed.source, record, content, mechanism)
+                    for content, record in zip(contents, listed.records, strict=True)
                 ]
                 missing = np.flatnonzero([memo is None or not self._has(connection, memo) for memo in memos])
                 if not missing.size:
                     return self._copies(connection, memos), drawn
                 before_drawing()
-                self._draw(connection, owner_key, mechanism, keys, contents, missing, read, draw)
+                self._draw(connection, owner_key, mechanism, listed, missing, read, draw)
                 drawn += int(missing.size)
 
-    def contents(self, keys: Sequence[str], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> list[bytes]:
+    def contents(self, keys: Sequence[str], read: Read) -> list[bytes]:
         """Return the content hash of each image named by `keys`; only those never seen before are read."""
         with closing(self._connect()) as connection:
             known = self._known(connection, keys)
@@ -103,15 +130,6 @@ class Memo:
             for place, content in zip(chunk, content_hashes(read(chunk)), strict=True):
                 known[place] = content
         return [content or b"" for content in known]
-
-    @staticmethod
-    def memo_id(owner_key: bytes, content: bytes, mechanism: bytes, rank: int = 0) -> bytes:
-        """Return the memo id, which also keys the noise of this one copy.
-
-        `rank` counts the images of the set before this one with equal pixels: two equal pictures are two records with
-        two draws, because equal copies would tell that the pictures are equal.
-        """
-        return randomness.subkey(owner_key, "memo", content, mechanism, rank)
 
     def _known(self, connection: sqlite3.Connection, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -129,28 +147,31 @@ class Memo:
         connection: sqlite3.Connection,
         owner_key: bytes,
         mechanism: bytes,
-        keys: Sequence[str],
-        contents: list[bytes | None],
+        listed: Listed,
         missing: NDArray[np.int64],
-        read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
-        draw: Callable[[torch.Tensor, list[randomness.SecretStream]], torch.Tensor],
+        read: Read,
+        draw: Draw,
     ) -> None:
         memos: list[bytes] = []
+        contents: list[bytes] = []
         drawn: list[NDArray[np.float32]] = []
         for start in range(0, missing.size, _CHUNK):
             chunk = missing[start : start + _CHUNK]
             images = read(chunk)
-            for place, content in zip(chunk, content_hashes(images), strict=True):
-                contents[place] = content
-            ranks = _ranks(contents)
-            ids = [self.memo_id(owner_key, contents[place] or b"", mechanism, ranks[place]) for place in chunk]
+            found = content_hashes(images)
+            ids = [
+                memo_id(owner_key, listed.source, listed.records[place], content, mechanism)
+                for place, content in zip(chunk, found, strict=True)
+            ]
             drawn.append(draw(torch.from_numpy(images), [randomness.SecretStream(memo) for memo in ids]).numpy())
-            memos.extend(ids)
+            contents += found
+            memos += ids
         segment = f"{secrets.token_hex(8)}.npy"
         self._write(segment, np.concatenate(drawn))
         with connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO content VALUES (?,?)", [(keys[place], contents[place]) for place in missing]
+                "INSERT OR REPLACE INTO content VALUES (?,?)",
+                [(listed.keys[place], content) for place, content in zip(missing, contents, strict=True)],
             )
             # Another process may have stored the same copy meanwhile: it is the same draw.
             connection.executemany(
@@ -180,7 +201,7 @@ class Memo:
 class ReadOnce:
     """Images that are needed twice, to hash and to protect, and decoded once while they fit into memory."""
 
-    def __init__(self, read: Callable[[NDArray[np.int64]], NDArray[np.uint8]], limit: int = 1 << 28) -> None:
+    def __init__(self, read: Read, limit: int = 1 << 28) -> None:
         self._read, self._left = read, limit  # bytes
         self._kept: dict[int, NDArray[np.uint8]] = {}
 
@@ -200,20 +221,6 @@ def content_hashes(images: NDArray[np.uint8]) -> list[bytes]:
     return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in images]
 
 
-def _ranks(contents: Sequence[bytes | None]) -> list[int]:
-    """Return for each image how many before it are known to have the same pixels.
-
-    >>> _ranks([b"x", None, b"y", b"x"])
-    [0, 0, 0, 1]
-    """
-    seen: collections.Counter[bytes | None] = collections.Counter()
-    ranks = []
-    for content in contents:
-        ranks.append(seen[content] if content is not None else 0)
-        seen[content] += 1
-    return ranks
-
-
 def _label(memo: bytes) -> bytes:
     """Return what the index shows of a memo id: a hash, because the id itself keys the noise."""
-    return hashlib.sha256(b"label" + memo).digest()
+    return hashlib.sha256(_LABEL + memo).digest()

@@ -34,13 +34,15 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "max-total-epsilon": (float, "largest image-level epsilon of all runs together"),
     "max-client-epsilon": (float, "largest client-level epsilon of all accepted schedules together"),
     "client-delta": (float, "delta of max-client-epsilon"),
+    "image-delta": (float, "delta at which image-level limits stand"),
+    "max-delta": (float, "largest delta accepted where the number of units asks for less"),
     "allow-test-seed": (bool, "accept fixed noise, which protects nobody"),
     "simulated": (bool, "data-root and vault-root serve all nodes of a simulation; each takes its share of the data"),
 }
 """Word of a node's configuration -> its type and meaning."""
 
 _UNREADABLE = "This node's file of words cannot be read."
-_LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon", "client-delta")
+_LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon", "client-delta", "image-delta", "max-delta")
 
 
 class NodeError(checks.UserError):

@@ -7,13 +7,17 @@ can replace the code at the owner can replace the policy.
 from __future__ import annotations
 
 import functools
+import math
 
+from fedveil import checks
 from fedveil.configuration.schema import Policy
+from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
-from fedveil.privacy.events import Event
-from fedveil.privacy.spending import History, image_epsilon
+from fedveil.privacy.events import Event, LocalRelease
+from fedveil.privacy.ledger import everybody_of
+from fedveil.privacy.spending import History
 from fedveil_clients.node import Node as Node  # whose limits these are; found here, too
 from fedveil_clients.node import node_of as node_of
 
@@ -24,6 +28,9 @@ class PolicyRefusal(Exception):
 
 def check(federation: Federation, node: Node, event: Event) -> None:
     """Raise `PolicyRefusal` unless the run respects the owner's floor.
+
+    Two pairs (epsilon, delta) cannot be compared by epsilon alone: what the run offers is converted to the owner's own
+    delta first, or to its pure epsilon.
 
     Args:
         federation: of the run's configuration as the coordinator sent it.
@@ -36,21 +43,47 @@ def check(federation: Federation, node: Node, event: Event) -> None:
         raise PolicyRefusal(f"the owner's floor accepts the protections {list(policy.floor)}, this run has {name!r}")
     if settings.privacy.test_seed is not None and not node.allow_test_seed:
         raise PolicyRefusal("the run fixes its noise (privacy.test_seed) and this node does not allow that")
+    for unit, (setting, delta) in planning.deltas(settings).items():
+        _check_delta(setting, delta, federation.units(unit), unit, policy)
     if policy.max_epsilon is None:
         return
-    image = next(s for s in statements.price(event) if s.unit == "image")
-    if image.epsilon is None or image.epsilon > policy.max_epsilon:
-        shown = "none (infinite)" if image.epsilon is None else f"{image.epsilon:g} at delta {image.delta:g}"
+    offered = math.inf
+    if isinstance(event, LocalRelease):
+        offered = statements.local_epsilon([(event, 1)], policy.image_delta)
+    if offered > policy.max_epsilon:
+        shown = "none (infinite)" if math.isinf(offered) else f"{offered:.6g} at delta {_delta_of(event, policy):g}"
         raise PolicyRefusal(
-            f"the owner accepts an image-level epsilon of at most {policy.max_epsilon:g}; this run's is {shown}"
+            f"the owner accepts an image-level epsilon of at most {policy.max_epsilon:g} at delta "
+            f"{policy.image_delta:g}; this run's is {shown}"
         )
+
+
+def check_count(federation: Federation, node: Node, event: Event, images: int) -> None:
+    """Raise `PolicyRefusal` unless delta is small enough for as many images as the owner has.
+
+    The number stays with the owner; the reason that may be sent says no more than what the assumption says anyway.
+    """
+    if isinstance(event, LocalRelease) and event.mechanism == "gaussian":
+        policy = node.policy or federation.settings.policy
+        _check_delta("protection.delta", event.delta, images, "image", policy)
+
+
+def _check_delta(setting: str, delta: float, units: int | None, unit: str, policy: Policy) -> None:
+    try:
+        planning.check_delta(setting, delta, units, unit, policy.max_delta)
+    except checks.UserError as error:
+        raise PolicyRefusal(str(error)) from error
+
+
+def _delta_of(event: Event, policy: Policy) -> float:
+    return policy.image_delta if isinstance(event, LocalRelease) and event.mechanism == "gaussian" else 0.0
 
 
 def check_runs(policy: Policy, before: History, after: History) -> None:
     """Raise `PolicyRefusal` unless all runs together, the new one included, stay within the owner's limits.
 
-    Pure losses of one image are summed, which is valid however runs were settings. Client-level schedules go through a
-    Renyi filter (Feldman and Zrnic, NeurIPS 2021, https://arxiv.org/abs/2008.11193) at a delta fixed beforehand.
+    Limits and totals stand at deltas that were fixed beforehand, and hold however runs were chosen: image-level totals
+    and client-level schedules go through filters (`privacy.accounting.filters`).
 
     Args:
         policy: the owner's.
@@ -59,12 +92,13 @@ def check_runs(policy: Policy, before: History, after: History) -> None:
     """
     limit = policy.max_total_epsilon
     if limit is not None:
-        spent, total = image_epsilon(before.worst_picture()), image_epsilon(after.worst_picture())
+        delta = policy.image_delta
+        spent, total = (_image(history, limit, delta) for history in (before, after))
         if total > limit:
             raise PolicyRefusal(
-                f"the owner accepts an image-level epsilon of at most {limit:g} over all runs; {_shown(spent)} is "
-                f"spent and this run would make it {_shown(total)}. Lower the budget, read an earlier mechanism's "
-                "copies again, or raise max-total-epsilon at the node"
+                f"the owner accepts an image-level epsilon of at most {limit:g} at delta {delta:g} over all runs; "
+                f"{_shown(spent)} is spent and this run would make it {_shown(total)}. Lower the budget, read an "
+                "earlier mechanism's copies again, or raise max-total-epsilon at the node"
             )
     limit = policy.max_client_epsilon
     if limit is None:
@@ -84,6 +118,13 @@ def check_runs(policy: Policy, before: History, after: History) -> None:
         )
 
 
+def _image(history: History, limit: float, delta: float) -> float:
+    """Return what the filter finds for the worst picture; inf where something left without a guarantee."""
+    if any(picture.unprotected for picture in history.pictures):
+        return math.inf
+    return max(filters.filtered_local(picture.local(), limit, delta) for picture in history.pictures)
+
+
 @functools.lru_cache(maxsize=256)
 def _client(schedules: tuple[Event, ...], limit: float, delta: float) -> float:
     return filters.filtered_epsilon(schedules, limit, delta)
@@ -93,12 +134,10 @@ def _shown(epsilon: float) -> str:
     return "no finite amount (a run without any guarantee)" if epsilon == float("inf") else f"{epsilon:.6g}"
 
 
-def registry(federation: Federation, client_id: str, node: Node) -> tuple[str, ...]:
-    """Return the data sets whose owner accepts a run when this node does: all of a simulation, which has one vault.
+def everybody(federation: Federation, client_id: str, node: Node) -> str | None:
+    """Return the subject that stands for all clients when this one accepts: a simulation has one vault for all.
 
-    A node with its own data set, pictures and vault speaks for itself alone.
+    A node with its own data set, pictures and vault speaks for itself alone: None.
     """
-    share = f"{federation.data_id}/"
-    if not node.simulated or node.data_set != share + client_id:
-        return (node.data_set,)
-    return tuple(share + name for name in federation.registry)
+    share = f"{federation.data_id}/{client_id}"
+    return everybody_of(share) if node.simulated and node.data_set == share else None

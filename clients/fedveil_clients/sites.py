@@ -11,12 +11,14 @@ import torch
 
 from fedveil import checks, randomness
 from fedveil.data.faces import FaceSet
+from fedveil.data.stores import Unreadable
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
+from fedveil.privacy.ledger import Held
 from fedveil_clients import booking, policy
 from fedveil_clients.features import Features, Feeding, joined, mechanism_id
-from fedveil_clients.memo import ReadOnce
+from fedveil_clients.memo import Listed, ReadOnce
 from fedveil_clients.vault import Vault
 
 
@@ -70,10 +72,20 @@ def open_site(
     """
     event = federation.release_event(state)
     policy.check(federation, node, event)
-    home, vault = node.at_home(federation), Vault(node.vault())
+    home = node.at_home(federation)
     if node.simulated:
         federation = home  # of the whole registry: its pictures have a place, and the ledger names them by it
     faces = own_faces(home, client_id, node)
+    policy.check_count(federation, node, event, len(faces))
+    stage = federation.stage_of(round_number)
+    feeding = Feeding(federation, stage, state, mechanism_id(federation, state))
+    vault = Vault(node.vault())
+    vault.create()
+    try:
+        read, names, held = _listed(faces, node, vault, event)
+    except Unreadable:  # what only decoding finds costs a picture, and not the client
+        faces = faces.without_unreadable()
+        read, names, held = _listed(faces, node, vault, event)
     people, local = np.unique(faces.labels, return_inverse=True)
     bank = _bank(home)
     classes = int(people.size + (0 if bank is None else bank.identities.size))
@@ -82,12 +94,10 @@ def open_site(
             f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
             "least two people, or set train.bank_identities to add procedural faces as negatives."
         )
-    vault.create()
-    read, stage = ReadOnce(faces.images), federation.stage_of(round_number)
-    feeding = Feeding(federation, stage, state, mechanism_id(federation, state))
-    pictures = booking.pictures_of(faces, vault, event, read)
-    booking.accept(federation, run_id, client_id, node, vault, event, feeding.mechanism, pictures)
-    own = _protected(feeding, faces, vault, node.data_set, event, read, client_id)
+    before = vault.joined(run_id, client_id)
+    client = booking.Joining(client_id, node, event, feeding.mechanism, held, before)
+    booking.accept(federation, run_id, vault, client)
+    own = _protected(feeding, faces, vault, names, event, read, client)
     labels = local
     if bank is not None:
         labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
@@ -112,23 +122,29 @@ def open_site(
     )
 
 
+def _listed(faces: FaceSet, node: policy.Node, vault: Vault, event: Event) -> tuple[ReadOnce, Listed, list[Held]]:
+    """Return a reader of the images, their names, and what the ledger shows of them."""
+    read, names = ReadOnce(faces.images), booking.listed(faces, node.data_set)
+    return read, names, booking.pictures_of(faces, names, vault, event, read)
+
+
 def _protected(
-    feeding: Feeding, faces: FaceSet, vault: Vault, data_set: str, event: Event, read: ReadOnce, client_id: str
+    feeding: Feeding, faces: FaceSet, vault: Vault, names: Listed, event: Event, read: ReadOnce, client: booking.Joining
 ) -> Features:
     """Return the features of the owner's images; their event is in the owner's ledger already."""
     protection, test_seed = feeding.federation.protection, feeding.federation.settings.privacy.test_seed
     if not isinstance(event, LocalRelease):  # no noise protects anyone: the draws may be public
-        return feeding.empirical(faces, client_id)
+        return feeding.empirical(faces, client.client_id)
     if protection.phases:
         raise ValueError("A phase reads clean faces: a protection with a formal guarantee cannot have one.")
     if booking.kept(event):
-        key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", data_set)
+        key = vault.owner_key() if test_seed is None else randomness.test_key(test_seed, "owner", client.node.data_set)
         copies, _ = vault.memo.open(
-            key, feeding.mechanism, faces.keys, read,
+            key, feeding.mechanism, names, read,
             lambda images, streams: protection.release(images, feeding.state, streams), lambda: None,
         )  # fmt: skip
         return feeding.kept(copies)
-    fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", data_set)
+    fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", client.node.data_set)
     return feeding.afresh(faces, fresh)
 
 

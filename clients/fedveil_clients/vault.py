@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fedveil import checks, randomness, runs
 from fedveil.federation.instruction import BadInstruction
-from fedveil.privacy.ledger import Ledger
-from fedveil_clients.memo import Memo
+from fedveil.privacy.ledger import Held, Ledger
+from fedveil_clients.memo import Listed, Memo
 
 _LAST = "Remove it: the class centres beside it say where this client stands."
 
@@ -52,17 +52,29 @@ class Vault:
         """Return a name of this vault that tells nothing of what is in it: a hash of its key."""
         return randomness.subkey(self.owner_key(), "vault identity").hex()[:32]
 
-    def picture_tags(self, contents: Iterable[bytes]) -> list[bytes]:
-        """Return what the ledger may show of pictures: their content hashes under the owner's key, repeats left out.
+    def held(self, listed: Listed, size: tuple[int, int], contents: Iterable[bytes]) -> list[Held]:
+        """Return what the ledger may show of a data set's pictures: hashes under the owner's key.
 
-        Without the key nobody can tell whether a known picture is among them.
+        Without the key nobody can tell whether a known picture, or a name, is among them. A record at another size is
+        another one: it shows other pixels, and no mechanism serves both.
         """
         key = self.owner_key()
-        return [randomness.subkey(key, "picture", content)[:16] for content in dict.fromkeys(contents)]
+        return [
+            Held(
+                randomness.subkey(key, "picture", content)[:16],
+                randomness.subkey(key, "record", listed.source, record, *size)[:16],
+            )
+            for record, content in zip(listed.records, contents, strict=True)
+        ]
 
-    def mechanism_tag(self, mechanism: bytes, kind: str = "") -> str:
-        """Return the ledger's name of a mechanism whose copies this vault keeps; another key draws others."""
-        return randomness.subkey(self.owner_key(), "ledger mechanism", mechanism, kind).hex()[:32]
+    def picture_tags(self, contents: Iterable[bytes]) -> list[Held]:
+        """Return what the ledger may show of pictures that are no records of a data set, such as a gallery's."""
+        key = self.owner_key()
+        return [Held(randomness.subkey(key, "picture", content)[:16]) for content in dict.fromkeys(contents)]
+
+    def mechanism_tag(self, mechanism: bytes, source: str, kind: str = "") -> str:
+        """Return the ledger's name of a mechanism whose copies this vault keeps of one source's records."""
+        return randomness.subkey(self.owner_key(), "ledger mechanism", mechanism, source, kind).hex()[:32]
 
     @staticmethod
     def _read_key(path: Path) -> bytes:
@@ -82,6 +94,10 @@ class Vault:
     def memo(self) -> Memo:
         """The noisy copies."""
         return Memo(self.root / "copies")
+
+    def joined(self, run_id: str, client_id: str) -> bool:
+        """Return whether a client has trained in a run before."""
+        return (self.root / "heads" / run_id / client_id).is_dir()
 
     def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
         """Refuse a round before the last answered one, and the last one again unless the same was sent.

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 from collections.abc import Iterable, Sequence
 
 from fedveil import checks, randomness
-from fedveil.federation import planning
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
-from fedveil.privacy import calibration, statements
-from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
+from fedveil.privacy import calibration
+from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.events import NonPrivate
 from fedveil.privacy.ledger import Ledger, Row
-from fedveil.privacy.statements import Statement
 from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Update
 from fedveil_strategies import cohorts, private, rounds
-
-_ASSUMPTIONS = (
-    "the server adds the noise, keeps it and the coins secret, and forgets both",
-    "the registry, its size and all settings are public",
-    "the schedule was fixed before the run",
-)
-_NOT_COVERED = (
-    "the server itself, which sees every update before clipping",
-    "the operator's log: who took part, when, and what failed",
-    "floating-point effects of the noise (real arithmetic is assumed)",
-    "each person's share of a client that holds many people",
-)
 
 
 class ClientLevel:
@@ -57,11 +43,7 @@ class ClientLevel:
             share=budget.quantile_share,
             clip_lr=budget.quantile_lr,
         )
-        self._accountant = PldAccountant(federation.relation, "client")
-        spent = self._booked = sum(row.event == self.event for row in ledger.rows(run_id))
-        self._reserved = federation.total_rounds
-        if spent and not isinstance(self.event, NonPrivate):
-            self._accountant = self._accountant.compose(self.event, spent)
+        self._booked = sum(row.event == self.event for row in ledger.rows(run_id))
 
     def enter(self, plan: rounds.Plan) -> None:
         """Go on with another network: other tensors, the same registry, cohorts and accountant."""
@@ -82,12 +64,13 @@ class ClientLevel:
         A round that was interrupted after its event was booked is run again as another event, and owners have reserved
         no more than the schedule: such a run ends a round early.
         """
-        if self._booked >= self._reserved and self._federation.settings.privacy.test_seed is None:
+        federation = self._federation
+        if self._booked >= federation.total_rounds and federation.settings.privacy.test_seed is None:
             return False
         target = self._budget.epsilon
         if target is None or math.isinf(target) or isinstance(self.event, NonPrivate):
             return True
-        return self._accountant.compose(self.event).upper(self._budget.delta or 0.0) <= target
+        return claims.client_epsilon(federation, [(self.event, self._booked + 1)], LIVE_GRID) <= target
 
     def combine(self, number: int, answers: Iterable[Update | Failure], state: rounds.State) -> rounds.Combined:
         """Clip, sum, book the event, add the noise, divide by the public cohort."""
@@ -104,39 +87,13 @@ class ClientLevel:
         Under a test seed it draws the same, so it stays one row: the run is NOT PRIVATE and repeats exactly.
         """
         if self._federation.settings.privacy.test_seed is not None:
-            note = f"round {number}, NOT PRIVATE: fixed noise (privacy.test_seed)"
+            note = f"round {number}, {claims.NOT_PRIVATE}"
             if any(row.note == note for row in self._ledger.rows(self._run_id)):
                 return
         else:
             note = f"round {number}"
         self._ledger.append([Row(self._run_id, "run", "spent", self.event, note, self._opened)])
         self._booked += 1
-        if not isinstance(self.event, NonPrivate):
-            self._accountant = self._accountant.compose(self.event)
-
-    def statement(self, final: bool = False) -> Statement:
-        """Return what may be claimed of the rounds so far; the final one is priced on the finer grid."""
-        if isinstance(self.event, NonPrivate):
-            return statements.price(self.event)[0]
-        accountant = dataclasses.replace(self._accountant, grid=FINAL_GRID) if final else self._accountant
-        delta = self._budget.delta or 0.0
-        bound = accountant.epsilon(delta)
-        epsilon = bound.upper
-        fixed = self._plan.cohort.kind == "fixed"
-        rate = self._plan.cohort.rate
-        cohort = "fixed cohorts, not amplified" if fixed else f"secret Poisson cohorts of rate {rate:g}"
-        return Statement(
-            unit="client",
-            relation=self._federation.relation,
-            view=planning.VIEW,
-            mechanism=f"Gaussian noise on the sum of clipped updates, {cohort} ({bound.method})",
-            epsilon=epsilon,
-            delta=delta if epsilon is not None else None,
-            guarantee="formal" if epsilon is not None else "none",
-            meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
-            assumptions=_ASSUMPTIONS,
-            not_covered=_NOT_COVERED,
-        )
 
     def lines(self, dimension: int) -> list[str]:
         """Return what was chosen, for people: noise, cohort, noise-to-signal ratio and a remedy when it is hopeless."""
@@ -159,7 +116,7 @@ def check_start(federation: Federation) -> None:
     whole = federation.whole_schedule
     if isinstance(whole, NonPrivate) or math.isinf(budget.epsilon):
         return
-    cost = PldAccountant(federation.relation, "client").compose(whole).upper(budget.delta or 0.0)
+    cost = claims.client_epsilon(federation, [(federation.round_release, federation.total_rounds)], LIVE_GRID)
     if cost > budget.epsilon:
         raise checks.UserError(
             f"The {federation.total_rounds} rounds of this run cost epsilon {cost:.4g} at delta "

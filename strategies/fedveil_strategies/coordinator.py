@@ -6,7 +6,6 @@ observers evaluate, checkpoint and track. A session that is opened again goes on
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import textwrap
 import time
@@ -19,10 +18,10 @@ import torch
 from fedveil import checks, config, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
-from fedveil.federation import warm_start
+from fedveil.federation import claims, warm_start
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import set_tensors
-from fedveil.privacy import statements
+from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import GENESIS, Ledger, Row
 from fedveil.records import Failure, Tensors, Update
@@ -84,25 +83,18 @@ def _opened(
     admit(run)
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(state)
-    claimed = statements.price_all([*_booked(run, event, settings), *_warm(run, settings)])
+    _book(federation, run, event)
     plan = phases.plan_of(federation, stage, tensors)
     level = _client_level(federation, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
-    formal = settings.privacy.client is not None or any(statement.epsilon is not None for statement in claimed)
-    tracker = observers.start_tracker(settings, run, parent, formal)
+    planned = claims.planned(federation, event, LIVE_GRID)
+    tracker = observers.start_tracker(settings, run, parent, planned.noise_source == "operating system")
     return Session(
-        federation, run, state, backbone, stage, start, tuple(meta["history"]), tuple(claimed), plan, level, tracker,
-        console, begun, float(meta.get("seconds", 0.0)), lock,
+        federation, run, state, backbone, stage, start, tuple(meta["history"]), plan, level, tracker, console,
+        begun, float(meta.get("seconds", 0.0)), lock,
     )  # fmt: skip
 
 
-def _warm(run: Run, settings: Config) -> list[Event]:
-    """Book a start that nobody declared public."""
-    leak = warm_start.leak(settings)
-    if leak is None:
-        return []
-    Ledger(run.ledger).append_once(Row(run.run_id, "run", "spent", leak))
-    return [leak]
 
 
 def _client_level(
@@ -135,22 +127,22 @@ def protection_phase(federation: Federation) -> str:
     return f"protection {federation.settings.protection.name}{learnt}"
 
 
-def _booked(run: Run, event: Event, settings: Config) -> list[Event]:
-    """Write the run's event to its ledger and return all that the run has released so far.
+def _book(federation: Federation, run: Run, event: Event) -> None:
+    """Write to the run's ledger what it will release of an image, and a start that nobody declared public.
 
-    A memoised release happens once however often the run is taken up again. Fresh noise is drawn again by every
-    attempt, so every attempt is a row, and equal rows compose.
+    Copies that are drawn once are one release, however often the run was interrupted. Without them every attempt draws
+    afresh, unless the noise is fixed, and each is a row.
     """
-    ledger = Ledger(run.ledger)
-    note = "" if settings.privacy.test_seed is None else "NOT PRIVATE: fixed noise (privacy.test_seed)"
+    ledger, note = Ledger(run.ledger), claims.note_of(federation)
     row = Row(run.run_id, "run", "spent", event, note)
-    fresh = isinstance(event, LocalRelease) and event.releases > 1 and settings.privacy.test_seed is None
-    if fresh or not ledger.has(row):
+    fresh = isinstance(event, LocalRelease) and event.releases > 1 and not note
+    if fresh:
         ledger.append([row])
-    if not isinstance(event, LocalRelease):
-        return [event]
-    attempts = sum(1 for found in ledger.rows() if found.event == event)
-    return [dataclasses.replace(event, releases=event.releases * attempts)]
+    else:
+        ledger.append_once(row)
+    leak = warm_start.leak(federation.settings)
+    if leak is not None:
+        ledger.append_once(Row(run.run_id, "run", "spent", leak, note))
 
 
 def report(session: Session, news: Sequence[str]) -> None:
@@ -158,7 +150,7 @@ def report(session: Session, news: Sequence[str]) -> None:
 
     Under a client-level claim who takes part is for the log alone: a terminal is easily shown to somebody.
     """
-    observers.log(session.run, news)
+    observers.to_operator(session.run, *news)
     if session.level is None:
         for line in news:
             session.console.say(textwrap.fill(line, 80, subsequent_indent="  "))
@@ -226,26 +218,32 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     set_tensors(session.backbone, end.tensors)
     session.console.say("final evaluation")
     found = observers.evaluated(session, settings.evaluation.draws, settings.evaluation.bootstrap)
-    claims = session.claims(final=True)
-    formal = any(statement.epsilon is not None for statement in claims)
-    test_seed = settings.privacy.test_seed is not None
+    claimed = session.claims(FINAL_GRID)
     result = {
         "run_id": session.run_id,
         "config_hash": config.digest(settings),
         "rounds": [*watch.history],
         "final": observers.final_numbers(found),
-        "statements": [statement.to_dict() for statement in claims],
+        "statements": [statement.to_dict() for statement in claimed.statements],
         "model_sha256": records.model_sha256(end.tensors),
         **_missing(session, watch.history),
-        "noise_source": "test seed" if test_seed else "operating system" if formal else "none",
-        "private": not test_seed and statements.all_meaningful(claims),
+        "noise_source": claimed.noise_source,
+        "private": claimed.private,
+    }
+    spent = {
         "wall_seconds": session.seconds_before + time.perf_counter() - session.begun,
         "peak_memory_mb": observers.peak_memory_mb(),
     }
+    if session.level is None:
+        result |= spent
+    else:  # how long and how large tells who took part
+        observers.to_operator(session.run, ", ".join(f"{name} {value:.1f}" for name, value in spent.items()))
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))
     # result.json comes last but for its own copy: a run that has one is complete.
     observers.publish(session, plain, found, end.round, end.tensors)
     runs.write_json(session.run.result, plain)
+    if session.level is not None:
+        runs.hide_times(session.run)
     session.tracker.log_artifact(session.run.result)
     session.tracker.finish("FINISHED")
     return plain

@@ -47,13 +47,13 @@ class Watch:
 
     def evaluate(self, report: RoundReport) -> None:
         """Measure the new model on public pairs with one draw, every n-th round, and remember the round."""
-        settings = self.session.settings
+        settings, claimed = self.session.settings, self.session.claims()
         entry: dict[str, Any] = {
             "round": report.round,
             "accuracy": None,
             "statements": [
                 {"unit": s.unit, "relation": s.relation, "epsilon": s.epsilon, "delta": s.delta}
-                for s in self.session.claims()
+                for s in claimed.statements
             ],
             "bytes_expected": report.bytes_expected,
         }
@@ -90,16 +90,18 @@ class Watch:
         entry = self.history[-1]
         self.session.console.round(entry, report)
         self.session.tracker.log_round(report.round, round_metrics(entry, self.session))
-        lines = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
-        log(self.session.run, lines)
+        failed = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
+        to_operator(self.session.run, *failed)
 
 
-def log(run: Run, lines: Sequence[str]) -> None:
-    """Append lines to the operator's log, which is for the operator alone."""
-    if lines:
-        handle = os.open(run.folder / "operator.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(f"{line}\n" for line in lines)
+def to_operator(run: Run, *lines: str) -> None:
+    """Write lines to the operator's log, which nobody else can read."""
+    if not lines:
+        return
+    path = run.folder / "operator.log"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:
+        log.writelines(f"{line}\n" for line in lines)
 
 
 def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Result:
@@ -141,7 +143,7 @@ def round_metrics(entry: Mapping[str, Any], session: Session) -> dict[str, float
     if entry["accuracy"] is not None:
         found |= {"accuracy": entry["accuracy"], "eer": entry["eer"]}
         found |= {f"tar_at_far_{far}": value for far, value in entry["tar"].items() if isinstance(value, float)}
-    for statement in session.claims():
+    for statement in session.claims().statements:
         if statement.metric_name is not None and statement.epsilon is not None:
             found[statement.metric_name] = statement.epsilon
     return found
@@ -197,9 +199,10 @@ def publish(
     private = "private" if result["private"] else "NOT PRIVATE"
     tags = {"fedveil.privacy": private, "fedveil.model": result["model_sha256"]}
     tags["fedveil.ledger_head"] = Ledger(session.run.ledger).head()
-    for statement in session.claims(final=True):
-        text = "none (epsilon is infinite)" if statement.epsilon is None else f"{statement.epsilon:.6g}"
-        tags[f"fedveil.epsilon.{statement.unit}"] = text
+    for statement in result["statements"]:
+        key, epsilon = f"fedveil.epsilon.{statement['unit']}", statement["epsilon"]
+        if epsilon is None or "none" not in tags.get(key, ""):  # of several, one without a guarantee is what counts
+            tags[key] = "none (epsilon is infinite)" if epsilon is None else f"{epsilon:.6g}"
     tracker.log_tags(tags)
     for path in [*made, run.ledger]:
         tracker.log_artifact(path)

@@ -11,11 +11,12 @@ import torch
 from fedveil import runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
-from fedveil.federation import warm_start
+from fedveil.federation import claims
+from fedveil.federation.claims import Claims
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
-from fedveil.privacy import statements
-from fedveil.privacy.statements import Statement
+from fedveil.privacy.accounting.pld import LIVE_GRID
+from fedveil.privacy.ledger import Ledger
 from fedveil.runs import Run
 from fedveil.tracking import Tracker
 from fedveil_strategies import client_level, rounds
@@ -31,7 +32,6 @@ class Session:
         stage: what is being trained: a phase of the protection, or the recogniser.
         start: where this stage starts from.
         history: what every finished round's evaluation found.
-        statements: what the local releases may claim; `claims` adds the client level's.
         level: the client-level guarantee, or None.
         seconds_before: wall time of the attempts before this one, up to their last checkpoints.
         lock: held while the session is open.
@@ -44,7 +44,6 @@ class Session:
     stage: Stage
     start: rounds.State
     history: tuple[Mapping[str, Any], ...]
-    statements: tuple[Statement, ...]
     plan: rounds.Plan
     level: client_level.ClientLevel | None
     tracker: Tracker
@@ -63,12 +62,6 @@ class Session:
         """The run's id."""
         return self.run.run_id
 
-    def claims(self, final: bool = False) -> list[Statement]:
-        """Return all statements as they stand after the rounds so far; none is a guarantee under a test seed."""
-        found = [*([self.level.statement(final)] if self.level is not None else []), *self.statements]
-        if self.settings.privacy.test_seed is not None:
-            return [statements.void(one, statements.FIXED_NOISE) for one in found]
-        leak = warm_start.leak(self.settings)
-        if leak is not None:  # what a start has learnt is in every model that follows
-            found = [statements.void(one, leak.reason) if "model" in one.view else one for one in found]
-        return found
+    def claims(self, grid: float = LIVE_GRID) -> Claims:
+        """Return what the run may claim after the rounds so far, from the rows in its ledger."""
+        return claims.of_run(self.federation, Ledger(self.run.ledger).rows(self.run_id), grid)

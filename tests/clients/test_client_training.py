@@ -237,7 +237,7 @@ def test_nothing_but_the_update_is_in_the_reply_or_the_context(settings, tmp_pat
     chosen = settings()
     tensors = start(chosen)
     with caplog.at_level(logging.DEBUG):
-        reply, context = ask(chosen, tensors=tensors)
+        reply, context = ask(chosen, tensors=tensors, node_config={"data-set": NODE.data_set})
     assert sorted(reply.content) == ["reply", "update"]
     assert list(reply.content.array_records) == ["update"]
     about = dict(reply.content.config_records["reply"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedveil import randomness
-from fedveil_clients.memo import Memo
+from fedveil_clients.memo import Listed, Memo, memo_id
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4), dtype=np.uint8)
@@ -40,19 +40,20 @@ class Owner:
         self.events.append("draw")
         return noised(images, streams)
 
-    def open(self, names=None, mechanism=b"m", key=KEY):
+    def open(self, names=None, mechanism=b"m", key=KEY, source="here"):
         names = names or [f"file{i}" for i in range(len(self.pixels))]
+        # What caches go by changes with the picture, what a draw goes by does not.
+        keys = [f"{name}:{hash(self.pixels[place].tobytes())}" for place, name in enumerate(names)]
         copies, drawn = self.memo.open(
-            key, mechanism, names, self._read, self._draw, lambda: self.events.append("booked")
+            key, mechanism, Listed(source, names, keys), self._read, self._draw, lambda: self.events.append("booked")
         )
         return copies.batch(np.arange(len(copies))).numpy(), drawn
 
 
-def expected(image, mechanism=b"m", key=KEY, rank=0):
+def expected(image, record, mechanism=b"m", key=KEY, source="here"):
     """The direct release, with the documented key derivation written out."""
-    stream = randomness.SecretStream(
-        randomness.subkey(key, "memo", hashlib.sha256(image.tobytes()).digest(), mechanism, rank)
-    )
+    content = hashlib.sha256(image.tobytes()).digest()
+    stream = randomness.SecretStream(randomness.subkey(key, "memo", source, record, content, mechanism, 0))
     return noised(torch.from_numpy(image[None]), [stream]).numpy()[0]
 
 
@@ -68,7 +69,7 @@ def test_clean_images_are_read_once_and_the_event_is_booked_first(tmp_path):
 
 def test_copies_are_the_direct_release_and_differ_between_images(tmp_path):
     copies, _ = Owner(tmp_path).open()
-    assert np.array_equal(copies, np.stack([expected(image) for image in PIXELS]))
+    assert np.array_equal(copies, np.stack([expected(image, f"file{i}") for i, image in enumerate(PIXELS)]))
     noise = copies - PIXELS
     assert len({one.tobytes() for one in noise}) == 6
 
@@ -78,13 +79,17 @@ def test_another_process_reads_the_stored_copies_without_clean_images(tmp_path):
     code = """
 import sys, hashlib, numpy as np
 from pathlib import Path
-from fedveil_clients.memo import Memo
+from fedveil_clients.memo import Listed, Memo
 def never(*_): raise SystemExit("a clean image was asked for")
-names = [f"file{i}" for i in range(6)]
-copies, drawn = Memo(Path(sys.argv[1])).open(bytes(range(32)), b"m", names, never, never, never)
+listed = Listed("here", [f"file{i}" for i in range(6)], sys.argv[2:])
+copies, drawn = Memo(Path(sys.argv[1])).open(bytes(range(32)), b"m", listed, never, never, never)
 print(drawn, hashlib.sha256(copies.batch(np.arange(6)).numpy().tobytes()).hexdigest())
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    with sqlite3.connect(tmp_path / "index.sqlite") as connection:
+        keys = sorted(row[0] for row in connection.execute("SELECT key FROM content"))
+    connection.close()
+    command = [sys.executable, "-c", code, str(tmp_path), *keys]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["0", hashlib.sha256(copies.tobytes()).hexdigest()], done.stderr
 
 
@@ -103,29 +108,47 @@ def test_another_mechanism_or_owner_is_a_fresh_booked_draw(tmp_path, mechanism, 
     assert np.array_equal(kept, first)
 
 
-def test_equal_pictures_have_their_own_draws(tmp_path):
-    """Equal copies would tell an adversary that two of an owner's pictures are equal, at any epsilon."""
+def test_equal_pictures_of_two_records_have_their_own_draws(tmp_path):
+    """Equal copies would tell an adversary that two pictures are equal, at any epsilon; of one owner or of two."""
     owner = Owner(tmp_path, np.concatenate([PIXELS[:2], PIXELS[:1]]))
     copies, _ = owner.open(["a", "b", "again a"])
-    assert np.array_equal(copies[0], expected(PIXELS[0]))
-    assert np.array_equal(copies[2], expected(PIXELS[0], rank=1))
-    assert not np.array_equal(copies[0], copies[2])
+    assert np.array_equal(copies[0], expected(PIXELS[0], "a"))
+    assert np.array_equal(copies[2], expected(PIXELS[0], "again a"))
+    other, _ = Owner(tmp_path, PIXELS[:1]).open(["a"], source="elsewhere")
+    assert len({copy.tobytes() for copy in (copies[0], copies[2], other[0])}) == 3
 
 
-def test_a_renamed_picture_keeps_its_copy(tmp_path):
+def test_a_draw_never_moves_to_another_record(tmp_path):
+    """Whatever is added, removed, reordered or made equal: the copies of all other records stay what they were."""
+    before, _ = Owner(tmp_path, PIXELS[:3]).open(["a", "b", "c"])
+    equal = np.stack([PIXELS[0], PIXELS[0], PIXELS[0], PIXELS[2]])
+    after, drawn = Owner(tmp_path, equal).open(["0", "a", "b", "c"])
+    assert drawn == 2  # the new record, and the changed picture of b
+    assert np.array_equal(after[1], before[0])
+    assert np.array_equal(after[3], before[2])
+    assert len({copy.tobytes() for copy in (*before, *after)}) == 5
+
+
+def test_a_changed_picture_under_an_old_name_is_another_draw_and_the_old_one_is_kept(tmp_path):
+    owner = Owner(tmp_path, PIXELS[:2].copy())
+    before, _ = owner.open(["a", "b"])
+    owner.pixels[0] = PIXELS[5]
+    after, drawn = owner.open(["a", "b"])
+    assert drawn == 1
+    assert np.array_equal(after[0], expected(PIXELS[5], "a"))
+    owner.pixels[0] = PIXELS[0]
+    again, drawn = owner.open(["a", "b"])
+    assert drawn == 0
+    assert np.array_equal(again, before)
+
+
+def test_a_renamed_picture_is_another_record_and_another_draw(tmp_path):
     owner = Owner(tmp_path, PIXELS[:2])
     copies, _ = owner.open(["a", "b"])
     later, drawn = owner.open(["moved a", "b"])
-    assert drawn == 1  # read once more to learn that it is known; never another draw
-    assert np.array_equal(later, copies)
-
-
-@pytest.mark.parametrize("order", [(0, 1, 0), (0, 0, 1), (1, 0, 0)])
-def test_equal_pictures_found_later_never_share_a_draw(tmp_path, order):
-    owner = Owner(tmp_path, PIXELS[list(order)])
-    owner.open([f"first {n}" for n in range(3)])
-    moved, _ = Owner(tmp_path, PIXELS[list(order)]).open(["new", "first 1", "first 2"])
-    assert len({copy.tobytes() for copy in moved}) == 3
+    assert drawn == 1
+    assert not np.array_equal(later[0], copies[0])
+    assert np.array_equal(later[1], copies[1])
 
 
 def test_a_grown_set_draws_for_the_new_images_alone(tmp_path):
@@ -135,6 +158,7 @@ def test_a_grown_set_draws_for_the_new_images_alone(tmp_path):
     new, drawn = owner.open()
     assert (drawn, owner.read_images) == (2, [4, 5])
     assert np.array_equal(new[:4], old)
+    owner.pixels = PIXELS[::-1]
     turned, drawn = owner.open([f"file{i}" for i in reversed(range(6))])
     assert drawn == 0
     assert np.array_equal(turned, new[::-1])
@@ -192,8 +216,8 @@ def test_the_vaults_files_hold_no_key_and_are_the_owners_alone(tmp_path):
     assert folder.stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.glob("*.npy"))
     content = b"".join(path.read_bytes() for path in folder.iterdir())
-    for image in PIXELS:
-        memo = Memo.memo_id(KEY, hashlib.sha256(image.tobytes()).digest(), b"m")
+    for record, image in zip([f"file{i}" for i in range(6)], PIXELS, strict=True):
+        memo = memo_id(KEY, "here", record, hashlib.sha256(image.tobytes()).digest(), b"m")
         assert memo not in content
         assert memo.hex().encode() not in content
     assert KEY not in content

@@ -8,6 +8,7 @@ import pytest
 
 from fedveil.configuration.schema import Policy
 from fedveil.federation.federation import Federation
+from fedveil.privacy import statements
 from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil_clients import policy
 from fedveil_clients.policy import Node, PolicyRefusal
@@ -99,3 +100,50 @@ def test_a_node_brings_its_own_faces_and_vault(tmp_path):
     faces = own_faces(shared.at_home(run), "c0002", shared)
     assert all(name.startswith("north") for name in faces.present_names)
     assert set(faces.present_names) < {"north0", "north1", "north2"}
+
+
+# Two pairs (epsilon, delta) are compared at one delta
+
+
+def gaussian(epsilon, delta, **more):
+    from fedveil.privacy import gaussian as closed
+
+    return LocalRelease("gaussian", closed.mu_of(epsilon, delta), delta=delta, **more)
+
+
+def test_an_offer_is_converted_to_the_owners_delta_before_it_is_compared():
+    run = settings("protection.noise=gaussian", "data.identities=20")
+    careless = gaussian(8.0, 1e-5)
+    policy.check(run, Node("d", policy=Policy(None, 8.0)), careless)
+    strict = Node("d", policy=Policy(None, 8.0, image_delta=1e-9))
+    with pytest.raises(PolicyRefusal, match=r"this run's is 10\.9\d+ at delta 1e-09"):
+        policy.check(run, strict, careless)
+    policy.check(run, strict, gaussian(8.0, 1e-9))
+    policy.check(run, strict, NOISED)  # pure: 8 at any delta
+    with pytest.raises(PolicyRefusal, match=r"8\.1 at delta 0"):
+        policy.check(run, strict, LocalRelease("laplace", 8.1))
+
+
+def test_epsilons_alone_would_have_passed_a_delta_close_to_one():
+    """At delta 0.999 epsilon is next to nothing; at the owner's delta it is what it is."""
+    run = settings("protection.noise=gaussian", "data.identities=20", "policy.max_delta=0.999")
+    loose = LocalRelease("gaussian", 10.0, delta=0.999)
+    assert statements.price(loose)[0].epsilon < 50
+    with pytest.raises(PolicyRefusal, match="at delta 1e-05"):
+        policy.check(run, Node("d", policy=Policy(None, 50.0, max_delta=0.999)), loose)
+
+
+def test_a_coordinators_raised_delta_is_not_the_owners():
+    run = settings("protection.noise=gaussian", "protection.delta=0.01", "policy.max_delta=0.01")
+    policy.check(run, Node("d"), gaussian(1.0, 0.01))  # a simulation: the same person
+    with pytest.raises(PolicyRefusal, match=r"protection\.delta=0\.01"):
+        policy.check(run, Node("d", policy=Policy(("dctdp",), None)), gaussian(1.0, 0.01))
+    policy.check(run, Node("d", policy=Policy(None, None, max_delta=0.01)), gaussian(1.0, 0.01))
+
+
+def test_a_delta_too_large_for_the_owners_own_number_of_images_is_refused():
+    run = settings("protection.noise=gaussian", "data.identities=20")
+    policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_000)
+    with pytest.raises(PolicyRefusal, match="10,001 images"):
+        policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_001)
+    policy.check_count(run, Node("d"), NOISED, 10**9)

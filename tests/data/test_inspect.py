@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedveil.data.faces import Problem, from_array
+from fedveil.data.faces import from_array
 from fedveil.data.inspect import inspect
 from fedveil.data.sources.procedural import Procedural
 from fedveil.data.split import Split
+from fedveil.data.stores import CachedStore, Problem, Unreadable
 
 SMALL = Procedural(identities=5, images_per_identity=3, evaluation_identities=6, public_identities=2, pairs=24)
 
@@ -54,3 +57,36 @@ def test_every_problem_is_found() -> None:
     assert "one image in several sets: train, evaluation" in found
     assert "1 grey, colour" in text
     assert report.parts[0].histogram == (((1, 1), 1), ((2, 3), 5))
+
+
+def columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def test_pictures_that_turn_out_unreadable_are_listed_not_refused() -> None:
+    split = SMALL.load(1)
+    far = "\u674e\u5c0f\u9f99" * 12
+
+    def make(index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        for i in index.tolist():
+            if i >= 12 or i == 4:
+                raise Unreadable(Problem(f"{far}/{i}\x1b[2J", "cannot be decoded " + far), "repack it", "set.npz")
+        return split.train.images(index)
+
+    store = CachedStore(15, (32, 32), make, str, str)
+    train = dataclasses.replace(split.train, store=store, names=(*split.train.names[:4], far))
+    report = inspect("given", Given(dataclasses.replace(split, train=train)), 1)
+    assert (report.parts[0].images, report.parts[0].identities) == (11, 4)
+    assert report.parts[0].unread == (far,)
+    text = str(report)
+    assert "train: 11 images of 4 people" in text
+    assert "train: 4 files or people left out:" in text
+    assert "train: 1 people without a readable picture keep their place:" in text
+    assert max(map(columns, text.splitlines())) <= 80
+    assert text.replace("\n", "").isprintable()
+
+
+def test_a_set_without_a_readable_picture_is_reported() -> None:
+    split = SMALL.load(1)
+    train = dataclasses.replace(split.train, unreadable=np.ones(15, bool))
+    assert "train: 0 images of 0 people" in str(inspect("given", Given(dataclasses.replace(split, train=train)), 1))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedveil import checks
-from fedveil.data.faces import images_per_identity
+from fedveil.data.caps import images_per_identity
 from fedveil.data.sources.lfw import Lfw
 from fedveil.data.sources.procedural import draw_faces
 
@@ -163,19 +165,146 @@ def test_missing_pieces_are_named(tmp_path: Path, folder: str) -> None:
     np.savez(tmp_path / "old.npz", **fields)
     with pytest.raises(checks.UserError, match=r"old\.npz lacks the fields \['pair_folds'\]"):
         Lfw(root=str(tmp_path / "old.npz")).load(1)
-    for name, text, message in (
-        ("pairs.txt", "10\t2\nPerson_00\t1\t77\n", r"Person_00_0077'\.jpg, which is not there"),
-        ("pairs.txt", "10\t2\nPerson_00\n", r"pairs\.txt is not a list of pairs \(line 2\)"),
-        ("people.txt", "10\n4\nPerson_00\t5\n", r"people\.txt is not a list of people"),
+    for name in ("pairs.txt", "people.txt"):
+        root = copy_of(folder, tmp_path / name, without=name)
+        for text, message in (("10\t2\nPerson_00\t1\t2\n", "line "), ("", "empty|ends before its first line")):
+            (root / name).write_text(text)
+            with pytest.raises(checks.UserError, match=f"{name}.*({message})"):
+                Lfw(root=str(root)).load(1)
+
+
+def copy_of(folder: str, root: Path, without: str = "") -> Path:
+    root.mkdir()
+    for file in Path(folder).iterdir():
+        if file.name != without:
+            (root / file.name).symlink_to(file)
+    return root
+
+
+def own_copy(folder: str, root: Path, suffix: str = ".jpg") -> Path:
+    """A copy whose pictures may be changed."""
+    root.mkdir()
+    for file in Path(folder).iterdir():
+        if file.is_file():
+            (root / file.name).write_bytes(file.read_bytes())
+            continue
+        (root / file.name).mkdir()
+        for picture in file.iterdir():
+            (root / file.name / picture.name).with_suffix(suffix).write_bytes(picture.read_bytes())
+    return root
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png", ".bmp", ".PnG"])
+def test_pictures_of_any_suffix_are_the_same_benchmark(suffix: str, folder: str, tmp_path: Path) -> None:
+    root = own_copy(folder, tmp_path / "copy", suffix)
+    if suffix.lower() in (".png", ".bmp"):
+        for path in root.rglob(f"*{suffix}"):
+            Image.open(path).save(path)
+    one, other = (Lfw(root=str(place), held_fold=3, size=32).load(1) for place in (folder, root))
+    assert one.train.records == other.train.records
+    np.testing.assert_array_equal(one.train.images(), other.train.images())
+    np.testing.assert_array_equal(one.evaluation.left, other.evaluation.left)
+
+
+def test_two_files_of_one_picture_are_refused_by_name(folder: str, tmp_path: Path) -> None:
+    root = own_copy(folder, tmp_path / "copy")
+    picture = root / "Person_03" / "Person_03_0002.jpg"
+    picture.with_suffix(".png").write_bytes(picture.read_bytes())
+    with pytest.raises(checks.UserError, match=r"2 pictures have one name.*'Person_03_0002' and 'Person_03_0002'"):
+        Lfw(root=str(root), size=32).load(1)
+
+
+def test_what_is_no_picture_of_a_person_is_listed(folder: str, tmp_path: Path) -> None:
+    root = own_copy(folder, tmp_path / "copy")
+    (root / "Person_03" / "Thumbs.db").write_text("x")
+    (root / "Person_03" / "Person_04_0009.jpg").write_bytes(b"x")
+    (root / "Person_03" / "Person_03_0009.jpg").symlink_to("/dev/zero")
+    os.mkfifo(root / "Person_05" / "Person_05_0009.png")
+    split = Lfw(root=str(root), size=32).load(1)
+    assert sorted(map(str, split.train.skipped)) == [
+        "Person_03/Person_04_0009.jpg: not called like Person_03_0001",
+        "Person_03/Thumbs.db: not a picture",
+        "Person_03_0009: a device",
+        "Person_05_0009: a named pipe",
+    ]
+    assert "Person_05_0009" in split.train.records  # it keeps its place
+    assert not set(split.train.subset(split.train.readable).records) & {"Person_03_0009", "Person_05_0009"}
+
+
+def test_lists_and_roots_that_are_no_files_are_named(folder: str, tmp_path: Path) -> None:
+    for name in ("pairs.txt", "people.txt"):
+        root = copy_of(folder, tmp_path / name, without=name)
+        os.mkfifo(root / name)
+        with pytest.raises(checks.UserError, match=f"{name} is a named pipe"):
+            Lfw(root=str(root), size=32).load(1)
+    with pytest.raises(checks.UserError, match=r"pairs\.txt/pairs\.txt' is a named pipe; expected a folder"):
+        Lfw(root=str(tmp_path / "pairs.txt" / "pairs.txt"), size=32).load(1)
+    with pytest.raises(checks.UserError, match=r"data\.root='' says nothing.*Write data\.root=PLACE"):
+        Lfw().load(1)
+
+
+def test_an_evaluated_picture_that_cannot_be_read_is_refused(folder: str, tmp_path: Path) -> None:
+    root = own_copy(folder, tmp_path / "copy")
+    picture = root / "Person_00" / "Person_00_0001.jpg"
+    picture.write_bytes(b"no picture")
+    with pytest.raises(checks.UserError, match=r"Person_00_0001.jpg: Person_00_0001: cannot be decoded.*copy it again"):
+        Lfw(root=str(root), size=32).load(1).evaluation.faces.images()
+    picture.unlink()
+    os.mkfifo(picture)
+    with pytest.raises(
+        checks.UserError, match="1 pictures of evaluated pairs cannot be read, the first is Person_00_0001"
     ):
-        root = tmp_path / f"copy{len(message)}"
-        root.mkdir()
-        for file in Path(folder).iterdir():
-            if file.name != name:
-                (root / file.name).symlink_to(file)
-        (root / name).write_text(text)
-        with pytest.raises(checks.UserError, match=message):
-            Lfw(root=str(root)).load(1)
+        Lfw(root=str(root), size=32).load(1)
+    fields = packed_fields()
+    fields["jpeg"] = fields["jpeg"].copy()
+    fields["jpeg"][0] = 0
+    np.savez(tmp_path / "lfw.npz", **fields)
+    with pytest.raises(checks.UserError, match="the first is Person_00_0001: a benchmark is whole"):
+        Lfw(root=str(tmp_path / "lfw.npz"), size=32).load(1)
+
+
+def test_a_partial_copy_trains_and_says_so(folder: str, tmp_path: Path) -> None:
+    root = own_copy(folder, tmp_path / "copy")
+    shutil.rmtree(root / "Person_33")
+    rows = (root / "pairs.txt").read_text().splitlines()
+    kept = [row for row in rows if "Person_33" not in row]
+    assert len(kept) < len(rows)
+    with pytest.raises(
+        checks.UserError, match=r"pairs\.txt, line \d+: expected a picture that is there, not 'Person_33"
+    ):
+        Lfw(root=str(root), size=32).load(1)
+    # View 1 tests other people.
+    (root / "pairsDevTest.txt").write_text("1\nPerson_07\t1\t2\nPerson_08\t1\tPerson_09\t1\n")
+    split = Lfw(root=str(root), size=32, view=1).load(1)
+    assert "1 of 40 listed people have no folder here" in split.train.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pairs": np.full((40, 2), 200)}, r"pairs must lie in 0\.\.199 \(200 images\), got 200\.\.200"),
+        ({"pairs": np.zeros((40, 2))}, r"pairs must be whole numbers \(N, 2\), got float64 \(40, 2\)"),
+        ({"pairs": np.zeros(40, int)}, r"pairs must be whole numbers \(N, 2\)"),
+        ({"pairs": np.zeros((40, 2), int)}, "40 pairs of pairs are one image twice, the first is 0"),
+        ({"pair_labels": np.zeros(40, int)}, "20 pairs of pairs are not what pair_labels says of their people"),
+        ({"pair_labels": np.full(40, 2)}, r"pair_labels must lie in 0\.\.1"),
+        ({"pair_labels": np.zeros(39, int)}, r"pair_labels must be whole numbers \(40,\), got int64 \(39,\)"),
+        ({"pair_folds": np.full(40, 10)}, r"pair_folds must lie in 0\.\.9"),
+        ({"person_fold": np.full(40, 255, np.uint8)}, r"person_fold must lie in -1\.\.9, got 255\.\.255"),
+        ({"person_fold": np.zeros(41, int)}, r"person_fold must be whole numbers \(40,\)"),
+    ],
+)
+def test_wrong_lists_of_a_packed_file_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "wrong.npz", **{**packed_fields(), **change})
+    with pytest.raises(checks.UserError, match=f"wrong\\.npz: {message}"):
+        Lfw(root=str(tmp_path / "wrong.npz"), size=32).load(1)
+
+
+def test_records_are_the_same_in_both_forms(packed: str, folder: str) -> None:
+    one, other = (Lfw(root=root, size=32, max_images_per_identity=2).load(1).train for root in (packed, folder))
+    assert one.records == other.records
+    assert one.records[0].startswith("Person_")
+    assert len(one.keys) == len(set(one.keys))
 
 
 @pytest.mark.parametrize(

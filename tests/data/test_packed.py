@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,11 @@ import pytest
 from PIL import Image
 
 from fedveil import checks
+from fedveil.data import archive
 from fedveil.data.inspect import inspect
 from fedveil.data.sources.packed import Packed
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.data.stores import Unreadable
 
 ORL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "orl.npz"
 
@@ -65,6 +71,45 @@ def test_held_out_needs_the_declaration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"offsets": np.array([0, 50, 20, *range(60, 76)], np.uint64)}, "offsets must ascend"),  # a wrap looks positive
+        (
+            {"offsets": np.array([0, 2**63], np.uint64)},
+            r"offsets must lie in 0\.\.\d+ .*, got 0\.\.9223372036854775808",
+        ),
+        ({"offsets": np.full(19, np.nan)}, "offsets must be whole numbers"),
+        ({"offsets": np.empty(0, int)}, "offsets must ascend"),
+        ({"offsets": np.zeros((19, 1), int)}, r"offsets must be whole numbers \(N,\)"),
+        ({"jpeg": np.zeros(99, np.int64)}, r"jpeg must be uint8 \(B,\), got int64 \(99,\)"),
+        ({"jpeg": np.zeros((9, 9), np.uint8)}, r"jpeg must be uint8 \(B,\)"),
+    ],
+)
+def test_wrong_fields_of_jpegs_name_the_file(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(checks.UserError, match=f"wrong\\.npz: {message}"):
+        write(tmp_path / "wrong.npz", {**some_fields("jpeg"), **change}).load(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.full(18, 2**63, np.uint64)}, r"got 9223372036854775808"),
+        ({"labels": np.zeros((18, 1), int)}, r"whole numbers \(N,\), got int64 \(18, 1\)"),
+        ({"labels": np.zeros(18, bool)}, "whole numbers"),
+        ({"labels": np.int64(3)}, r"whole numbers \(N,\), got int64 \(\)"),
+        ({"names": np.zeros(6)}, r"names must be words \(N,\), got float64"),
+        ({"names": np.array([["a"] * 6])}, r"names must be words \(N,\), got <U1 \(1, 6\)"),
+        ({"names": np.array([b"\xff\xfe", *b"abcde"], "S2")}, "names holds bytes that are no UTF-8 text"),
+        ({"names": np.array(["", *"abcde"])}, "1 names of people cannot be used: '' is empty"),
+        ({"names": np.array(["a/b", *"bcdef"])}, "'a/b' holds a path separator"),
+        (
+            {"names": np.array(["a", "a", "b", "B", "c", "d"])},
+            "4 names of people .*in 2 groups: 'a' and 'a'; 'b' and 'B'",
+        ),
+        ({"files": np.array(["x"] * 17)}, r"files must be words \(18,\)"),
+        ({"images": np.zeros((18, 40, 40, 4), np.uint8)}, "images must be uint8"),
+        ({"images": np.zeros((18, 40, 40), np.uint16)}, "got uint16 .*only you know what other numbers mean"),
+        ({"images": np.zeros((18, 0, 40, 3), np.uint8)}, "40x0 has no pixels"),
+        ({"images": np.zeros((18, 4, 400, 3), np.uint8)}, "400x4 is a strip"),
+        ({"labels": np.zeros(0, int), "images": np.zeros((0, 40, 40, 3), np.uint8)}, "holds no picture"),
         ({"labels": np.full(18, 6)}, r"labels must lie in 0\.\.5 \(6 names\), got 6\.\.6"),
         ({"labels": np.full(18, -1)}, r"got -1\.\.-1"),
         ({"labels": np.zeros(17, int)}, "17 labels but 18 images"),
@@ -93,10 +138,95 @@ def test_files_that_are_no_archive_are_named(tmp_path: Path) -> None:
     with pytest.raises(checks.UserError, match=r"cut\.npz cannot be read"):
         source.load(1)
     (tmp_path / "cut.npz").unlink()
-    with pytest.raises(checks.UserError, match=r"cut\.npz' is not a file"):
+    with pytest.raises(checks.UserError, match=r"cut\.npz' is missing"):
         source.load(1)
-    with pytest.raises(checks.UserError, match=r"path='' is not a file"):
+    with pytest.raises(checks.UserError, match=r"data\.path='' says nothing.*Write data\.path=PLACE"):
         Packed(declared_public_evaluation=True).load(1)
+
+
+@pytest.mark.parametrize(
+    "damage", ["array", "pickle", "twice", "another twice", "no array", "encrypted", "bomb", "header", "crc"]
+)
+def test_hostile_archives_are_refused_by_name(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = write(tmp_path / "bad.npz", some_fields("colour")), tmp_path / "bad.npz"
+    message = r"bad\.npz cannot be read as an \.npz"
+    if damage == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps({"labels": [0]}))
+    elif damage == "twice":
+        with zipfile.ZipFile(path, "a") as members, pytest.warns(UserWarning, match="Duplicate"):
+            members.writestr("labels.npy", b"other labels")
+        message = "it holds labels twice"
+    elif damage == "another twice":
+        with zipfile.ZipFile(path, "a") as members:
+            members.writestr("labels", b"other labels")
+        message = "it holds labels twice"
+    elif damage == "no array":
+        np.savez(path, **{name: value for name, value in some_fields("colour").items() if name != "labels"})
+        with zipfile.ZipFile(path, "a") as members:
+            members.writestr("labels.npy", b"these are no numbers")
+        message = "labels is no array"
+    elif damage == "encrypted":
+        data = bytearray(path.read_bytes())
+        for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            for at in [found.start() for found in re.finditer(re.escape(mark), bytes(data))]:
+                data[at + place] |= 1
+        path.write_bytes(data)
+    elif damage == "bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as members, members.open("images.npy", "w") as member:
+            member.write(bytes(2**23))
+        monkeypatch.setattr(archive, "_BOMB_BYTES", 2**22)
+        message = r"bad\.npz of [\d,]+ bytes unpacks to 8,388,608"
+    elif damage == "header":
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**60,)})
+        with zipfile.ZipFile(path, "w") as members:
+            members.writestr("labels.npy", header.getvalue())
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"\x05\x00\x00\x00\x00\x00\x00\x00", b"\x04\x00\x00\x00\x00\x00\x00\x00", 1))
+    with pytest.raises(checks.UserError, match=message):
+        source.load(1)
+
+
+def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in ((tmp_path / "pipe", "a named pipe"), (tmp_path, "a folder"), ("/dev/zero", "a device")):
+        with pytest.raises(checks.UserError, match=f"data.path='{path}' is {words}; expected an .npz file"):
+            Packed(path=str(path), evaluation="procedural").load(1)
+
+
+def test_fields_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
+    fields = {**some_fields("colour"), "more": np.array([object()], object)}
+    assert len(write(tmp_path / "faces.npz", fields).load(1).train) == 18
+
+
+def test_a_record_is_the_place_and_a_key_the_picture(tmp_path: Path) -> None:
+    fields = some_fields("colour")
+    before = write(tmp_path / "faces.npz", fields).load(1).train
+    assert before.records[4] == "p0001/position 4"
+    fields["images"][4] = 255 - fields["images"][4]
+    after = write(tmp_path / "faces.npz", fields).load(1).train
+    assert after.records == before.records
+    assert [i for i in range(18) if after.keys[i] != before.keys[i]] == [4]  # nobody else's cache is void
+    files = np.array([f"{i}.png" for i in range(18)])
+    assert write(tmp_path / "faces.npz", {**fields, "files": files}).load(1).train.records[4] == "p0001/4.png"
+    # The same name for two people is no clash; for two pictures of one person, or unprintable, positions are used.
+    files[3] = files[0]
+    assert write(tmp_path / "faces.npz", {**fields, "files": files}).load(1).train.records[4] == "p0001/4.png"
+    for other in ("3.png", "a\x1b"):
+        files = np.array([f"{i}.png" for i in range(18)])
+        files[4] = other
+        train = write(tmp_path / "faces.npz", {**fields, "files": files}).load(1).train
+        assert train.records == before.records
+        assert "positions name them" in " ".join(train.notes)
+    files = np.array([f"{i}.png" for i in range(18)])
+    files[[3, 4]] = ["a.png", "A.png"]
+    train = write(tmp_path / "faces.npz", {**fields, "files": files}).load(1).train
+    assert train.records[3:5] == ("p0001/a.png", "p0001/A.png")
+    assert "2 pictures' names are equal but for case or accents, kept apart" in " ".join(train.notes)
 
 
 def test_broken_pictures_are_listed_and_bad_offsets_refused(tmp_path: Path) -> None:
@@ -104,10 +234,14 @@ def test_broken_pictures_are_listed_and_bad_offsets_refused(tmp_path: Path) -> N
     fields["jpeg"] = fields["jpeg"].copy()
     fields["jpeg"][fields["offsets"][4]] = 0
     train = write(tmp_path / "faces.npz", fields).load(1).train
-    assert [str(problem) for problem in train.skipped] == [f"{tmp_path}/faces.npz:4: not a JPEG"]
-    assert len(train) == 17
+    assert [str(problem) for problem in train.skipped] == ["p0001/position 4: not a JPEG"]
+    assert (len(train), train.readable.sum()) == (18, 17)  # its place stays
+    with pytest.raises(Unreadable, match="p0001/position 4: cannot be read"):
+        train.images([4])
+    with pytest.raises(checks.UserError, match="holds no picture that can be read: the first is not a JPEG"):
+        write(tmp_path / "faces.npz", {**fields, "jpeg": np.zeros_like(fields["jpeg"])}).load(1)
     fields["offsets"] = fields["offsets"] + 10
-    with pytest.raises(checks.UserError, match="offsets must ascend"):
+    with pytest.raises(checks.UserError, match=r"offsets must lie in 0\.\.\d+ \(the bytes of jpeg\)"):
         write(tmp_path / "faces.npz", fields).load(1)
 
 
@@ -116,7 +250,7 @@ def test_damage_inside_a_picture_is_named_when_it_is_read(tmp_path: Path) -> Non
     fields["jpeg"] = fields["jpeg"].copy()
     fields["jpeg"][fields["offsets"][4] + 2 : fields["offsets"][5] - 2] = 0
     train = write(tmp_path / "faces.npz", fields).load(1).train
-    with pytest.raises(checks.UserError, match=r"faces\.npz: picture 4 cannot be decoded"):
+    with pytest.raises(checks.UserError, match=r"faces\.npz: p0001/position 4: picture 4 cannot be decoded"):
         train.images([4])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedveil import checks
+from fedveil.data import pairs as module
 from fedveil.data.faces import FaceSet, from_array
+from fedveil.data.numbered import Numbered
 from fedveil.data.pairs import PairSet, balanced_pairs, disjoint_folds
-from fedveil.data.split import Split
+from fedveil.data.sources.procedural import draw_faces
+from fedveil.data.split import Split, shared_people
 
 
 def some_faces(counts: list[int], prefix: str = "n", size: int = 8) -> FaceSet:
@@ -86,6 +90,31 @@ def test_disjoint_folds_never_share_a_person(edges: list[tuple[int, int]], folds
     assert set(found.tolist()) <= set(range(folds))
 
 
+def test_pairs_of_unreadable_pictures_are_left_out_and_the_others_stay() -> None:
+    faces = some_faces([3] * 8)
+    whole = balanced_pairs(faces, 40, np.random.default_rng(0))
+    broken = np.isin(np.arange(24), [4, 5, 20])
+    some = balanced_pairs(dataclasses.replace(faces, unreadable=broken), 40, np.random.default_rng(0))
+    assert some.faces.unreadable is None
+    kept = ~(broken[whole.left] | broken[whole.right])
+    assert 0 < kept.sum() < len(whole)
+    assert some.faces.index[some.left].tolist() == whole.left[kept].tolist()
+    assert some.faces.index[some.right].tolist() == whole.right[kept].tolist()
+    assert some.folds.tolist() == whole.folds[kept].tolist()
+    with pytest.raises(checks.UserError, match="No verification pair has two readable pictures"):
+        balanced_pairs(dataclasses.replace(faces, unreadable=np.ones(24, bool)), 40, np.random.default_rng(0))
+
+
+def test_a_person_with_thousands_of_pictures_does_not_list_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_POOL", 10)
+    labels = some_faces([400, 3, 10]).labels
+    found = module._same_pairs(labels, np.arange(labels.size), np.random.default_rng(0))
+    assert np.bincount(labels[found[:, 0]]).tolist() == [45, 3, 45]
+    assert np.unique(found[labels[found[:, 0]] == 0]).size == 10
+    assert (labels[found[:, 0]] == labels[found[:, 1]]).all()
+    assert len({frozenset(pair) for pair in found.tolist()}) == 93
+
+
 def test_where_keeps_the_faces() -> None:
     pairs = balanced_pairs(some_faces([2] * 8), 8, np.random.default_rng(0), folds=2)
     part = pairs.where(pairs.folds == 1)
@@ -102,5 +131,22 @@ def test_split_refuses_a_person_in_two_sets_and_mixed_sizes() -> None:
     with pytest.raises(checks.UserError, match="1 identities are in both train and public"):
         Split(train, pairs, some_faces([1], "t"))
     Split(train.subset([1]), pairs, some_faces([1], "t"))  # a name without images is nobody
+    named = dataclasses.replace(some_faces([1], "t"), names=("T0",))  # looks like t0
+    with pytest.raises(checks.UserError, match="1 identities are in both train and public"):
+        Split(train, pairs, named)
     with pytest.raises(checks.UserError, match="one image size"):
         Split(train, pairs, some_faces([1], "u", size=16))
+
+
+def test_shared_people_are_found_whatever_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw_faces(1, 5, 4, 1, 32)  # p0005 to p0008
+    listed = from_array(np.zeros((3, 3, 32, 32), np.uint8), [0, 1, 2], ("p0009", "P0006", "ann"))
+    assert shared_people(drawn, listed) == shared_people(listed, drawn) == ["P0006"]
+    assert shared_people(drawn.subset([0, 2, 3]), listed) == []
+    assert shared_people(drawn, draw_faces(1, 8, 4, 1, 32)) == ["p0008"]
+    assert shared_people(drawn, drawn.subset([1])) == ["p0006"]
+    assert shared_people(listed.subset([0]), listed.subset([1])) == []
+    # Numbers that cannot meet are not written out.
+    monkeypatch.setattr(Numbered, "__getitem__", None)
+    monkeypatch.setattr(Numbered, "__iter__", None)
+    assert shared_people(drawn, draw_faces(1, 10**9, 4, 1, 32)) == []

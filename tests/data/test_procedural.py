@@ -138,6 +138,8 @@ def test_split_counts_caps_and_size_hint() -> None:
         ({"size": 120}, "size=120"),
         ({"identities": 0}, "identities=0"),
         ({"difficulty": 3}, "difficulty=3"),
+        ({"identities": 10**9}, "identities \\* images_per_identity of at most 100,000,000, got 12,000,000,000"),
+        ({"public_images": 10**8}, "public_identities \\* public_images"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, int], message: str) -> None:

@@ -319,7 +319,7 @@ def test_a_bundle_holds_no_place_of_this_machine(place):
 
 
 CLIENT_LEVEL = ["study=quick", "tracking=none", "protection=none", "train.clients=12", "train.cohort.rate=0.5",
-                "privacy.client.epsilon=8", "privacy.client.delta=1e-3"]  # fmt: skip
+                "privacy.client.epsilon=8", "privacy.client.delta=1e-5"]  # fmt: skip
 
 
 def test_a_client_level_run_claims_what_its_ledger_holds_and_hides_times(tmp_path, monkeypatch):
@@ -327,7 +327,7 @@ def test_a_client_level_run_claims_what_its_ledger_holds_and_hides_times(tmp_pat
     assert cli.main(["simulate", *CLIENT_LEVEL, "--json", "out.json", "--plain"]) == 0
     result = json.loads(Path("out.json").read_text())
     client = result["statements"][0]
-    assert (client["unit"], client["relation"], client["delta"]) == ("client", "zero-out", 1e-3)
+    assert (client["unit"], client["relation"], client["delta"]) == ("client", "zero-out", 1e-5)
     assert 7 < client["epsilon"] <= 8
     assert result["private"]
     grown = [entry["statements"][0]["epsilon"] for entry in result["rounds"]]

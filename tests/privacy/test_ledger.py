@@ -9,7 +9,8 @@ import pytest
 
 from fedveil.privacy import events, gaussian, statements
 from fedveil.privacy.events import LocalRelease, NonPrivate
-from fedveil.privacy.ledger import GENESIS, BrokenLedger, Ledger, Row, by_source
+from fedveil.privacy.ledger import GENESIS, BrokenLedger, Held, Ledger, Row
+from fedveil.privacy.spending import Past
 
 LAPLACE = LocalRelease("laplace", 8.0, max_images_per_identity=3, detail=(("radius", 2.5), ("mode", "image")))
 NONE = NonPrivate("image", "the server", "no noise")
@@ -133,17 +134,33 @@ def test_deals_of_one_source_add_and_clients_of_a_deal_do_not():
     rows = [Row("r1", f"folder-ab/deal1/c{n}", "spent", LAPLACE) for n in range(3)]
     rows += [Row("r2", f"folder-ab/deal2/c{n}", "spent", LAPLACE) for n in range(3)]
     rows += [Row("r3", "hospital", "spent", LAPLACE)]
-    merged = by_source(rows, lambda mine: float(len(mine)))
-    assert {name: len(mine) for name, mine in merged.items()} == {"folder-ab": 2, "hospital": 1}
+    past = Past(rows, ())
+    assert past.names() == sorted({row.subject for row in rows} | {"folder-ab"})
+    assert len(past.of_source("folder-ab")) == 2
+    assert past.history("folder-ab", {}).worst_picture().epsilon() == 16.0
+    assert past.history("hospital", {}).worst_picture().epsilon() == 8.0
+
+
+def test_a_row_for_everybody_of_a_deal_is_everybodys_and_nobody_elses():
+    rows = [
+        Row("r1", "folder-ab/deal1/*", "spent", LAPLACE),
+        Row("r1", "folder-ab/deal1/c1", "spent", LAPLACE),
+        Row("r2", "folder-cd/deal1/*", "spent", LAPLACE),
+    ]
+    past = Past(rows, ())
+    totals = {f"folder-ab/deal1/c{number}": 8.0 * (1 + (number == 1)) for number in (1, 2, 3)}
+    assert {name: past.history(name, {}).worst_picture().epsilon() for name in totals} == totals
+    assert past.history("folder-ab", {}).worst_picture().epsilon() == 16.0
+    assert past.history("folder-ab/deal2/c1", {}).worst_picture().epsilon() == 16.0  # it may have been c1 of deal1
 
 
 def test_pictures_are_chained_too_and_cannot_be_changed_or_cut_unseen(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     with ledger.write() as book:
         book.append([Row("r1", "set", "spent", LAPLACE)])
-        book.add_content("set", [b"a" * 16, b"b" * 16])
-        book.add_content("set", [b"b" * 16, b"c" * 16])
-        book.add_content("other", [b"b" * 16])
+        book.add_content("set", [Held(b"a" * 16), Held(b"b" * 16, b"r")])
+        book.add_content("set", [Held(b"b" * 16, b"r"), Held(b"c" * 16, b"s")])
+        book.add_content("other", [Held(b"b" * 16)])
     assert ledger.contents() == {"set": {b"a" * 16, b"b" * 16, b"c" * 16}, "other": {b"b" * 16}}
     assert len(set(ledger.content_heads())) == 4
     last = ledger.content_head()
@@ -158,11 +175,18 @@ def test_pictures_are_chained_too_and_cannot_be_changed_or_cut_unseen(tmp_path):
     connection.commit()
     with pytest.raises(BrokenLedger, match="cut, rolled back or replaced"):
         ledger.check_holds(last)
-    connection.execute("UPDATE content SET subject='other' WHERE id=1")
-    connection.commit()
+    for edit in ("subject='other' WHERE id=1", "record=x'01' WHERE id=2"):
+        connection.execute("SAVEPOINT before")
+        connection.execute(f"UPDATE content SET {edit}")
+        connection.commit()
+        with pytest.raises(BrokenLedger, match=f"picture {edit[-1]} does not follow"):
+            ledger.content_heads()
+        connection.execute("UPDATE content SET subject='set', record=CASE id WHEN 1 THEN x'' WHEN 2 THEN 'r' END "
+                           "WHERE id < 3")  # fmt: skip
+        connection.execute("UPDATE content SET record=CAST('r' AS BLOB) WHERE id=2")
+        connection.commit()
+        assert len(ledger.content_heads()) == 3
     connection.close()
-    with pytest.raises(BrokenLedger, match="picture 1 does not follow"):
-        ledger.content_heads()
 
 
 def test_a_mechanism_is_part_of_the_chain(tmp_path):
@@ -181,7 +205,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
     def fail():
         with ledger.write() as book:
             book.append([Row("r2", "set", "spent", LAPLACE)])
-            book.add_content("set", [b"a"])
+            book.add_content("set", [Held(b"a")])
             raise KeyError
 
     with pytest.raises(KeyError):

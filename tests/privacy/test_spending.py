@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from fedveil.commands.ledger import report as ledger_report
+from fedveil.privacy import totals
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import FixedSize, Gaussian, LocalRelease, NonPrivate, PoissonSampled, Release, Repeated
 from fedveil.privacy.ledger import Row
-from fedveil.privacy.spending import Past, image_epsilon
+from fedveil.privacy.spending import Past, Picture
 
 POISSON = Repeated(PoissonSampled(0.1, Gaussian(1.5)), 50)
 
@@ -98,6 +98,10 @@ def test_a_group_costs_no_less_than_what_its_exact_mixture_does():
 LAPLACE = LocalRelease("laplace", 3.0)
 
 
+def epsilon(rows):
+    return Picture(tuple(rows)).epsilon()
+
+
 def test_totals_do_not_depend_on_the_order_of_rows():
     rows = [
         Row("a", "set", "spent", LAPLACE, mechanism="m"),
@@ -107,7 +111,7 @@ def test_totals_do_not_depend_on_the_order_of_rows():
         Row("e", "set", "reserved", schedule(POISSON)),
     ]
     seen = {
-        tuple((claim.unit, claim.epsilon) for claim in ledger_report.owner_claims(order))
+        tuple((claim.unit, claim.epsilon) for claim in totals.of_rows(order))
         for order in (rows, rows[::-1], rows[2:] + rows[:2], rows[3:] + rows[:3])
     }
     assert len(seen) == 1
@@ -115,9 +119,9 @@ def test_totals_do_not_depend_on_the_order_of_rows():
 
 
 def test_fixed_noise_and_no_protection_leave_no_finite_total():
-    assert image_epsilon([Row("a", "s", "spent", LAPLACE, "NOT PRIVATE: fixed")]) == math.inf
-    assert image_epsilon([Row("a", "s", "spent", NonPrivate("image", "all", "none"))]) == math.inf
-    assert image_epsilon([Row("a", "s", "reserved", schedule(POISSON)), Row("a", "s", "reused", LAPLACE)]) == 0
+    assert epsilon([Row("a", "s", "spent", LAPLACE, "NOT PRIVATE: fixed")]) == math.inf
+    assert epsilon([Row("a", "s", "spent", NonPrivate("image", "all", "none"))]) == math.inf
+    assert epsilon([Row("a", "s", "reserved", schedule(POISSON)), Row("a", "s", "reused", LAPLACE)]) == 0
 
 
 def test_a_schedule_with_fixed_noise_has_no_finite_client_total():
@@ -136,8 +140,8 @@ def test_a_deal_without_known_pictures_counts_by_its_heaviest_client():
         Row("r1", "folder/one/c2", "spent", heavy),
         Row("r2", "folder/two/c1", "spent", LAPLACE),
     ]
-    assert image_epsilon(Past(rows, ()).history("folder/two/c1", {}).worst_picture()) == 10.0
+    assert Past(rows, ()).history("folder/two/c1", {}).worst_picture().epsilon() == 10.0
     known = {b"p": frozenset({"folder/one/c1", "folder/two/c1"})}
     recorded = ("folder/one/c1", "folder/one/c2", "folder/two/c1")
-    assert image_epsilon(Past(rows, recorded).history("folder/two/c1", known).worst_picture()) == 6.0
-    assert image_epsilon(Past(rows, ()).history("folder", {}).worst_picture()) == 10.0
+    assert Past(rows, recorded).history("folder/two/c1", known).worst_picture().epsilon() == 6.0
+    assert Past(rows, ()).history("folder", {}).worst_picture().epsilon() == 10.0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedveil import checks
 from fedveil.data import decode
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.pictures import faces
 from fedveil.privacy import statements
@@ -35,7 +36,7 @@ def protect(federation: Federation, source: Path, out: Path, count: int) -> str:
     event = federation.release_event(state)
     lines = [f"{out}: {len(images)} images at {size[0]}x{size[1]} through {settings.protection.name}"]
     lines += [f"left out: {problem}" for problem in problems]
-    lines += [statements.claim(statement) for statement in statements.price(event)]
+    lines += [statements.claim(statement) for statement in claims.planned(federation, event).statements]
     return "\n".join(lines)
 
 

@@ -70,8 +70,16 @@ def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) 
     for far, value in final["tar"].items():
         other = base.get("tar", {}).get(far)
         row(f"TAR at FAR {far}", _rate(value), _rate(other))
-    row("seconds", f"{result['wall_seconds']:.1f}", f"{bare['wall_seconds']:.1f}" if bare else "")
+    if "wall_seconds" in result:  # under a client-level claim durations tell who took part
+        row("seconds", f"{result['wall_seconds']:.1f}", f"{bare['wall_seconds']:.1f}" if bare else "")
     return "\n".join(rows)
+
+
+def _cost(result: Mapping[str, Any]) -> str:
+    """Return what a run cost, where that says nothing of who took part."""
+    if "wall_seconds" not in result:
+        return ""
+    return f": {clock(result['wall_seconds'])}, peak memory {result['peak_memory_mb']:.0f} MB"
 
 
 def _rate(value: Any) -> str:
@@ -136,7 +144,7 @@ def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mappin
         "",
         textwrap.fill(vault(settings, str(result["run_id"])), 80),
         "",
-        f"run {result['run_id']}: {clock(result['wall_seconds'])}, peak memory {result['peak_memory_mb']:.0f} MB",
+        f"run {result['run_id']}{_cost(result)}",
         f"model sha256 {result['model_sha256']}",
     ]
     if bare:

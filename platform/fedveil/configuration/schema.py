@@ -156,21 +156,28 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """The owner's floor, read at the client; the coordinator cannot lower it."""
+    """The owner's floor, read at the client; the coordinator cannot lower it.
+
+    Limits on epsilon are compared at `image_delta` and `client_delta`, to which every offer is converted first.
+    """
 
     floor: tuple[str, ...] | None
     max_epsilon: float | None
     max_total_epsilon: float | None = None
     max_client_epsilon: float | None = None
     client_delta: float = 1e-5
+    image_delta: float = 1e-5
+    max_delta: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_epsilon", "max_total_epsilon", "max_client_epsilon"):
             value = getattr(self, name)
             if value is not None:
                 checks.positive(**{f"policy.{name}": value})
-        if not 0 < self.client_delta < 1:
-            raise checks.UserError(f"Expected policy.client_delta={self.client_delta!r} in (0, 1), for example 1e-5.")
+        for name in ("client_delta", "image_delta", "max_delta"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise checks.UserError(f"Expected policy.{name}={value!r} in (0, 1), for example 1e-5.")
 
     @property
     def over_runs(self) -> bool:

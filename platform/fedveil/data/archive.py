@@ -1,131 +1,122 @@
-"""One .npz file that holds a whole set of faces, decoded on demand.
+"""One .npz file of arrays, opened without trusting it: no pickles, no bombs, every field of the right kind.
 
 Fields: `labels` (N,) indexes `names`; pictures are `images` uint8 (N, H, W) or (N, H, W, 3), or `jpeg` uint8 (all files
-end to end) with `offsets` (N + 1,). `files` (N,), when there, names each picture in messages.
+end to end) with `offsets` (N + 1,). `files` (N,), when there, names each picture.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import lzma
 import zipfile
-from pathlib import Path
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil.data import decode
-from fedveil.data.faces import CachedStore, FaceSet, Problem
+from fedveil.data import files
 
-
-def open_archive(path: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz file; pickled objects are never loaded."""
-    if not path or not Path(path).expanduser().is_file():
-        raise checks.UserError(f"data.path={path!r} is not a file; expected an .npz with labels, names and images.")
-    try:
-        # NumPy leaves a file that it opened itself open when it is no archive.
-        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise checks.UserError(f"{path} cannot be read as an .npz without pickles: {error}") from error
-
-
-def require(fields: dict[str, NDArray[Any]], names: tuple[str, ...], path: str) -> None:
-    """Refuse an archive without these fields."""
-    missing = [name for name in names if name not in fields]
-    if missing:
-        raise checks.UserError(f"{path} lacks the fields {missing}; it has {sorted(fields)}.")
-
-
-def faces_of(fields: dict[str, NDArray[Any]], path: str, size: int) -> FaceSet:
-    """Return the faces of an opened archive; a JPEG without its first or last marker is skipped, listed."""
-    require(fields, ("labels", "names"), path)
-    if "images" not in fields:
-        require(fields, ("jpeg", "offsets"), path)
-    labels, names = fields["labels"], tuple(str(name) for name in fields["names"])
-    count = len(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise checks.UserError(f"{path}: labels must be whole numbers (N,), got {labels.dtype} {labels.shape}.")
-    if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
-        raise checks.UserError(
-            f"{path}: labels must lie in 0..{len(names) - 1} ({len(names)} names), got {labels.min()}..{labels.max()}."
-        )
-    reader = _ArrayReader(fields["images"], path, size) if "images" in fields else _JpegReader(fields, path, size)
-    if reader.count != count:
-        raise checks.UserError(f"{path}: {count} labels but {reader.count} images.")
-    with Path(path).expanduser().open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    files = fields.get("files", np.arange(count)).astype(str)
-    broken = reader.broken()
-    good = np.setdiff1d(np.arange(count), list(broken))
-    return FaceSet(
-        store=CachedStore(count, (size, size), reader.make, lambda i: f"sha256:{digest}:{i}:{size}"),
-        index=good,
-        labels=labels.astype(np.int64)[good],
-        names=names,
-        size=(size, size),
-        skipped=tuple(Problem(f"{path}:{files[i]}", reason) for i, reason in broken.items()),
-        notes=reader.notes(),
-    )
+_BOMB_BYTES, _BOMB_RATIO = 2**30, 200  # arrays of pictures shrink to a half, or to a tenth where they are drawn
+# What NumPy and the unpackers raise on damaged or hostile bytes.
+_BROKEN = (
+    OSError, ValueError, EOFError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError,
+    OverflowError, SyntaxError, UnicodeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class _ArrayReader:
-    images: NDArray[np.uint8]
+class Archive:
+    """The fields of an .npz file that were asked for; every access checks one and names the file in messages."""
+
     path: str
-    size: int
+    fields: dict[str, NDArray[Any]]
+    present: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        shape = self.images.shape
-        if self.images.dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+    def require(self, *names: str) -> None:
+        """Refuse an archive without these fields."""
+        missing = [name for name in names if name not in self.fields]
+        if missing:
+            raise checks.UserError(f"{self.path} lacks the fields {missing}; it has {sorted(self.present)}.")
+
+    def whole_numbers(
+        self, name: str, shape: tuple[int | None, ...], low: int, high: int | None, meaning: str = ""
+    ) -> NDArray[np.int64]:
+        """Return a field of whole numbers in low..high of this shape; None stands for any length or no limit."""
+        field = self.fields[name]
+        expected = f"({', '.join('N' if length is None else str(length) for length in shape)}{',' * (len(shape) == 1)})"
+        right = field.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, field.shape, strict=True))
+        if field.dtype.kind not in "iu" or not right:
             raise checks.UserError(
-                f"{self.path}: images must be uint8 (N, H, W) or (N, H, W, 3), got {self.images.dtype} {shape}."
+                f"{self.path}: {name} must be whole numbers {expected}, got {field.dtype} {field.shape}."
             )
+        if field.size and (int(field.min()) < low or (high is not None and int(field.max()) > high)):
+            limit = f"lie in {low}..{high}" if high is not None else f"be at least {low}"
+            raise checks.UserError(f"{self.path}: {name} must {limit}{meaning}, got {field.min()}..{field.max()}.")
+        return field.astype(np.int64)
 
-    @property
-    def count(self) -> int:
-        return len(self.images)
-
-    def broken(self) -> dict[int, str]:
-        return {}
-
-    def make(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.stack([decode.fit_array(self.images[i], self.size) for i in index])
-
-    def notes(self) -> tuple[str, ...]:
-        height, width = self.images.shape[1:3]
-        grey = self.count if self.images.ndim == 3 else 0
-        return decode.notes([(width, height)] * self.count, grey, self.size)
-
-
-class _JpegReader:
-    def __init__(self, fields: dict[str, NDArray[Any]], path: str, size: int) -> None:
-        self.jpeg, self.offsets, self.path, self.size = fields["jpeg"], fields["offsets"], path, size
-        ends = self.offsets
-        if ends.ndim != 1 or ends.size < 1 or ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] > self.jpeg.size:
+    def words(self, name: str, count: int | None = None) -> list[str]:
+        """Return a field (N,) of words; numbers are written out, bytes read as UTF-8."""
+        field = self.fields[name]
+        if field.ndim != 1 or field.dtype.kind not in "USiu" or (count is not None and field.size != count):
+            wanted = "(N,)" if count is None else f"({count},)"
             raise checks.UserError(
-                f"{path}: offsets must ascend within the {self.jpeg.size} bytes of jpeg; the file is damaged."
+                f"{self.path}: {name} must be words {wanted}, got {field.dtype} {field.shape}; store them with "
+                "np.array([...], dtype=str)."
             )
-        self.count = ends.size - 1
-
-    def _bytes(self, index: int) -> NDArray[np.uint8]:
-        part: NDArray[np.uint8] = self.jpeg[self.offsets[index] : self.offsets[index + 1]]
-        return part
-
-    def broken(self) -> dict[int, str]:
-        found = ((i, decode.check_jpeg(self._bytes(i))) for i in range(self.count))
-        return {i: reason for i, reason in found if reason}
-
-    def make(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.stack([self._one(int(i)) for i in index])
-
-    def _one(self, index: int) -> NDArray[np.uint8]:
         try:
-            return decode.decode(self._bytes(index).tobytes(), self.size).pixels
-        except decode.Undecodable as error:
-            raise checks.UserError(f"{self.path}: picture {index} cannot be decoded ({error}); repack it.") from error
+            return [word.decode() if isinstance(word, bytes) else str(word) for word in field.tolist()]
+        except UnicodeDecodeError as error:
+            raise checks.UserError(f"{self.path}: {name} holds bytes that are no UTF-8 text: {error}.") from error
 
-    def notes(self) -> tuple[str, ...]:
-        return ()
+
+def open_archive(path: str, wanted: Iterable[str], setting: str = "data.path") -> Archive:
+    """Return the `wanted` arrays of an .npz file; pickled objects are never loaded, other fields not read.
+
+    Raises:
+        UserError: no regular file, no archive, a damaged one, or one that unpacks to far more than it holds.
+    """
+    place = files.place(path)
+    found = files.kind(place)
+    if found != files.FILE:
+        raise checks.UserError(f"{setting}={path!r} is {found}; expected an .npz file with labels, names and images.")
+    try:
+        with files.opened(place) as stream:
+            _refuse_bomb(stream, path)
+            with np.load(stream, allow_pickle=False) as archive:
+                present = tuple(archive.files)
+                chosen = [name for name in present if name in set(wanted)]
+                return Archive(path, {name: _array(archive[name], name) for name in chosen}, present)
+    except checks.UserError:
+        raise
+    except _BROKEN as error:
+        reason = str(error) or type(error).__name__
+        raise checks.UserError(f"{path} cannot be read as an .npz without pickles: {reason}") from error
+
+
+def _array(field: Any, name: str) -> NDArray[Any]:
+    if not isinstance(field, np.ndarray):  # NumPy hands over the bytes of a member that is no array
+        raise ValueError(f"{name} is no array")
+    return field
+
+
+def _refuse_bomb(stream: Any, path: str) -> None:
+    """Refuse a file that is no .npz, that has a field twice, or that unpacks to far more than it holds."""
+    if not zipfile.is_zipfile(stream):
+        raise ValueError("it is no archive of arrays")
+    stream.seek(0, 2)
+    size = stream.tell()
+    with zipfile.ZipFile(stream) as members:
+        listed = members.infolist()
+    names = [member.filename.removesuffix(".npy") for member in listed]  # as NumPy calls them
+    if len(set(names)) < len(names):
+        raise ValueError(f"it holds {next(name for name in names if names.count(name) > 1)} twice")
+    unpacked = sum(member.file_size for member in listed)
+    if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * size:
+        raise checks.UserError(
+            f"{path} of {size:,} bytes unpacks to {unpacked:,}: no set of faces shrinks like that. Save it with "
+            "np.savez."
+        )
+    stream.seek(0)

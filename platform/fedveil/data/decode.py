@@ -1,7 +1,8 @@
 """Picture files and bytes to aligned uint8 faces of one size.
 
-Policy, the same for every source: the EXIF orientation is applied; grey is copied to all three colour channels; the
-shorter side is scaled to the size (Lanczos, anti-aliased) and the longer side is cropped around its centre.
+Policy, the same for every source: the first frame or page; the EXIF orientation is applied once; colours become RGB as
+`colours` says, grey is copied to all three channels; the shorter side is scaled to the size (Lanczos, anti-aliased) and
+the longer side is cropped around its centre.
 """
 
 from __future__ import annotations
@@ -9,23 +10,27 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
-import struct
+import logging
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedveil import checks
-from fedveil.data.faces import Problem
+from fedveil.data import colours, files
+from fedveil.data.colours import Undecodable as Undecodable
+from fedveil.data.stores import Problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow knows dozens of kinds, some of which start other programs: only those that pictures of faces come in are tried.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+_MAX_PIXELS = 2**26  # decoded at once, 200 MB of colours; a large JPEG is decoded at a fraction of its size
+_MAX_ASPECT = 20  # a strip is no face, and its centred square shows next to nothing
 
-
-class Undecodable(ValueError):
-    """These bytes are not a complete picture; the message says why."""
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # it prints what it thinks of a damaged file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +43,55 @@ class Decoded:
 
 
 def decode(source: Path | bytes, size: int) -> Decoded:
-    """Return the picture at `size`; raise `Undecodable` when it is truncated or no picture."""
+    """Return the picture at `size`.
+
+    Raises:
+        Undecodable: no regular file, truncated, no picture, or one that cannot be read without guessing.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                original = image.size
-                # A JPEG far larger than needed is decoded at a half, a quarter or an eighth, never below twice `size`.
-                image.draft("RGB", (2 * size, 2 * size))
-                upright = ImageOps.exif_transpose(image)
-                grey = upright.mode in ("1", "L", "LA", "F") or upright.mode.startswith("I")
-                pixels = fit(_rgb(upright), size)
-    except _BROKEN as error:
+            with io.BytesIO(source) if isinstance(source, bytes) else files.opened(source) as stream:
+                return _decoded(stream, size)
+    except Undecodable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Undecodable(f"not a picture of a kind that is read ({', '.join(_FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise Undecodable(f"more than {_MAX_PIXELS:,} pixels; scale it down") from error
+    except OSError as error:
+        raise Undecodable(files.reason(error)) from error
+    except Exception as error:  # what decoders raise on damaged bytes is no closed list
         raise Undecodable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
-    return Decoded(pixels, original, grey)
 
 
-def pictures(
-    source: Path, size: int, count: int | None = None
-) -> tuple[NDArray[np.uint8], list[str], list[Problem]]:
+def _decoded(stream: BinaryIO, size: int) -> Decoded:
+    with Image.open(stream, formats=_FORMATS) as image:
+        original, how = image.size, colours.stored(image)
+        if reason := odd_shape(*original):
+            raise Undecodable(reason)
+        # A JPEG far larger than needed is decoded at a half, a quarter or an eighth, never below twice `size`.
+        image.draft("RGB", (2 * size, 2 * size))
+        if image.width * image.height > _MAX_PIXELS:
+            raise Undecodable(f"{original[0]}x{original[1]} is more than {_MAX_PIXELS:,} pixels; scale it down")
+        rgb, grey = colours.to_rgb(ImageOps.exif_transpose(image), how)
+    return Decoded(fit(rgb, size), original, grey)
+
+
+def odd_shape(width: int, height: int) -> str | None:
+    """Return why a picture of this shape is no face, or None.
+
+    >>> odd_shape(400, 4)
+    '400x4 is a strip, more than 20 times as long as wide'
+    """
+    if min(width, height) < 1:
+        return f"{width}x{height} has no pixels"
+    if max(width, height) > _MAX_ASPECT * min(width, height):
+        return f"{width}x{height} is a strip, more than {_MAX_ASPECT} times as long as wide"
+    return None
+
+
+def pictures(source: Path, size: int, count: int | None = None) -> tuple[NDArray[np.uint8], list[str], list[Problem]]:
     """Return pixels (N, 3, size, size) and names of a picture file, or of the first `count` readable ones of a folder.
 
     The third is what could not be read on the way, with the reasons.
@@ -64,20 +99,23 @@ def pictures(
     Raises:
         fedveil.checks.UserError: nothing readable at `source`; the message names a file.
     """
-    if not source.exists():
+    kind = files.kind(source)
+    if kind == "missing":
         raise checks.UserError(f"No such image or folder: {source}")
-    files = [source]
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
+    if kind not in (files.FILE, files.FOLDER):
+        raise checks.UserError(f"{source} is {kind}; expected a picture or a folder of pictures.")
+    paths = [source]
+    if kind == files.FOLDER:
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
         raise checks.UserError(f"{source} holds no image ({', '.join(sorted(SUFFIXES))}).")
     found: list[NDArray[np.uint8]] = []
     names: list[str] = []
     problems: list[Problem] = []
-    for path in files:
+    for path in paths:
         if len(found) == count:
             break
-        name = str(path.relative_to(source)) if source.is_dir() else path.name
+        name = str(path.relative_to(source)) if kind == files.FOLDER else path.name
         try:
             found.append(decode(path, size).pixels)
             names.append(name)
@@ -86,12 +124,6 @@ def pictures(
     if not found:
         raise checks.UserError(f"No readable image: {source}: {problems[0]}")
     return np.stack(found), names, problems
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; a plain conversion would clip at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:

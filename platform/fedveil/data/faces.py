@@ -3,123 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedveil import checks
-from fedveil.randomness import derive_seed
-
-_MAX_CACHE_BYTES = 4 * 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One file that was left out, and why."""
-
-    file: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-
-class Store(Protocol):
-    """Where the pixels of image number i come from, and a cheap stable name of that image."""
-
-    def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images (B, 3, H, W), RGB; the same index always gives the same pixels."""
-
-    def key(self, index: int) -> str:
-        """Return a stable identity of image `index`, found without decoding it."""
-
-
-class ArrayStore:
-    """Images that are already in memory; the key is a hash of the pixels unless keys are given."""
-
-    def __init__(self, images: NDArray[np.uint8], keys: Sequence[str] | None = None) -> None:
-        self._images, self._keys = images, keys
-
-    def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return a copy of the images (B, 3, H, W)."""
-        return self._images[index]
-
-    def key(self, index: int) -> str:
-        """Return the given key or a SHA-256 over the pixels."""
-        if self._keys is not None:
-            return self._keys[index]
-        return "sha256:" + hashlib.sha256(np.ascontiguousarray(self._images[index]).tobytes()).hexdigest()
-
-
-class CachedStore:
-    """Images that `make` decodes or draws when first asked for, then kept as uint8 (memory is touched only then).
-
-    A set of more than 4 GiB is not kept: its images are made anew each time.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        size: tuple[int, int],
-        make: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
-        key: Callable[[int], str],
-    ) -> None:
-        kept = count if 3 * count * size[0] * size[1] <= _MAX_CACHE_BYTES else 0
-        self._cache: NDArray[np.uint8] = np.zeros((kept, 3, *size), np.uint8)
-        self._ready = np.zeros(kept, bool)
-        self._make, self._key = make, key
-
-    def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images (B, 3, H, W); each is made once."""
-        if not self._ready.size:
-            return self._make(index)
-        missing = np.unique(index[~self._ready[index]])
-        if missing.size:
-            self._cache[missing] = self._make(missing)
-            self._ready[missing] = True
-        return self._cache[index]
-
-    def key(self, index: int) -> str:
-        """Return the key of image `index`, without making it."""
-        return self._key(index)
+from fedveil.data.names import Names, printable
+from fedveil.data.numbered import Numbered
+from fedveil.data.stores import ArrayStore, Problem, Store, Unreadable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FaceSet:
     """Aligned faces of one size; `subset` shares the pixels and keeps labels and names.
 
+    A picture that is known to be unreadable stays in the set, because people are counted, dealt, capped and paired by
+    what is listed: damage to one picture must not move another one. It is never among the images.
+
     Attributes:
         store: where pixels come from.
         index: (N,) number of each image in the store.
         labels: (N,) identity of each image, an index into `names`.
-        names: identity names; those without an image here are allowed.
+        names: identity names, no two alike; those without an image here are allowed.
         size: height and width in pixels.
         synthetic: nobody is shown (drawn or generated faces).
         public: pictures of these faces may be shown and read by everybody.
         folds: (len(names),) fold of each identity where a protocol gives one, else None.
         skipped: files that were left out while reading.
         notes: what reading changed, in words (how many images were resized, were grey).
+        unreadable: (N,) whether a picture is known to be unreadable; None where all seem readable.
 
     >>> faces = from_array(np.zeros((3, 3, 8, 8), np.uint8), [0, 0, 1], ("ann", "bob"))
-    >>> len(faces), faces.size, faces.images([2, 0]).shape, faces.subset([2]).identities.tolist()
-    (3, (8, 8), (2, 3, 8, 8), [1])
+    >>> len(faces), faces.size, faces.images([2, 0]).shape, faces.subset([2]).identities.tolist(), faces.records[2]
+    (3, (8, 8), (2, 3, 8, 8), [1], 'bob/position 2')
     """
 
     store: Store
     index: NDArray[np.int64]
     labels: NDArray[np.int64]
-    names: tuple[str, ...]
+    names: Sequence[str]
     size: tuple[int, int]
     synthetic: bool = False
     public: bool = False
     folds: NDArray[np.int64] | None = None
     skipped: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    unreadable: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.names, Names | Numbered):
+            object.__setattr__(self, "names", Names(self.names))
         checks.same_shape(self.index.shape, labels=self.labels.shape)
         if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < len(self.names):
             low, high = self.labels.min(), self.labels.max()
@@ -128,36 +62,92 @@ class FaceSet:
             )
         if self.folds is not None:
             checks.same_shape((len(self.names),), folds=self.folds.shape)
+        if self.unreadable is not None:
+            checks.same_shape(self.index.shape, unreadable=self.unreadable.shape)
 
     def __len__(self) -> int:
         return int(self.index.size)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Stable cheap identity of each image, without decoding any."""
+        """What caches know each image by: it changes with the picture, and is found without decoding any."""
         return tuple(self.store.key(int(i)) for i in self.index)
 
     @property
+    def records(self) -> tuple[str, ...]:
+        """Public id of each image: a function of its place in the data set alone, unique in it."""
+        return tuple(self.store.record(int(i)) for i in self.index)
+
+    @property
     def identities(self) -> NDArray[np.int64]:
-        """Sorted labels that have at least one image here."""
-        return np.unique(self.labels)
+        """Sorted labels that have at least one image here, readable or not."""
+        if self.labels.size < len(self.names) // 32:  # one client of a million: do not visit everybody
+            return np.unique(self.labels)
+        return np.flatnonzero(np.bincount(self.labels, minlength=len(self.names)))
 
     @property
     def present_names(self) -> tuple[str, ...]:
-        """Names of the identities that have at least one image here."""
+        """Names of the identities that have at least one image here, readable or not."""
         return tuple(self.names[i] for i in self.identities)
 
+    @property
+    def readable(self) -> NDArray[np.bool_]:
+        """(N,) whether a picture is not known to be unreadable."""
+        return np.ones(len(self), bool) if self.unreadable is None else ~self.unreadable
+
     def images(self, index: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Return images (B, 3, H, W), uint8 RGB; all of them without `index`."""
-        chosen = self.index if index is None else self.index[np.asarray(index, np.int64)]
-        return self.store.read(np.atleast_1d(chosen))
+        """Return images (B, 3, H, W), uint8 RGB; all of them without `index`.
+
+        Raises:
+            Unreadable: one of them cannot be read.
+        """
+        where = np.arange(len(self)) if index is None else np.atleast_1d(np.asarray(index, np.int64))
+        if self.unreadable is not None and self.unreadable[where].any():
+            first = int(self.index[where[self.unreadable[where]][0]])
+            raise Unreadable(Problem(self.store.record(first), "cannot be read"), "`fedveil data inspect` says why")
+        return self.store.read(self.index[where])
 
     def subset(self, index: ArrayLike) -> FaceSet:
         """Return the faces at `index` (numbers or a boolean mask); labels and names stay as they are."""
         where = np.asarray(index)
         if where.size == 0:
             where = where.astype(np.int64)
-        return dataclasses.replace(self, index=self.index[where], labels=self.labels[where])
+        unreadable = None if self.unreadable is None else self.unreadable[where]
+        return dataclasses.replace(self, index=self.index[where], labels=self.labels[where], unreadable=unreadable)
+
+    def batches(self, size: int = 256) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], list[Problem]]]:
+        """Yield places (B,), their images (B, 3, H, W), and which pictures of the batch turned out to be unreadable.
+
+        Reads every picture once; those known to be unreadable are passed over.
+        """
+        places = np.flatnonzero(self.readable)
+        for start in range(0, places.size, size):
+            batch = places[start : start + size]
+            try:
+                yield batch, self.images(batch), []
+            except Unreadable:
+                yield self._one_by_one(batch)
+
+    def _one_by_one(self, batch: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8], list[Problem]]:
+        kept, images, problems = [], [np.empty((0, 3, *self.size), np.uint8)], []
+        for place in batch.tolist():
+            try:
+                images.append(self.images([place]))
+                kept.append(place)
+            except Unreadable as error:
+                problems.append(error.problem)
+        return np.array(kept, np.int64), np.concatenate(images), problems
+
+    def without_unreadable(self) -> FaceSet:
+        """Return the faces whose picture can be read, after reading each once; the others are in `skipped`."""
+        places, problems = [np.empty(0, np.int64)], list(self.skipped)
+        for batch, _, found in self.batches():
+            places.append(batch)
+            problems += found
+        if sum(map(len, places)) == len(self):
+            return self
+        kept = self.subset(np.concatenate(places))
+        return dataclasses.replace(kept, skipped=tuple(problems), unreadable=None)
 
 
 def from_array(
@@ -166,44 +156,47 @@ def from_array(
     names: Sequence[str],
     *,
     keys: Sequence[str] | None = None,
+    records: Sequence[str] | None = None,
     synthetic: bool = False,
     public: bool = False,
     folds: NDArray[np.int64] | None = None,
     skipped: tuple[Problem, ...] = (),
+    unreadable: NDArray[np.bool_] | None = None,
 ) -> FaceSet:
-    """Return a face set over images (N, 3, H, W), uint8, held in memory."""
+    """Return a face set over images (N, 3, H, W), uint8, held in memory; a record is NAME/position i unless given.
+
+    Raises:
+        UserError: images of another shape or type, labels out of range, names that look alike, a record given twice.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
         raise checks.UserError(f"Expected images (N, 3, H, W) of uint8, got {images.shape} of {images.dtype}.")
-    return FaceSet(
+    given = np.asarray(labels)
+    if given.size and given.dtype.kind not in "iu":
+        raise checks.UserError(f"Expected labels of whole numbers (N,), got {given.dtype} {given.shape}.")
+    faces = FaceSet(
         store=ArrayStore(images, keys),
         index=np.arange(len(images)),
-        labels=np.asarray(labels, np.int64),
-        names=tuple(names),
+        labels=given.astype(np.int64),
+        names=names,
         size=(int(images.shape[2]), int(images.shape[3])),
         synthetic=synthetic,
         public=public,
         folds=folds,
         skipped=skipped,
+        unreadable=unreadable,
     )
+    records = positions(faces.labels, faces.names) if records is None else records
+    checks.same_shape((len(images),), records=(len(records),))
+    if len(set(records)) < len(records):
+        twice = next(record for record in records if list(records).count(record) > 1)
+        raise checks.UserError(f"Expected a record to be one picture's, got {printable(twice)!r} twice.")
+    return dataclasses.replace(faces, store=ArrayStore(images, keys, records))
 
 
-def images_per_identity(faces: FaceSet) -> NDArray[np.int64]:
-    """Return (len(names),) the number of images of each identity; zeros included."""
-    return np.bincount(faces.labels, minlength=len(faces.names)).astype(np.int64)
+def positions(labels: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+    """Return a record for every image of a set whose pictures have no names of their own.
 
-
-def cap_images(faces: FaceSet, limit: int | None, seed: int) -> FaceSet:
-    """Return at most `limit` images of each identity, in their old order; None means no cap.
-
-    Who stays depends on the seed and the images' keys only, not on the order in which a folder was listed.
+    >>> positions(np.array([0, 1, 1]), ("ann", "bob"))
+    ['ann/position 0', 'bob/position 1', 'bob/position 2']
     """
-    if limit is None:
-        return faces
-    checks.positive(max_images_per_identity=limit)
-    counts = images_per_identity(faces)
-    keep = np.ones(len(faces), bool)
-    for label in np.flatnonzero(counts > limit):
-        own = np.flatnonzero(faces.labels == label)
-        ranks = [derive_seed(seed, "cap", key) for key in faces.subset(own).keys]
-        keep[own[np.argsort(ranks)[limit:]]] = False
-    return faces.subset(keep)
+    return [f"{names[label]}/position {place}" for place, label in enumerate(labels.tolist())]

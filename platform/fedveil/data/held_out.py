@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from fedveil import checks
-from fedveil.data.faces import FaceSet, Problem, cap_images, images_per_identity
+from fedveil.data.caps import cap_images, enough_images
+from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import balanced_pairs
 from fedveil.data.sources.procedural import Procedural
 from fedveil.data.split import Split
@@ -45,6 +46,13 @@ class HeldOut:
         if self.max_images_per_identity is not None:
             checks.positive(max_images_per_identity=self.max_images_per_identity)
 
+    def require_place(self, setting: str, value: str, layout: str) -> None:
+        """Refuse settings that do not say where the pictures are: the first thing to say of them."""
+        if not value:
+            raise checks.UserError(
+                f"data.{setting}={value!r} says nothing: where are the pictures? Write data.{setting}=PLACE; {layout}."
+            )
+
     def require_declaration(self) -> None:
         """Refuse to evaluate on people nobody declared public; called before a file is touched."""
         if self.evaluation == "held_out" and not self.declared_public_evaluation:
@@ -55,7 +63,7 @@ class HeldOut:
             )
 
     def split(self, faces: FaceSet, seed: int) -> Split:
-        """Return the split; who is held out depends on the seed and the names only, not on the order of files."""
+        """Return the split; who is held out depends on the seed and the names only, not on files or what is in them."""
         self.require_declaration()
         faces = enough_images(faces, self.min_images)
         drawn = Procedural(pairs=self.pairs).load(seed, size_hint=faces.size[0])
@@ -78,18 +86,3 @@ class HeldOut:
                 declared_public=True,
             )
         return Split(cap_images(train, self.max_images_per_identity, seed), evaluation, drawn.public)
-
-
-def enough_images(faces: FaceSet, min_images: int) -> FaceSet:
-    """Return the people with at least `min_images` images; the others are listed in `skipped`."""
-    counts = images_per_identity(faces)
-    few = [int(i) for i in faces.identities if counts[i] < min_images]
-    problems = tuple(
-        Problem(faces.names[i], f"{counts[i]} image(s) of this person, fewer than min_images={min_images}") for i in few
-    )
-    kept = faces.subset(~np.isin(faces.labels, few))
-    if not len(kept):
-        raise checks.UserError(
-            f"No person has data.min_images={min_images} images ({len(few)} people have fewer); add images or lower it."
-        )
-    return dataclasses.replace(kept, skipped=faces.skipped + problems)

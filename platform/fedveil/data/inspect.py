@@ -7,15 +7,18 @@ import collections
 import dataclasses
 import hashlib
 import textwrap
+import unicodedata
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from fedveil.data.faces import FaceSet, Problem, images_per_identity
+from fedveil.data.caps import images_per_identity
+from fedveil.data.faces import FaceSet
 from fedveil.data.split import Split
+from fedveil.data.stores import Problem
 
 _WIDTH = 80
-_BATCH = 256
 _LISTED = 10
 _BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 10**9))
 
@@ -33,19 +36,21 @@ class Part:
 
     Attributes:
         name: train, evaluation or public.
-        images: number of images.
-        identities: number of people.
+        images: number of images that can be read.
+        identities: number of people with such an image.
+        unread: people who are listed and have no such image; they keep their place where people are dealt or chosen.
         size: height and width in pixels.
         grey: images whose three channels are equal.
         histogram: ((fewest, most images of a person), people) in ascending order.
         duplicates: groups of images with equal pixels, as (person, person, ...).
-        skipped: files that were left out.
+        skipped: files, pictures and people that were left out.
         notes: what reading changed.
     """
 
     name: str
     images: int
     identities: int
+    unread: tuple[str, ...]
     size: tuple[int, int]
     grey: int
     histogram: tuple[tuple[tuple[int, int], int], ...]
@@ -72,20 +77,19 @@ class Report:
         for part in self.parts:
             if part.skipped:
                 found.append(f"{part.name}: {len(part.skipped)} files or people left out:")
-                found += [f"  {problem}" for problem in part.skipped[:_LISTED]]
-                if len(part.skipped) > _LISTED:
-                    found.append(f"  and {len(part.skipped) - _LISTED} more")
+                found += _some([str(problem) for problem in part.skipped])
+            if part.unread:
+                found.append(f"{part.name}: {len(part.unread)} people without a readable picture keep their place:")
+                found += _some(part.unread)
             single = sum(people for (_, most), people in part.histogram if most == 1)
             if single and part.name == "train":
                 found.append(f"{part.name}: {single} people with a single image, which teach nothing about variation")
             across = [group for group in part.duplicates if len(set(group)) > 1]
             if part.duplicates:
                 found.append(f"{part.name}: {len(part.duplicates)} groups of identical images")
-            for group in across[:_LISTED]:
-                found.append(f"  one image under several names: {', '.join(sorted(set(group)))}")
-        for group in self.shared[:_LISTED]:
-            found.append(f"one image in several sets: {', '.join(group)}")
-        return found
+            found += _some([f"one image under several names: {', '.join(sorted(set(group)))}" for group in across])
+        shared = [f"one image in several sets: {', '.join(group)}" for group in self.shared]
+        return found + [line.removeprefix("  ") for line in _some(shared)]
 
     def __str__(self) -> str:
         lines = [f"data={self.source}", ""]
@@ -102,13 +106,20 @@ class Report:
         return "\n".join(_wrap(line.rstrip()) for line in lines)
 
 
+def _some(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, indented, and how many more there are."""
+    more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [f"  {line}" for line in lines[:_LISTED]] + more
+
+
 def _wrap(line: str) -> str:
     indent = " " * (len(line) - len(line.lstrip()) + 4)
-    return "\n".join(textwrap.wrap(line, _WIDTH, subsequent_indent=indent)) if line else ""
+    wide = any(unicodedata.east_asian_width(character) in "WF" for character in line)  # two columns each
+    return "\n".join(textwrap.wrap(line, _WIDTH // 2 if wide else _WIDTH, subsequent_indent=indent)) if line else ""
 
 
 def _bars(part: Part) -> list[str]:
-    top = max(people for _, people in part.histogram)
+    top = max((people for _, people in part.histogram), default=0)
     lines = []
     for (fewest, most), people in part.histogram:
         label = f"{fewest}" if fewest == most else f"{fewest}-{most}" if most < _BINS[-1][1] else f"{fewest} or more"
@@ -140,24 +151,26 @@ def inspect(source_name: str, source: Source, seed: int) -> Report:
 
 def _inspect_part(name: str, faces: FaceSet) -> tuple[Part, list[str]]:
     owners: dict[str, list[str]] = {}
-    grey = 0
-    for start in range(0, len(faces), _BATCH):
-        where = np.arange(start, min(start + _BATCH, len(faces)))
-        images = faces.images(where)
+    grey, read, problems = 0, [np.empty(0, np.int64)], list(faces.skipped)
+    for where, images, unreadable in faces.batches():
+        read.append(where)
+        problems += unreadable
         grey += int((images == images[:, :1]).all(axis=(1, 2, 3)).sum())
         for image, label in zip(images, faces.labels[where], strict=True):
             owners.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), []).append(faces.names[label])
-    counts = images_per_identity(faces)
+    kept = faces.subset(np.concatenate(read))
+    counts = images_per_identity(kept)
     bins = (((low, high), int(((counts >= low) & (counts <= high)).sum())) for low, high in _BINS)
     part = Part(
         name=name,
-        images=len(faces),
-        identities=int(faces.identities.size),
+        images=len(kept),
+        identities=int(kept.identities.size),
+        unread=tuple(faces.names[i] for i in np.setdiff1d(faces.identities, kept.identities)),
         size=faces.size,
         grey=grey,
         histogram=tuple(row for row in bins if row[1]),
         duplicates=tuple(tuple(group) for group in owners.values() if len(group) > 1),
-        skipped=faces.skipped,
+        skipped=tuple(problems),
         notes=faces.notes,
     )
     return part, list(owners)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedveil import checks
 from fedveil.data.faces import FaceSet
 
-_MAX_DIFFERENT_POOL = 1000  # images of a fold among which pairs of two people are listed: half a million pairs
+_MAX_POOL = 1000  # images of a person, or of a fold, among which pairs are listed: half a million pairs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,8 +66,11 @@ def balanced_pairs(
     Fewer are returned when a fold has fewer to give. Same pairs are spread evenly over identities first. With fewer
     than 2 * folds identities there are fewer folds, so that each holds at least two people.
 
+    Pairs are chosen by who is listed. Those of a picture that is known to be unreadable are then left out, so damage to
+    one picture changes no other pair.
+
     Raises:
-        UserError: fewer than two identities, or no identity with two images.
+        UserError: fewer than two identities, no identity with two images, or no pair of readable ones.
     """
     checks.positive(count=count, folds=folds)
     people = rng.permutation(faces.identities)
@@ -93,7 +96,20 @@ def balanced_pairs(
         for pairs, answer in ((same[:taken], True), (different[:taken], False)):
             parts.append((pairs, np.full(taken, answer), np.full(taken, fold, np.int64)))
     pairs, answers, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return PairSet(faces, pairs[:, 0], pairs[:, 1], answers, numbers, declared_public)
+    return _without_unreadable(PairSet(faces, pairs[:, 0], pairs[:, 1], answers, numbers, declared_public))
+
+
+def _without_unreadable(pairs: PairSet) -> PairSet:
+    """Return the pairs whose two pictures are not known to be unreadable, over the readable faces."""
+    readable = pairs.faces.readable
+    if readable.all():
+        return pairs
+    kept = pairs.where(readable[pairs.left] & readable[pairs.right])
+    if not len(kept):
+        raise checks.UserError("No verification pair has two readable pictures; `fedveil data inspect` lists them.")
+    place = np.cumsum(readable) - 1
+    faces = dataclasses.replace(pairs.faces.subset(readable), unreadable=None)
+    return dataclasses.replace(kept, faces=faces, left=place[kept.left], right=place[kept.right])
 
 
 def disjoint_folds(left: NDArray[np.int64], right: NDArray[np.int64], folds: int = 10) -> NDArray[np.int64]:
@@ -127,11 +143,16 @@ def disjoint_folds(left: NDArray[np.int64], right: NDArray[np.int64], folds: int
 
 
 def _same_pairs(labels: NDArray[np.int64], members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return all pairs (P, 2) within an identity: everybody's first random pair, then everybody's second, and so on."""
+    """Return all pairs (P, 2) within an identity: everybody's first random pair, then everybody's second, and so on.
+
+    Of a person with more than `_MAX_POOL` images, those among a random choice of so many.
+    """
     pairs = [np.empty((0, 2), np.int64)]
     ranks = [np.empty(0, np.int64)]
-    for label in np.unique(labels[members]):
-        own = members[labels[members] == label]
+    by_person = members[np.argsort(labels[members], kind="stable")]
+    for own in np.split(by_person, np.flatnonzero(np.diff(labels[by_person])) + 1):
+        if own.size > _MAX_POOL:
+            own = np.sort(rng.permutation(own)[:_MAX_POOL])
         first, second = np.triu_indices(own.size, 1)
         order = rng.permutation(first.size)
         pairs.append(np.stack([own[first[order]], own[second[order]]], 1))
@@ -144,7 +165,7 @@ def _different_pairs(
     labels: NDArray[np.int64], members: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return distinct pairs (P, 2) of two identities in random order."""
-    pool = np.sort(rng.permutation(members)[:_MAX_DIFFERENT_POOL])
+    pool = np.sort(rng.permutation(members)[:_MAX_POOL])
     first, second = np.triu_indices(pool.size, 1)
     other = labels[pool[first]] != labels[pool[second]]
     listed = np.stack([pool[first[other]], pool[second[other]]], 1)

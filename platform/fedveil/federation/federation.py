@@ -11,18 +11,15 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, config, randomness
 from fedveil.configuration.schema import Config, Group
-from fedveil.data import partition
 from fedveil.data.faces import FaceSet
+from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
 from fedveil.federation import planning, schedule, training
 from fedveil.federation.schedule import Stage
@@ -43,6 +40,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         planning.check(self.settings)
+        for unit, (setting, delta) in planning.deltas(self.settings).items():
+            planning.check_delta(setting, delta, self.units(unit), unit, self.settings.policy.max_delta)
 
     @classmethod
     def of(cls, words: Iterable[str] = ()) -> Federation:
@@ -69,6 +68,11 @@ class Federation:
         """The server optimiser."""
         return config.build(self.settings, "aggregation")
 
+    @functools.cached_property
+    def data(self) -> Any:
+        """The data source's settings, with `load`."""
+        return config.build(self.settings, "data")
+
     # --- data and registry ---------------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -83,15 +87,15 @@ class Federation:
         return side, side
 
     @functools.cached_property
-    def registry(self) -> tuple[str, ...]:
-        """The ids of all clients, in order."""
-        return partition.client_ids(self.settings.train.clients)
+    def registry(self) -> Registry:
+        """The ids of all clients, in order; none of them is kept in memory."""
+        return Registry(self.settings.train.clients)
 
     @functools.cached_property
-    def shares(self) -> Mapping[str, NDArray[np.int64]]:
+    def shares(self) -> Shares:
         """Client id -> its images' numbers in `split.train`: whole people, under the public caps."""
         settings = self.settings
-        return partition.partition(self.split.train, settings.train.clients, settings.seed, settings.partition)
+        return deal(self.split.train, settings.train.clients, settings.seed, settings.partition)
 
     def faces_of(self, client_id: str) -> FaceSet:
         """Return the faces of one client of the registry.
@@ -99,8 +103,8 @@ class Federation:
         Raises:
             fedveil.checks.UserError: no such client.
         """
-        if client_id not in self.shares:
-            raise checks.UserError(f"Client {client_id!r} is not in the registry of {len(self.registry)} clients.")
+        if client_id not in self.registry:
+            raise checks.UserError(self.registry.unknown(client_id))
         return self.split.train.subset(self.shares[client_id])
 
     @functools.cached_property
@@ -114,8 +118,7 @@ class Federation:
         'procedural-'
         """
         settings, data = self.settings, self.settings.data
-        place = next((data.settings[key] for key in ("root", "path") if key in data.settings), None)
-        where = dict(data.settings) if place is None else str(Path(str(place)).expanduser().resolve())
+        where = self.data.place(settings.seed)
         dealt = [dict(data.settings), settings.seed, settings.train.clients, dataclasses.asdict(settings.partition)]
         return f"{data.name}-{_short([data.name, where])}/{_short(dealt)}"
 
@@ -155,6 +158,23 @@ class Federation:
         return training.select_trainable(names, self.settings.train.trainable)
 
     # --- what is released ----------------------------------------------------------------------------------------
+
+    def units(self, unit: str) -> int | None:
+        """Return the public number of units of a kind that a guarantee speaks of; None where nothing public bounds it.
+
+        Clients: the registry. People: what the source's settings or the cap on a client's identities say; images: that
+        many times the cap on a person's.
+
+        >>> Federation.of(["protection=none", "train.clients=4", "partition.max_identities=3"]).units("identity")
+        12
+        """
+        clients, dealt = self.settings.train.clients, self.settings.partition
+        known = [count for count in (getattr(self.data, "identities", None),) if count is not None]
+        known += [clients * dealt.max_identities] if dealt.max_identities is not None else []
+        people: int | None = min(known, default=None)
+        if unit == "client" or people is None:
+            return clients if unit == "client" else None
+        return people if unit == "identity" else people * dealt.max_images_per_identity
 
     @property
     def releases_per_image(self) -> int:

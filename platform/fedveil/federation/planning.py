@@ -11,8 +11,7 @@ from fedveil.configuration.schema import ClientBudget, Cohort, Config
 from fedveil.federation import schedule
 from fedveil.privacy import calibration, events
 from fedveil.privacy.events import Relation, Release
-
-VIEW = "every released global model"
+from fedveil.privacy.totals import VIEW
 
 
 def check(settings: Config) -> None:
@@ -27,6 +26,50 @@ def check(settings: Config) -> None:
                 f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
                 f"not have; remove it (privacy.{unit}=none). protection=dctdp gives image-level local privacy."
             )
+
+
+LARGEST_DELTA = 1e-5
+
+
+def largest_delta(units: int | None) -> float:
+    """Return the largest delta under which a claim means something: 1e-5, or 1 / (10 x units) where that is smaller.
+
+    Delta is the probability that nothing is promised, for each unit by itself: at 1 / units, publishing one unit in
+    full would count as private.
+
+    >>> largest_delta(2000), largest_delta(1_000_000), largest_delta(None)
+    (1e-05, 1e-07, 1e-05)
+    """
+    return min(LARGEST_DELTA, 1 / (10 * units)) if units else LARGEST_DELTA
+
+
+def deltas(settings: Config) -> dict[str, tuple[str, float]]:
+    """Return the deltas at which a run's claims will stand, unit -> (setting, delta); pure guarantees have none."""
+    found: dict[str, tuple[str, float]] = {}
+    budget = settings.privacy.client
+    if budget is not None and budget.delta is not None and budget.epsilon != math.inf:
+        found["client"] = ("privacy.client.delta", budget.delta)
+    method = dict(settings.protection.settings)
+    if method.get("noise") == "gaussian" and "delta" in method:
+        found["image"] = ("protection.delta", float(method["delta"]))
+    return found
+
+
+def check_delta(setting: str, delta: float, units: int | None, unit: str, raised: float | None) -> None:
+    """Refuse a delta above `largest_delta`, or above what the owner raised it to.
+
+    Raises:
+        fedveil.checks.UserError: naming the setting, its value and the remedy.
+    """
+    ceiling = largest_delta(units)
+    if not 0 < delta <= max(ceiling, raised or 0.0):
+        why = "the largest that means something"
+        if units and ceiling < LARGEST_DELTA:
+            why = f"1 / (10 x {units:,} {unit}s)"
+        raise checks.UserError(
+            f"Expected {setting}={delta!r} in (0, {ceiling:g}], {why}: delta is the probability that nothing is "
+            "promised, for each of them. Lower it; an owner who accepts more says so with policy.max_delta."
+        )
 
 
 def relation_of(cohort: Cohort) -> Relation:
@@ -126,16 +169,8 @@ def _check(settings: Config, budget: ClientBudget) -> None:
     if budget.epsilon == math.inf and budget.noise_multiplier is None:
         return
     if budget.delta is None:
-        raise checks.UserError(
-            f"privacy.client.delta is needed: below 1 / train.clients = {1 / settings.train.clients:g}, for example "
-            "privacy.client.delta=1e-5."
-        )
-    if not 0 < budget.delta < 1 / settings.train.clients:
-        raise checks.UserError(
-            f"Expected privacy.client.delta={budget.delta!r} in (0, 1 / train.clients = "
-            f"{1 / settings.train.clients:g}): at or above it, publishing one client's data in full would "
-            "count as private."
-        )
+        most = largest_delta(settings.train.clients)
+        raise checks.UserError(f"privacy.client.delta is needed: at most {most:g} for this registry.")
 
 
 def _budget(settings: Config) -> ClientBudget:

@@ -18,6 +18,8 @@ from fedveil.privacy.events import NonPrivate
 from fedveil.protections.base import Progress, State
 
 PUBLIC = "public"
+VIEW = "the released model"
+"""Who sees what a start has learnt."""
 
 
 def leak(settings: Config) -> NonPrivate | None:
@@ -26,7 +28,7 @@ def leak(settings: Config) -> NonPrivate | None:
     if warm in (None, PUBLIC) or settings.train.warm_start_is_public:
         return None
     reason = f"the backbone starts from {warm}, which may have learnt from private faces (train.warm_start_is_public)"
-    return NonPrivate("image", "the released model", reason)
+    return NonPrivate("image", VIEW, reason)
 
 
 _MOMENTUM = 0.9

@@ -14,7 +14,7 @@ import datetime
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fedveil import checks
 from fedveil.privacy import events
 from fedveil.privacy.events import Event
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS row (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -32,8 +32,11 @@ CREATE TABLE IF NOT EXISTS row (
 CREATE INDEX IF NOT EXISTS by_run ON row (run_id, subject);
 CREATE INDEX IF NOT EXISTS by_mechanism ON row (mechanism, subject);
 CREATE TABLE IF NOT EXISTS content (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL, picture BLOB NOT NULL, hash BLOB NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS by_picture ON content (picture, subject);
+  id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL, picture BLOB NOT NULL, hash BLOB NOT NULL,
+  record BLOB NOT NULL DEFAULT x'');
+DROP INDEX IF EXISTS by_picture;
+CREATE UNIQUE INDEX IF NOT EXISTS by_content ON content (picture, subject, record);
+CREATE INDEX IF NOT EXISTS by_record ON content (record, picture);
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON row BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS content_no_update BEFORE UPDATE ON content
@@ -68,6 +71,18 @@ class Row:
     mechanism: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """One picture of a data set, by keyed hashes: what it shows, and which record of the set it is."""
+
+    picture: bytes
+    record: bytes = b""
+
+
+EVERYBODY = "*"
+"""The client of a subject SOURCE/DEAL/* that stands for every client of the deal: written once for all of them."""
+
+
 def deal_of(subject: str) -> tuple[str, str]:
     """Return (source, deal) of a subject SOURCE/DEAL/CLIENT of a simulation; (subject, "") of any other name.
 
@@ -78,23 +93,14 @@ def deal_of(subject: str) -> tuple[str, str]:
     return (source, rest[0]) if len(rest) == 2 else (subject, "")
 
 
-def by_source(rows: Iterable[Row], weight: Callable[[list[Row]], float]) -> dict[str, list[Row]]:
-    """Group an owner's rows by where the pictures are: subjects SOURCE/DEAL/CLIENT of one source are one data set.
+def everybody_of(subject: str) -> str | None:
+    """Return the subject that stands for all clients of a client's deal, or None of a name that is no share.
 
-    A picture is at one client of a deal, so of every deal the client with the largest `weight` counts, and deals add.
-    Other subjects stand for themselves.
+    >>> everybody_of("folder-ab/12/c0001"), everybody_of("hospital")
+    ('folder-ab/12/*', None)
     """
-    subjects: dict[str, list[Row]] = {}
-    for row in rows:
-        subjects.setdefault(row.subject, []).append(row)
-    deals: dict[tuple[str, str], list[list[Row]]] = {}
-    for subject, mine in subjects.items():
-        deals.setdefault(deal_of(subject), []).append(mine)
-    merged: dict[str, list[Row]] = {}
-    for (source, _), clients in deals.items():
-        heaviest = max(clients, key=weight)
-        merged.setdefault(source, []).extend(heaviest)
-    return merged
+    source, deal = deal_of(subject)
+    return f"{source}/{deal}/{EVERYBODY}" if deal else None
 
 
 GENESIS = "0" * 64
@@ -182,16 +188,50 @@ class Book:
         """Return the data sets whose pictures are known."""
         return {subject for (subject,) in self._connection.execute("SELECT DISTINCT subject FROM content")}
 
-    def add_content(self, subject: str, pictures: Iterable[bytes]) -> None:
-        """Remember that a data set holds these pictures; those known already are left as they are."""
-        new = [picture for picture, names in self.holders(pictures).items() if subject not in names]
+    def lacks(self, subject: str, held: Iterable[Held]) -> list[Held]:
+        """Return the pictures that a data set is not yet known to hold as these records."""
+        query = "SELECT 1 FROM content WHERE picture=? AND subject=? AND record=?"
+        return [
+            one for one in dict.fromkeys(held)
+            if self._connection.execute(query, (one.picture, subject, one.record)).fetchone() is None
+        ]  # fmt: skip
+
+    def changed(self, subject: str, held: Iterable[Held]) -> int:
+        """Return how many records a data set is known to have held with another picture only."""
+        query = "SELECT MAX(picture=?) FROM content WHERE subject=? AND record=? AND record<>x''"
+        found = (self._connection.execute(query, (one.picture, subject, one.record)).fetchone()[0] for one in held)
+        return sum(there == 0 for there in found)
+
+    def draws(self, pictures: Iterable[bytes]) -> dict[bytes, dict[str, int]]:
+        """Return how often a mechanism whose copies are kept is drawn for each picture, by source; 1 is left out.
+
+        A copy belongs to a record and to what it shows. So a picture is drawn once for every record that ever was it,
+        and a record once for every picture that it ever was; the larger of both counts.
+        """
+        query = "SELECT subject, record FROM content WHERE picture=?"
+        contents = "SELECT COUNT(DISTINCT picture) FROM content WHERE record=?"
+        found: dict[bytes, dict[str, int]] = {}
+        for picture in pictures:
+            records: dict[str, set[bytes]] = {}
+            for subject, record in self._connection.execute(query, (picture,)):
+                records.setdefault(deal_of(subject)[0], set()).add(record)
+            counts = {
+                source: max(len(mine), *(self._connection.execute(contents, (one,)).fetchone()[0] if one else 1
+                                         for one in mine))
+                for source, mine in records.items()
+            }  # fmt: skip
+            found[picture] = {source: count for source, count in counts.items() if count > 1}
+        return found
+
+    def add_content(self, subject: str, held: Iterable[Held]) -> None:
+        """Remember that a data set holds these pictures as these records; what is known already is left as it is."""
         last = self._connection.execute("SELECT hash FROM content ORDER BY id DESC LIMIT 1").fetchone()
         head = last[0] if last else bytes.fromhex(GENESIS)
         values = []
-        for picture in new:
-            head = _content_chained(head, subject, picture)
-            values.append((subject, picture, head))
-        self._connection.executemany("INSERT INTO content (subject, picture, hash) VALUES (?,?,?)", values)
+        for one in self.lacks(subject, held):
+            head = _content_chained(head, subject, one)
+            values.append((subject, one.picture, head, one.record))
+        self._connection.executemany("INSERT INTO content (subject, picture, hash, record) VALUES (?,?,?,?)", values)
 
 
 class Ledger:
@@ -272,10 +312,10 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._open() as connection:
-            found = connection.execute("SELECT id, subject, picture, hash FROM content ORDER BY id").fetchall()
+            found = connection.execute("SELECT id, subject, picture, record, hash FROM content ORDER BY id").fetchall()
         head, heads = bytes.fromhex(GENESIS), []
-        for number, subject, picture, kept in found:
-            head = _content_chained(head, subject, picture)
+        for number, subject, picture, record, kept in found:
+            head = _content_chained(head, subject, Held(picture, record))
             if head != kept:
                 raise BrokenLedger(f"{self.path}: picture {number} does not follow from those before; it was edited.")
             heads.append(head.hex())
@@ -315,6 +355,13 @@ class Ledger:
         with self.read() as book:
             return book.contents()
 
+    def draws(self) -> dict[bytes, dict[str, int]]:
+        """Return `Book.draws` of every picture; an absent file holds none."""
+        if not self.path.exists():
+            return {}
+        with self.read() as book:
+            return book.draws({picture for held in book.contents().values() for picture in held})
+
     def has(self, row: Row) -> bool:
         """Return whether an equal row of the same run, subject and status is there already (a resumed attempt)."""
         if not self.path.exists():
@@ -329,6 +376,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     columns = [column[1] for column in connection.execute("PRAGMA table_info(row)")]
     if columns and "mechanism" not in columns:
         connection.execute("ALTER TABLE row ADD COLUMN mechanism TEXT NOT NULL DEFAULT ''")
+    columns = [column[1] for column in connection.execute("PRAGMA table_info(content)")]
+    if columns and "record" not in columns:
+        connection.execute("ALTER TABLE content ADD COLUMN record BLOB NOT NULL DEFAULT x''")
     statement = ""
     for line in _SCHEMA.splitlines():
         statement += line + "\n"
@@ -344,5 +394,9 @@ def _chained(head: str, fields: tuple[str, ...], mechanism: str) -> str:
     return hashlib.sha256((head + json.dumps(written)).encode()).hexdigest()
 
 
-def _content_chained(head: bytes, subject: str, picture: bytes) -> bytes:
-    return hashlib.sha256(head + len(picture).to_bytes(2, "big") + picture + subject.encode()).digest()
+def _content_chained(head: bytes, subject: str, held: Held) -> bytes:
+    picture, record = held.picture, held.record
+    written = len(picture).to_bytes(2, "big") + picture + subject.encode()
+    if record:  # lines of older files have none
+        written += b"\x00" + len(record).to_bytes(2, "big") + record
+    return hashlib.sha256(head + written).digest()

@@ -15,6 +15,9 @@ import torch
 from fedveil import checks
 from fedveil.randomness import SecretStream
 
+VERSION = 1
+"""Of what a stream's numbers become: a change that turns the same stream into other noise must raise it."""
+
 
 def _scale(scale: torch.Tensor) -> torch.Tensor:
     scales = scale.to(torch.float64)

@@ -15,6 +15,9 @@ from fedveil import checks
 from fedveil.privacy import gaussian
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate
 
+UNITS = ("client", "image", "identity")
+"""In the order in which statements are shown."""
+
 MEANINGFUL = 20.0
 """Above this epsilon a statement is formally true and practically empty: an adversary with one false alarm in a million
 may always be right."""
@@ -125,6 +128,23 @@ def price(event: Event) -> list[Statement]:
 def repeated(event: LocalRelease, count: int) -> LocalRelease:
     """Return the event that stands for `count` equal ones."""
     return dataclasses.replace(event, releases=event.releases * count)
+
+
+def local_epsilon(releases: Iterable[tuple[LocalRelease, int]], delta: float) -> float:
+    """Return the epsilon at one delta of local releases of one image, each `count` times, nats.
+
+    Pure losses add; Gaussian releases are GDP, whose squares add, and are converted to this delta together, whatever
+    delta each was stated at. So two sets of releases are compared by one number. Nothing here may depend on earlier
+    outputs but the noise: for releases that were chosen after seeing results there is `accounting.filters`.
+
+    >>> from fedveil.privacy.events import LocalRelease
+    >>> local_epsilon([(LocalRelease("laplace", 8.0), 2), (LocalRelease("laplace", 5.0), 1)], 1e-5)
+    21.0
+    """
+    counted = [(release, count * release.releases) for release, count in releases]
+    pure = math.fsum(one.diameter * count for one, count in counted if one.mechanism == "laplace")
+    squares = math.fsum(one.diameter**2 * count for one, count in counted if one.mechanism == "gaussian")
+    return pure + (gaussian.epsilon_of(math.sqrt(squares), delta) if squares else 0.0)
 
 
 def composed(parts: Sequence[Statement], epsilon: float, delta: float, mechanism: str) -> Statement:

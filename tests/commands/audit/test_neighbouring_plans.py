@@ -21,12 +21,12 @@ from fedveil.privacy.ledger import Ledger
 from fedveil.records import Update, model_sha256
 from fedveil_clients.policy import Node
 from fedveil_clients.sites import open_site
-from fedveil_strategies import client_level, coordinator, observers
+from fedveil_strategies import coordinator, observers
 
 WORDS = ["data.identities=9", "data.images_per_identity=6", "data.evaluation_identities=4", "data.evaluation_images=2",
          "data.pairs=8", "data.public_identities=3", "data.public_images=3", "model.width=8", "model.embedding=16",
          "train.clients=3", "train.rounds=2", "train.cohort.rate=0.5", "tracking=none", "evaluation.draws=1",
-         "evaluation.bootstrap=0", "privacy.client.epsilon=4", "privacy.client.delta=1e-3",
+         "evaluation.bootstrap=0", "privacy.client.epsilon=4", "privacy.client.delta=1e-5",
          "privacy.client.clip=0.5"]  # fmt: skip
 
 
@@ -41,6 +41,12 @@ class Inverted:
 
     def key(self, index: int) -> str:
         return f"negative {self.store.key(index)}"
+
+    def record(self, index: int) -> str:
+        return str(self.store.record(index))
+
+    def rank(self, index: int) -> str:
+        return str(self.store.rank(index))
 
 
 def neighbours(train: FaceSet, mine: np.ndarray[Any, Any]) -> Iterator[FaceSet]:
@@ -78,7 +84,7 @@ def constants(federation: Federation, folder: Path) -> dict[str, Any]:
         "start": model_sha256(session.start.tensors),
         "run ledger": [(row.status, row.event, row.note) for row in Ledger(session.run.ledger).rows()],
         "owners' ledgers": sorted(booked, key=str),
-        "statements": [statement.to_dict() for statement in session.claims()],
+        "statements": [statement.to_dict() for statement in session.claims().statements],
         "keys of the result": sorted(result),
         "keys of the rounds": [sorted(entry) for entry in result["rounds"]],
         "bytes": [entry["bytes_expected"] for entry in result["rounds"]],
@@ -99,7 +105,7 @@ def test_neighbouring_data_give_identical_plans(
     plain = Federation.of([*WORDS, *PROTECTIONS[protection]])
     # Pictures and the signed epsilon's fine grid take most of the time.
     monkeypatch.setattr(observers, "draw", lambda *_: [])
-    monkeypatch.setattr(client_level, "FINAL_GRID", LIVE_GRID)
+    monkeypatch.setattr(coordinator, "FINAL_GRID", LIVE_GRID)
     mine = np.flatnonzero(np.isin(whole.train.index, plain.faces_of("c0002").index))
     found, sizes = [], []
     for number, train in enumerate(neighbours(whole.train, mine)):

@@ -13,13 +13,14 @@ from fedveil import checks, cli, config
 from fedveil.commands.ledger import curves as ledger_curves
 from fedveil.commands.ledger import report as ledger_report
 from fedveil.configuration.schema import Policy
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.pictures import ledger as pictures_ledger
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil.privacy.ledger import Ledger, Row
 
-WORDS = ["tracking=none", "protection=none", "privacy.client.epsilon=4", "privacy.client.delta=1e-4",
+WORDS = ["tracking=none", "protection=none", "privacy.client.epsilon=4", "privacy.client.delta=1e-5",
          "train.cohort.rate=0.5", "train.rounds=6", "train.clients=20"]  # fmt: skip
 EIGHT = LocalRelease("laplace", 8.0)
 
@@ -38,11 +39,11 @@ def rows_of(federation):
 def test_a_runs_curve_is_the_epsilon_after_each_booked_round(federation):
     client, image = ledger_curves.run_curves(rows_of(federation), federation)
     event = federation.round_release
-    alone = [PldAccountant().compose(event, count).upper(1e-4) for count in range(1, 7)]
+    alone = [PldAccountant().compose(event, count).upper(1e-5) for count in range(1, 7)]
     assert (list(client.at), client.limit) == ([1, 2, 3, 4, 5, 6], 4.0)
     assert client.epsilon == pytest.approx(alone, rel=5e-3)
-    assert client.epsilon[-1] == ledger_report.claims(rows_of(federation), federation)[0].epsilon
-    assert client.title == "client level, zero-out, delta = 0.0001"
+    assert client.epsilon[-1] == claims.of_run(federation, rows_of(federation)).statements[0].epsilon
+    assert client.title == "client level, zero-out, delta = 1e-05"
     assert (list(image.epsilon), image.reason) == ([], "no formal guarantee:\nno noise")
 
 
@@ -53,7 +54,8 @@ def test_an_owners_curve_is_the_total_over_runs(tmp_path, federation):
         ledger.append([Row(run, "set", "reserved", whole), Row(run, "set", "spent", EIGHT)])
     image, client = ledger_curves.owner_curves(tmp_path, "set", Policy(None, None, 25.0, 12.0))
     assert (list(image.epsilon), image.limit, client.limit) == ([8.0, 16.0, 24.0], 25.0, 12.0)
-    found = {claim["unit"]: claim["epsilon"] for claim in ledger_report.of_owner(tmp_path, "set")["statements"]}
+    said = ledger_report.of_owner(tmp_path, "set", Policy(None, None))["statements"]
+    found = {claim["unit"]: claim["epsilon"] for claim in said}
     assert (image.epsilon[-1], client.epsilon[-1]) == (found["image"], found["client"])
     assert sorted(client.epsilon) == list(client.epsilon)
 

@@ -9,9 +9,10 @@ import time
 from fedveil import config, engine
 from fedveil.commands.audit.report import LEVEL, Bound
 from fedveil.configuration.schema import ClientBudget, Cohort
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian
-from fedveil.privacy.accounting.pld import PldAccountant
+from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.audit import Counts, Scores
 from fedveil.privacy.events import Gaussian
 from fedveil.privacy.ledger import Row
@@ -51,10 +52,7 @@ def attack(
     single = _bounds("one noisy sum without sampling, extreme updates", claimed, delta, values, begun)
     begun = time.perf_counter()
     seen = engine.load(REPLAY)(replayed, canaries, seed)
-    accountant = PldAccountant(relation, "client")
-    for row in booked or seen.booked:
-        accountant = accountant.compose(row.event)
-    whole = accountant.upper(delta)
+    whole = claims.client_epsilon(federation, [(row.event, 1) for row in booked or seen.booked], FINAL_GRID)
     values = [
         ("Clopper-Pearson", _clopper_pearson(seen.run, delta), seen.run),
         ("one run of many canaries", audit.one_run_of(seen.run, delta, LEVEL), seen.run),

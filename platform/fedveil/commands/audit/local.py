@@ -46,7 +46,7 @@ def attack(federation: Federation, state: Mapping[str, NDArray[Any]] | None, dra
         return []
     begun = time.perf_counter()
     scores = releases(protection, known, public.size, draws, settings.privacy.test_seed)
-    claim = statements.price(event)[0]
+    claim = next(one for one in statements.price(event) if one.unit == "image")
     claimed, delta = claim.epsilon or math.inf, claim.delta or 0.0
     values = [("Clopper-Pearson", audit.by_halves(scores, lambda c: audit.clopper_pearson(c, delta, LEVEL))[0])]
     if event.mechanism == "gaussian":

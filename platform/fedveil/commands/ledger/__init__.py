@@ -33,7 +33,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise checks.UserError("Name one: `fedveil ledger RUN_ID`, or `fedveil ledger --owner DATA_SET`.")
     settings = config.load(words)
     if chosen.owner is not None:
-        found = report.of_owner(Path(settings.vault.root), chosen.owner)
+        found = report.of_owner(Path(settings.vault.root), chosen.owner, settings.policy)
     else:
         found = report.of_run(Path(settings.runs.root), str(chosen.run_id))
     if chosen.json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from fedveil import config, runs
-from fedveil.commands.ledger import report as ledger_report
+from fedveil.commands.ledger import report
 from fedveil.configuration.schema import Policy
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.pictures import ledger as pictures_ledger
 from fedveil.pictures.ledger import Curve
-from fedveil.privacy import statements
-from fedveil.privacy.accounting import filters
-from fedveil.privacy.accounting.pld import PldAccountant
-from fedveil.privacy.accounting.rdp import RdpAccountant
+from fedveil.privacy import statements, totals
+from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.events import Release
 from fedveil.privacy.ledger import Ledger, Row
 
@@ -47,7 +47,7 @@ def of_run(root: Path, run_id: str, path: Path) -> Path:
 
 def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
     """Return a curve per unit of what a run may claim; the last values are those of its statements."""
-    settings, found = federation.settings, ledger_report.claims(rows, federation)
+    settings, found = federation.settings, claims.of_run(federation, rows).statements
     noisy = [row.event for row in rows if row.status == "spent" and isinstance(row.event, Release)]
     last = len(noisy) or federation.total_rounds
     curves = []
@@ -59,14 +59,11 @@ def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
             budget = settings.privacy.client
             target = budget.epsilon if budget is not None else None
             limit = target if target is not None and math.isfinite(target) else None
-            accountant = PldAccountant(federation.relation, "client")
-            places, values, done = _places(last), [], 0
+            places, values = _places(last), []
             for place in places:
-                for event in noisy[done:place]:
-                    accountant = accountant.compose(event)
-                done = place
                 # The coarse grid is quick; the last value is the statement's own, which bounds the earlier ones too.
-                spent = accountant.upper(claim.delta or 0.0) if place < last else claim.epsilon
+                rounds = collections.Counter(noisy[:place]).items()
+                spent = claims.client_epsilon(federation, rounds, LIVE_GRID) if place < last else claim.epsilon
                 values.append(min(spent, claim.epsilon))
             curves.append(Curve(_title(claim), places, values, limit))
         elif claim.unit == "image":  # an identity's is a multiple
@@ -88,26 +85,24 @@ def of_owner(root: Path, data_set: str, limits: Policy, path: Path) -> Path:
 
 def owner_curves(root: Path, data_set: str, limits: Policy) -> list[Curve]:
     """Return a curve per unit of an owner's totals; the last values are those of its statements."""
-    history, _ = ledger_report.past_of(Ledger(root / "ledger.sqlite"), data_set)
-    curves = []
-    for claim in ledger_report.history_claims(history):
+    history, _ = report.past_of(Ledger(root / "ledger.sqlite"), data_set, limits)
+    deltas, curves = report.deltas_of(limits), []
+    for claim in totals.of_history(history, deltas):
         if claim.epsilon is None:
             reason = f"no formal guarantee:\n{claim.mechanism}"
             curves.append(Curve(f"{claim.unit} level", (), (), reason=reason))
         elif claim.unit == "image":
-            drawn = ledger_report.worst_formal(history)
-            each = [statements.price(row.event)[0].epsilon or 0.0 for row in drawn]
-            sums = [float(total) for total in np.cumsum(each)]
+            drawn = totals.worst_formal(history, deltas.image).local()
+            sums = [
+                statements.local_epsilon([(release, 1) for release in drawn[:place]], deltas.image)
+                for place in range(1, len(drawn) + 1)
+            ]
             curves.append(Curve(_title(claim), range(1, len(sums) + 1), sums, limits.max_total_epsilon))
         else:
-            chosen = ledger_report.client_schedules(history)
-            accountant = RdpAccountant(filters.relation_of(chosen), "client")
-            places, values, done = _places(len(chosen)), [], 0
-            for place in places:
-                for event in chosen[done:place]:
-                    accountant = accountant.compose(event)
-                done = place
-                values.append(accountant.upper(claim.delta or 0.0))
+            chosen = totals.client_schedules(history)
+            places = _places(len(chosen))
+            spent = [totals.client_total(chosen[:place], deltas.client) for place in places]
+            values = [one.epsilon for one in spent if one is not None and one.epsilon is not None]
             curves.append(Curve(_title(claim), places, values, limits.max_client_epsilon))
     return curves
 

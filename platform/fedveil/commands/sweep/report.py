@@ -154,7 +154,7 @@ def _run_row(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
     for unit in UNITS:
         statement = statement_of(outcome.result, unit) if outcome.result else None
         row |= {f"{unit}_epsilon": _number(statement), f"{unit}_delta": statement["delta"] if statement else None}
-    return row | {"seconds": outcome.result["wall_seconds"] if outcome.result else None, "reason": outcome.reason}
+    return row | {"seconds": outcome.result.get("wall_seconds") if outcome.result else None, "reason": outcome.reason}
 
 
 def _group_row(sweep: Sweep, group: Group, unit: str) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from fedveil import checks
-from fedveil.data import decode
-from fedveil.data.faces import FaceSet, Problem, from_array
+from fedveil.data import decode, files
+from fedveil.data.faces import FaceSet, from_array
 from fedveil.data.held_out import HeldOut
+from fedveil.data.names import Names, alike, fault
 from fedveil.data.split import Split
+from fedveil.data.stores import Problem
 
 _LAYOUT = "expected ROOT/PERSON/PICTURE.jpg (or png, bmp, webp, tif, pgm, ppm), one folder per person"
 
@@ -20,8 +22,9 @@ _LAYOUT = "expected ROOT/PERSON/PICTURE.jpg (or png, bmp, webp, tif, pgm, ppm), 
 class Folder(HeldOut):
     """A folder of pictures, one sub-folder per person: ROOT/PERSON/*.jpg, aligned faces.
 
-    Every file is decoded once, when the set is loaded: a broken file is found before training starts, is left out and
-    listed. Pictures stay in memory as uint8 at the target size (3 * size^2 bytes each).
+    Every file is decoded once, when the set is loaded: a broken file is found before training starts, is listed and
+    never used; its place stays, so that nothing else moves. Pictures stay in memory as uint8 at the target size
+    (3 * size^2 bytes each).
 
     Attributes:
         root: the folder.
@@ -31,49 +34,88 @@ class Folder(HeldOut):
 
     root: str = ""
 
+    def place(self, seed: int) -> str:
+        """Return where the pictures are, by its absolute name."""
+        return files.absolute(self.root)
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the split; `size_hint` replaces `size`.
 
         Raises:
             UserError: a missing or empty root, nobody with enough pictures, or evaluation that nobody declared public.
         """
+        self.require_place("root", self.root, _LAYOUT)
         self.require_declaration()
         return self.split(read_folder(self.root, size_hint or self.size), seed)
 
 
 def read_folder(root: str, size: int) -> FaceSet:
-    """Return every decodable picture of ROOT/PERSON/*, sorted by name; what was left out is in `skipped`."""
-    top = Path(root).expanduser()
-    if not root or not top.is_dir():
-        raise checks.UserError(f"data.root={root!r} is not a folder; {_LAYOUT}.")
-    images, labels, names, keys, originals = [], [], [], [], []
-    problems: list[Problem] = []
+    """Return every picture of ROOT/PERSON/*, sorted by name; its record is PERSON/FILE.
+
+    Whatever is called like a picture is listed, and counts for its person: one that cannot be read is marked, so that
+    damage to a file moves nothing else. What is called otherwise is left out. All of it is in `skipped`, with reasons.
+
+    Raises:
+        UserError: no folder, no readable picture, a folder that cannot be listed, or people's names that look alike.
+    """
+    top = files.place(root)
+    if files.kind(top) != files.FOLDER:
+        raise checks.UserError(f"data.root={root!r} is {files.kind(top)}, not a folder; {_LAYOUT}.")
+    listed, problems = _list(top)
+    people = Names([person.name for person, _ in listed], f"data.root={root!r}")
+    blank = np.zeros((3, size, size), np.uint8)
+    images, labels, records, keys, originals, broken = [], [], [], [], [], []
     grey = 0
-    for person in sorted(path for path in top.iterdir() if not path.name.startswith(".")):
-        if not person.is_dir():
-            problems.append(Problem(person.name, "not inside a person's folder"))
-            continue
-        names.append(person.name)
-        for file in sorted(path for path in person.iterdir() if not path.name.startswith(".")):
-            name = f"{person.name}/{file.name}"
-            if file.is_dir() or file.suffix.lower() not in decode.SUFFIXES:
-                problems.append(Problem(name, "a folder" if file.is_dir() else f"not a picture ({file.suffix!r})"))
-                continue
+    for label, (person, pictures) in enumerate(listed):
+        for file in pictures:
+            labels.append(label)
+            records.append(f"{person.name}/{file.name}")
             try:
                 decoded = decode.decode(file, size)
-            except decode.Undecodable as error:
-                problems.append(Problem(name, str(error)))
+                state = file.stat()
+            except (decode.Undecodable, OSError) as error:
+                reason = files.reason(error) if isinstance(error, OSError) else str(error)
+                problems.append(Problem(records[-1], reason))
+                images.append(blank)
+                keys.append(f"unreadable:{file}")
+                broken.append(True)
                 continue
-            state = file.stat()
             images.append(decoded.pixels)
-            labels.append(len(names) - 1)
             keys.append(f"{file.resolve()}:{state.st_size}:{state.st_mtime_ns}:{size}")
+            broken.append(False)
             originals.append(decoded.original)
             grey += decoded.grey
-    if not images:
+    if all(broken):
         raise checks.UserError(f"data.root={root!r} holds no picture ({decode.summary(problems)}); {_LAYOUT}.")
-    faces = from_array(np.stack(images), labels, names, keys=keys, skipped=tuple(problems))
-    return dataclasses.replace(faces, notes=decode.notes(originals, grey, size))
+    unreadable = np.array(broken) if any(broken) else None
+    faces = from_array(
+        np.stack(images), labels, people, keys=keys, records=records, skipped=tuple(problems), unreadable=unreadable
+    )
+    return dataclasses.replace(faces, notes=(*decode.notes(originals, grey, size), *alike(records)))
+
+
+def _list(top: Path) -> tuple[list[tuple[Path, list[Path]]], list[Problem]]:
+    """Return the people's folders with what is called like a picture in them, and what was left out."""
+    people: list[tuple[Path, list[Path]]] = []
+    problems: list[Problem] = []
+    for person in files.listing(top):
+        kind = files.kind(person)
+        if kind != files.FOLDER:
+            problems.append(Problem(person.name, f"{kind}, not inside a person's folder"))
+            continue
+        pictures = []
+        for file in files.listing(person):
+            name = f"{person.name}/{file.name}"
+            if files.kind(file) == files.FOLDER:
+                problems.append(Problem(name, files.FOLDER))
+            elif file.suffix.lower() not in decode.SUFFIXES:
+                problems.append(Problem(name, f"not a picture ({file.suffix!r})"))
+            elif fault(file.name):
+                problems.append(Problem(name, f"its name {fault(file.name)}; rename it"))
+            else:
+                pictures.append(file)
+        people.append((person, pictures))
+    return people, problems
 
 
 METHOD = Folder

@@ -8,14 +8,15 @@ from typing import Literal
 import numpy as np
 
 from fedveil import checks
-from fedveil.data import benchmark
-from fedveil.data.faces import FaceSet, cap_images
-from fedveil.data.held_out import enough_images
+from fedveil.data import benchmark, files
+from fedveil.data.caps import cap_images, enough_images
+from fedveil.data.faces import FaceSet
+from fedveil.data.official_lists import Pairs
 from fedveil.data.pairs import PairSet, disjoint_folds
 from fedveil.data.sources.procedural import Procedural
 from fedveil.data.split import Split
 
-_FOLDS = 10
+_FOLDS = benchmark.FOLDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,22 @@ class Lfw:
         if self.view == 1 and self.public == "people_fold":
             raise checks.UserError("public=people_fold needs view=2, whose people have folds; use public=procedural.")
 
+    def place(self, seed: int) -> str:
+        """Return where the pictures are, by its absolute name."""
+        return files.absolute(self.root)
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
-        """Return the split; pictures are decoded when first used. `size_hint` replaces `size`."""
+        """Return the split; pictures are decoded when first used. `size_hint` replaces `size`.
+
+        Raises:
+            UserError: no root, lists that are damaged or do not fit, or an evaluated picture that is known to be
+                unreadable. One that turns out to be is refused when it is read.
+        """
+        if not self.root:
+            raise checks.UserError(
+                f"data.root={self.root!r} says nothing: where is the benchmark? Write data.root=PLACE; "
+                f"{benchmark.LAYOUT}."
+            )
         data = benchmark.read(self.root, self.view, size_hint or self.size)
         faces, pairs = data.faces, data.pairs
         chosen = pairs.folds == self.held_fold if self.view == 2 else np.ones(pairs.folds.size, bool)
@@ -70,7 +85,8 @@ class Lfw:
             faces = dataclasses.replace(faces, folds=group)
         public_fold = (self.held_fold + 1) % _FOLDS
         if self.public == "people_fold":
-            public = dataclasses.replace(faces.subset(group[faces.labels] == public_fold), public=True)
+            fold = faces.subset((group[faces.labels] == public_fold) & faces.readable)
+            public = dataclasses.replace(fold, public=True, unreadable=None)
         else:
             public = Procedural().load(seed, size_hint=faces.size[0]).public
         trains = (group != self.held_fold) & (group != benchmark.NOT_LISTED) if self.view == 2 else group == 1
@@ -78,15 +94,22 @@ class Lfw:
             trains &= group != public_fold
         train = enough_images(faces.subset(trains[faces.labels]), self.min_images)
         # Most people of this benchmark have one image: that is its nature, not a problem to list.
-        train = dataclasses.replace(cap_images(train, self.max_images_per_identity, seed), public=True, skipped=())
+        train = cap_images(train, self.max_images_per_identity, seed)
+        train = dataclasses.replace(train, public=True, skipped=faces.skipped)
         return Split(train, _evaluation(faces, pairs, chosen), public, public_benchmark=True)
 
 
-def _evaluation(faces: FaceSet, pairs: benchmark.Pairs, chosen: np.typing.NDArray[np.bool_]) -> PairSet:
+def _evaluation(faces: FaceSet, pairs: Pairs, chosen: np.typing.NDArray[np.bool_]) -> PairSet:
     """Return the chosen pairs over only the images that they use."""
     left, right = pairs.left[chosen], pairs.right[chosen]
     used = np.unique(np.concatenate([left, right]))
-    few = dataclasses.replace(faces.subset(used), public=True)
+    few = dataclasses.replace(faces.subset(used), public=True, skipped=(), notes=())
+    if not few.readable.all():
+        gone = few.subset(~few.readable).records
+        raise checks.UserError(
+            f"{len(gone)} pictures of evaluated pairs cannot be read, the first is {gone[0]}: a benchmark is whole, "
+            "copy it again."
+        )
     return PairSet(
         faces=few,
         left=np.searchsorted(used, left),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedveil.data import archive
+from fedveil.data import archive, files, packed_faces
 from fedveil.data.held_out import HeldOut
 from fedveil.data.split import Split
 
@@ -23,6 +23,10 @@ class Packed(HeldOut):
 
     path: str = ""
 
+    def place(self, seed: int) -> str:
+        """Return where the pictures are, by its absolute name."""
+        return files.absolute(self.path)
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the split; `size_hint` replaces `size`.
 
@@ -30,9 +34,10 @@ class Packed(HeldOut):
             UserError: a missing or damaged file, missing fields, labels out of range, or evaluation that nobody
                 declared public.
         """
+        self.require_place("path", self.path, "expected an .npz with labels, names and images")
         self.require_declaration()
-        faces = archive.faces_of(archive.open_archive(self.path), self.path, size_hint or self.size)
-        return self.split(faces, seed)
+        opened = archive.open_archive(self.path, packed_faces.FIELDS)
+        return self.split(packed_faces.faces_of(opened, size_hint or self.size), seed)
 
 
 METHOD = Packed

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.data import drawing, people
-from fedveil.data.faces import CachedStore, FaceSet
+from fedveil.data.faces import FaceSet
+from fedveil.data.numbered import Numbered
 from fedveil.data.pairs import balanced_pairs
 from fedveil.data.split import Split
+from fedveil.data.stores import CachedStore
 from fedveil.randomness import public_rng
 
 _CHUNK_PIXELS = 2**16  # pixels drawn at once, so that a layer's fields stay in the processor's cache
 _PUBLIC_START, _EVALUATION_START = 10**9, 2 * 10**9  # person numbers of the three parts never meet
+_MAX_IMAGES = 10**8  # of one part: their labels alone take more than a gigabyte
 
 
 def draw_faces(
@@ -23,7 +26,8 @@ def draw_faces(
 ) -> FaceSet:
     """Return `identities` imaginary people numbered from `first`, drawn on demand, deterministic in all arguments.
 
-    Changing the number of identities or images changes no other picture.
+    Changing the number of identities or images changes no other picture. A million people take no more memory than
+    their numbers.
     """
     chunk = max(1, _CHUNK_PIXELS // size**2)
 
@@ -38,12 +42,17 @@ def draw_faces(
         who, which = divmod(index, images_per_identity)
         return f"procedural-1:{seed}:{first + who}:{which}:{size}:{difficulty!r}"
 
-    count = identities * images_per_identity
+    def record(index: int) -> str:
+        who, which = divmod(index, images_per_identity)
+        return f"{names[who]}/{which}"
+
+    count, names = identities * images_per_identity, Numbered("p", range(first, first + identities))
     return FaceSet(
-        store=CachedStore(count, (size, size), make, key),
+        # A drawn picture is a function of its place, so its key serves as its rank, too.
+        store=CachedStore(count, (size, size), make, key, record, rank=key),
         index=np.arange(count),
         labels=np.repeat(np.arange(identities), images_per_identity),
-        names=tuple(f"p{first + who:04d}" for who in range(identities)),
+        names=names,
         size=(size, size),
         synthetic=True,
         public=True,
@@ -93,6 +102,15 @@ class Procedural:
         )
         if self.max_images_per_identity is not None:
             checks.positive(max_images_per_identity=self.max_images_per_identity)
+        for who, pictures, count in (
+            ("identities", "images_per_identity", self.identities * self._used_images),
+            ("evaluation_identities", "evaluation_images", self.evaluation_identities * self.evaluation_images),
+            ("public_identities", "public_images", self.public_identities * self.public_images),
+        ):
+            if count > _MAX_IMAGES:
+                raise checks.UserError(
+                    f"Expected {who} * {pictures} of at most {_MAX_IMAGES:,}, got {count:,}; lower one of them."
+                )
         checks.multiple_of(8, size=self.size)
         if not 32 <= self.size <= 112:
             raise checks.UserError(f"Expected size={self.size} in 32..112.")
@@ -100,17 +118,24 @@ class Procedural:
         if self.difficulty > 2:
             raise checks.UserError(f"Expected difficulty={self.difficulty} <= 2; beyond it faces leave the picture.")
 
+    @property
+    def _used_images(self) -> int:
+        return min(self.images_per_identity, self.max_images_per_identity or self.images_per_identity)
+
+    def place(self, seed: int) -> str:
+        """Return what tells these pictures from others of equal names, whatever their size and number."""
+        return f"seed {seed}, difficulty {self.difficulty!r}"
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the three disjoint sets of people; nothing is drawn yet. `size_hint` replaces `size`."""
         size = size_hint or self.size
-        images = min(self.images_per_identity, self.max_images_per_identity or self.images_per_identity)
 
         def faces(first: int, identities: int, pictures: int) -> FaceSet:
             return draw_faces(seed, first, identities, pictures, size, self.difficulty)
 
         evaluation = faces(_EVALUATION_START, self.evaluation_identities, self.evaluation_images)
         return Split(
-            train=faces(0, self.identities, images),
+            train=faces(0, self.identities, self._used_images),
             evaluation=balanced_pairs(evaluation, self.pairs, public_rng(seed, "pairs"), declared_public=True),
             public=faces(_PUBLIC_START, self.public_identities, self.public_images),
             public_benchmark=True,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedveil import checks
-from fedveil.privacy import events
+from fedveil.privacy import events, statements
 from fedveil.privacy.accounting import _moments
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.accounting.rdp import RdpAccountant
@@ -54,18 +54,44 @@ def filtered_epsilon(schedules: Sequence[Event], limit: float, delta: float) -> 
     if any(isinstance(event, events.NonPrivate) for event in schedules):
         return math.inf
     relation = relation_of(schedules)
-    first = RdpAccountant(relation_of(schedules[:1]), "client").compose(schedules[0])
-    total = RdpAccountant(relation, "client")
+    before = RdpAccountant(relation_of(schedules[:1]), "client")
+    found = _renyi(schedules, before, RdpAccountant(relation, "client"), limit, delta)
+    if len(schedules) == 1 and found > limit:
+        found = min(found, PldAccountant(relation, "client", grid=FINAL_GRID).compose(schedules[0]).upper(delta))
+    return found
+
+
+def filtered_local(releases: Sequence[events.LocalRelease], limit: float, delta: float) -> float:
+    """Return the image-level epsilon at `delta` that a filter with this limit finds for local releases in their order.
+
+    Guarantee: if releases are made only while this is at most `limit`, all that were made are together
+    (limit, delta)-DP for any one image, however later ones were chosen. Pure losses add whatever was seen between;
+    squares of Gaussian ones add below a fixed limit (Smith and Thakurta, "Fully Adaptive Composition for Gaussian
+    Differential Privacy", 2022, https://arxiv.org/abs/2210.17520); a mixture goes through the Renyi filter.
+
+    >>> from fedveil.privacy.events import LocalRelease
+    >>> filtered_local([LocalRelease("laplace", 8.0), LocalRelease("laplace", 5.0)], 20.0, 1e-5)
+    13.0
+    """
+    checks.positive(limit=limit, delta=delta)
+    if len({release.mechanism for release in releases}) < 2:
+        return statements.local_epsilon([(release, 1) for release in releases], delta)
+    accountant = RdpAccountant("replace-one", "image")
+    return _renyi(releases, accountant, accountant, limit, delta)
+
+
+def _renyi(
+    schedules: Sequence[Event], before: RdpAccountant, total: RdpAccountant, limit: float, delta: float
+) -> float:
+    """Return the total at the order at which the first schedule alone fits most often into the limit."""
+    first = before.compose(schedules[0])
     for event, count in collections.Counter(schedules).items():
         total = total.compose(event, count)
     added = _moments.conversion(delta)
     with np.errstate(divide="ignore", invalid="ignore"):
         room = (limit - added) / first.divergences()  # how often the first schedule fits, at each order
     chosen = int(np.nanargmax(np.where(np.isfinite(room), room, -np.inf)))
-    found = max(0.0, float(total.divergences()[chosen] + added[chosen]))
-    if len(schedules) == 1 and found > limit:
-        found = min(found, PldAccountant(relation, "client", grid=FINAL_GRID).compose(schedules[0]).upper(delta))
-    return found
+    return max(0.0, float(total.divergences()[chosen] + added[chosen]))
 
 
 def of_group(event: Event, size: int) -> Event:

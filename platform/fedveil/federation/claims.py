@@ -1,0 +1,172 @@
+"""What a run may claim: one derivation, from its ledger's rows and the public configuration, for every door.
+
+result.json, the terminal, `fedveil ledger`, sweeps, audits, galleries and MLflow print what this returns. Nothing else
+turns a run's events into statements. What is planned is priced as the rows that a whole run would write.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+
+from fedveil.federation import planning, warm_start
+from fedveil.federation.federation import Federation
+from fedveil.privacy import statements, totals
+from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Relation, Release
+from fedveil.privacy.ledger import Row
+from fedveil.privacy.statements import Statement
+
+NOT_PRIVATE = "NOT PRIVATE: fixed noise (privacy.test_seed)"
+"""What a row's note says of a run whose noise was fixed."""
+
+_CLIENT_ASSUMPTIONS = (
+    "the server adds the noise, keeps it and the coins secret, and forgets both",
+    "the registry, its size and all settings are public",
+    "the schedule was fixed before the run",
+)
+_CLIENT_NOT_COVERED = (
+    "the server itself, which sees every update before clipping",
+    "the operator's log: who took part, when, and what failed",
+    "floating-point effects of the noise (real arithmetic is assumed)",
+    "each person's share of a client that holds many people",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """What may be said of a run.
+
+    Attributes:
+        statements: one per unit and view, the client level first.
+        noise_source: "operating system", "test seed" or "none".
+        private: noise from the operating system, and a meaningful statement for every release.
+    """
+
+    statements: tuple[Statement, ...]
+    noise_source: str
+    private: bool
+
+
+def note_of(federation: Federation) -> str:
+    """Return what every row of a run says to people: nothing, or that its noise is fixed."""
+    return "" if federation.settings.privacy.test_seed is None else NOT_PRIVATE
+
+
+def of_run(federation: Federation, rows: Iterable[Row], grid: float = FINAL_GRID) -> Claims:
+    """Return what the rows of a run's ledger support; an interrupted run claims what it has released so far.
+
+    Args:
+        federation: of the run's configuration.
+        rows: of this run in the coordinator's ledger.
+        grid: of the client level's accountant, nats: `FINAL_GRID` for numbers that are signed.
+    """
+    spent, fixed = _counted(rows)
+    return _derived(federation, spent, fixed, grid)
+
+
+def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> Claims:
+    """Return what a whole run of this configuration would claim.
+
+    Args:
+        federation: of a planned configuration.
+        event: the release of one image (`Federation.release_event`).
+        grid: as in `of_run`.
+    """
+    spent = collections.Counter({event: 1})
+    if federation.settings.privacy.client is not None:
+        spent[federation.round_release] += federation.total_rounds
+    return _derived(federation, spent, False, grid)
+
+
+def _counted(rows: Iterable[Row]) -> tuple[collections.Counter[Event], bool]:
+    spent: collections.Counter[Event] = collections.Counter()
+    fixed = False
+    for row in rows:
+        fixed |= "NOT PRIVATE" in row.note
+        if row.status == "spent":
+            spent[row.event] += 1
+    return spent, fixed
+
+
+def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, grid: float) -> Claims:
+    found: list[Statement] = []
+    rounds = [(event, count) for event, count in spent.items() if isinstance(event, Release)]
+    if rounds:
+        found.append(_client(federation, rounds, grid))
+    leaks = [event for event in spent if isinstance(event, NonPrivate) and event.view == warm_start.VIEW]
+    start = warm_start.leak(federation.settings)
+    if start is not None and start not in leaks:
+        leaks.append(start)
+    for event, count in spent.items():
+        if isinstance(event, LocalRelease):  # one that is kept is the same release in every attempt
+            found += statements.price(statements.repeated(event, count if event.releases > 1 else 1))
+        elif isinstance(event, NonPrivate) and event not in leaks:
+            found += statements.price(event)
+    # What a start has learnt is in every model that follows.
+    for leak in leaks:
+        found = [statements.void(one, leak.reason) if "model" in one.view else one for one in found]
+    found += [one for leak in leaks for one in statements.price(leak)]
+    found = sorted(dict.fromkeys(found), key=lambda one: statements.UNITS.index(one.unit))
+    found = [_within_ceiling(federation, one) for one in found]
+    fixed = fixed or federation.settings.privacy.test_seed is not None
+    if fixed:
+        found = [statements.void(one, statements.FIXED_NOISE) for one in found]
+    formal = any(one.epsilon is not None for one in found)
+    source = "test seed" if fixed else "operating system" if formal else "none"
+    return Claims(tuple(found), source, not fixed and statements.all_meaningful(found))
+
+
+def _within_ceiling(federation: Federation, one: Statement) -> Statement:
+    """Return the statement, not meaningful where its delta was raised above what the number of units allows."""
+    ceiling = planning.largest_delta(federation.units(one.unit))
+    if one.delta is None or one.delta <= ceiling:
+        return one
+    raised = f"delta {one.delta:g} was raised above {ceiling:g}, which the number of units allows (policy.max_delta)"
+    return dataclasses.replace(one, meaningful=False, not_covered=(*one.not_covered, raised))
+
+
+@functools.lru_cache(maxsize=8)
+def _accountant(relation: Relation, grid: float) -> PldAccountant:
+    """Return an empty accountant; those composed from it share what they remember of single rounds."""
+    return PldAccountant(relation, "client", grid=grid)
+
+
+def client_epsilon(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> float:
+    """Return the upper end of the client level's epsilon after (event, count) noisy rounds; inf without a guarantee."""
+    return _composed(federation, rounds, grid).upper(_delta(federation))
+
+
+def _composed(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> PldAccountant:
+    accountant = _accountant(federation.relation, grid)
+    for event, count in rounds:
+        accountant = accountant.compose(event, count)
+    return accountant
+
+
+def _delta(federation: Federation) -> float:
+    budget = federation.settings.privacy.client
+    return (budget.delta if budget is not None else None) or 0.0
+
+
+def _client(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: float) -> Statement:
+    cohort, delta = federation.settings.train.cohort, _delta(federation)
+    bound = _composed(federation, rounds, grid).epsilon(delta)
+    epsilon, count = bound.upper, sum(times for _, times in rounds)
+    drawn = f"secret Poisson cohorts of rate {cohort.rate:g}"
+    if cohort.kind == "fixed":
+        drawn = "fixed cohorts, not amplified"
+    return Statement(
+        unit="client",
+        relation=federation.relation,
+        view=totals.VIEW,
+        mechanism=f"Gaussian noise on the sum of clipped updates in {count} rounds, {drawn} ({bound.method})",
+        epsilon=epsilon,
+        delta=delta if epsilon is not None else None,
+        guarantee="formal" if epsilon is not None else "none",
+        meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
+        assumptions=_CLIENT_ASSUMPTIONS,
+        not_covered=_CLIENT_NOT_COVERED,
+    )

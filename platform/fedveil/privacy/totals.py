@@ -1,0 +1,105 @@
+"""What an owner may say of all runs together: statements from the rows that concern one data set."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+from fedveil.privacy import statements
+from fedveil.privacy.accounting import filters
+from fedveil.privacy.accounting.rdp import RdpAccountant
+from fedveil.privacy.events import NonPrivate, Release
+from fedveil.privacy.ledger import Row
+from fedveil.privacy.spending import DELTA, History, Picture, fixed_noise, reserved
+from fedveil.privacy.statements import Statement
+
+VIEW = "every released global model"
+
+_CLIENT_ASSUMPTIONS = ("the server adds the noise, keeps it and the coins secret, and forgets both",)
+_NOT_ADAPTIVE = "none was chosen after seeing what an earlier one gave out, or the owner's policy limits the total"
+
+
+@dataclasses.dataclass(frozen=True)
+class Deltas:
+    """At which deltas an owner's totals stand, fixed before the first run: every release is converted to them."""
+
+    image: float = DELTA
+    client: float = DELTA
+
+
+def of_history(history: History, deltas: Deltas) -> list[Statement]:
+    """Return the composed totals of one data set over all its runs, each at the owner's own delta."""
+    found: list[Statement] = []
+    rows = history.rows()
+    if any(fixed_noise(row) for row in rows):
+        fixed = "NOT PRIVATE, the noise of at least one run was fixed (privacy.test_seed)"
+        found += statements.price(NonPrivate("image", "anything those runs released", fixed))
+    image = image_total(worst_formal(history, deltas.image), deltas.image)
+    found += [image] if image is not None else []
+    client = client_total(client_schedules(history), deltas.client)
+    found += [client] if client is not None else []
+    for none in dict.fromkeys(row.event for row in rows if isinstance(row.event, NonPrivate)):
+        found += statements.price(none)
+    return found
+
+
+def of_rows(rows: Sequence[Row], deltas: Deltas | None = None) -> list[Statement]:
+    """Return the composed totals of rows that all concern one data set."""
+    history = History((Picture(tuple(rows)),), tuple((row, 1) for row in reserved(rows)), {})
+    return of_history(history, deltas or Deltas())
+
+
+def worst_formal(history: History, delta: float) -> Picture:
+    """Return the picture whose formal releases add up to most, runs of fixed noise left out."""
+    formal = (
+        dataclasses.replace(one, rows=tuple(row for row in one.rows if not fixed_noise(row)))
+        for one in history.pictures
+    )
+    return max(formal, key=lambda one: statements.local_epsilon([(release, 1) for release in one.local()], delta))
+
+
+def image_total(picture: Picture, delta: float) -> Statement | None:
+    """Return the statement of all formal releases of one image; None without any."""
+    releases = picture.local()
+    if not releases:
+        return None
+    parts = [statements.price(release)[0] for release in releases]
+    pure = all(release.mechanism == "laplace" for release in releases)
+    epsilon = statements.local_epsilon([(release, 1) for release in releases], delta)
+    said = f"sum over {len(releases)} releases of one image" if pure else (
+        f"{len(releases)} releases of one image, composed at this delta"
+    )  # fmt: skip
+    total = statements.composed(parts, epsilon, 0.0 if pure else delta, said)
+    if not pure and len(releases) > 1:
+        total = dataclasses.replace(total, assumptions=(*total.assumptions, _NOT_ADAPTIVE))
+    return total
+
+
+def client_schedules(history: History) -> list[Release]:
+    """Return the schedules with a guarantee, in the order of the ledger, as events of one client."""
+    kept = dataclasses.replace(history, schedules=tuple(e for e in history.schedules if not fixed_noise(e[0])))
+    return [event for event in kept.client_events() if isinstance(event, Release)]
+
+
+def client_total(schedules: Sequence[Release], delta: float) -> Statement | None:
+    """Return the statement of reserved schedules together; None without any."""
+    if not schedules:
+        return None
+    accountant = RdpAccountant(filters.relation_of(schedules), "client")
+    for event, count in collections.Counter(schedules).items():
+        accountant = accountant.compose(event, count)
+    bound = accountant.epsilon(delta)
+    adaptive = (_NOT_ADAPTIVE,) if len(schedules) > 1 else ()
+    return Statement(
+        unit="client",
+        relation=accountant.relation,
+        view=VIEW,
+        mechanism=f"{len(schedules)} reserved schedules ({bound.method})",
+        epsilon=bound.upper,
+        delta=delta if bound.upper is not None else None,
+        guarantee="formal" if bound.upper is not None else "none",
+        meaningful=bound.upper is not None and bound.upper <= statements.MEANINGFUL,
+        assumptions=(*_CLIENT_ASSUMPTIONS, *adaptive),
+        not_covered=("the server itself", "the operator's log", "floating-point effects of the noise"),
+    )

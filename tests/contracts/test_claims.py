@@ -1,0 +1,206 @@
+"""Every door says the same of a run: result.json, ledger, summary, tracker, sweeps, audits, galleries."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedveil import cli, config, runs, tracking
+from fedveil.commands.audit import audit
+from fedveil.commands.sweep import report as sweep_report
+from fedveil.federation.federation import Federation
+from fedveil.privacy import statements
+from fedveil_strategies import observers
+
+SMALL = [
+    "evaluation.reference=false", "data.identities=8", "data.images_per_identity=3", "data.evaluation_identities=4",
+    "data.evaluation_images=2", "data.pairs=8", "data.public_identities=4", "data.public_images=2", "model.width=8",
+    "model.embedding=8", "train.clients=4", "train.rounds=2", "train.local.steps=1", "train.batch_size=4",
+    "evaluation.draws=1", "evaluation.bootstrap=0", "engine=inline", "partition.max_images_per_identity=3",
+]  # fmt: skip
+DCTDP = ["protection=dctdp", "protection.fit_steps=0"]
+PROTECTIONS = {
+    "none": ["protection=none"],
+    "kept": [*DCTDP, "protection.total_epsilon=8"],
+    "gaussian": [*DCTDP, "protection.noise=gaussian", "protection.total_epsilon=8"],
+    "fresh": [*DCTDP, "protection.total_epsilon=1", "protection.memoise=false"],
+    "phase": ["protection=duetface", "protection.client_rounds=1", "protection.fit_steps=1"],
+}
+LEVELS = {
+    "no client level": [],
+    "noise": ["privacy.client.epsilon=4", "train.cohort.rate=0.5"],
+    "clip alone": ["privacy.client.epsilon=inf", "train.cohort.rate=0.5"],
+}
+SEEDS = {"real noise": [], "test seed": ["privacy.test_seed=3"]}
+STARTS = {"cold": [], "undeclared start": ["train.warm_start=START"], "declared": ["train.warm_start=START",
+          "train.warm_start_is_public=true"]}  # fmt: skip
+
+
+class Told(tracking.Tracker):
+    """Remembers what the tracker was told."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+        self.metrics: dict[str, float] = {}
+
+    def start(self, info: tracking.RunInfo) -> None:
+        self.tags |= info.tags
+
+    def log_round(self, round: int, metrics: Any) -> None:  # noqa: A002 - the tracker's word
+        self.metrics |= metrics
+
+    def log_tags(self, tags: Any) -> None:
+        self.tags |= tags
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(observers, "draw", lambda *_: [])
+    tracker = Told()
+    monkeypatch.setattr(tracking, "open_tracker", lambda *_: tracker)
+    return tracker
+
+
+def simulate(*words: str) -> dict[str, Any]:
+    assert cli.main(["simulate", *SMALL, *words, "--json", "o.json", "--plain"]) == 0
+    found: dict[str, Any] = json.loads(Path("o.json").read_text())
+    return found
+
+
+def start() -> str:
+    return str(simulate("protection=none", "tracking=none")["run_id"])
+
+
+def doors(result: dict[str, Any], told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hold every door against result.json."""
+    run_id, claimed = result["run_id"], result["statements"]
+    assert json.loads(Path("runs", run_id, "result.json").read_text())["statements"] == claimed
+    assert cli.main(["ledger", run_id, "--json", "l.json"]) == 0
+    ledger = json.loads(Path("l.json").read_text())
+    assert (ledger["statements"], ledger["private"]) == (claimed, result["private"])
+    said = [" ".join(statements.claim(statement_of(one)).split()) for one in claimed]
+    capsys.readouterr()
+    assert cli.main(["ledger", run_id]) == 0
+    assert cli.main(["summary", run_id]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(shown.count(text) == 2 for text in said)
+    for unit in {one["unit"] for one in claimed}:
+        mine = [one["epsilon"] for one in claimed if one["unit"] == unit]
+        tag = told.tags[f"fedveil.epsilon.{unit}"]
+        assert tag.startswith("none") if None in mine else float(tag) == pytest.approx(max(mine), rel=1e-5)
+        worst = sweep_report.statement_of(result, unit)
+        assert worst is not None
+        assert worst["epsilon"] == (None if None in mine else max(mine))
+    assert told.tags["fedveil.privacy"] == ("private" if result["private"] else "NOT PRIVATE")
+    assert {name for name in told.metrics if name.startswith("epsilon.")} == {
+        statement_of(one).metric_name for one in claimed if one["epsilon"] is not None
+    }
+    audited(run_id, claimed)
+
+
+def statement_of(data: dict[str, Any]) -> statements.Statement:
+    fields = {**data, "assumptions": tuple(data["assumptions"]), "not_covered": tuple(data["not_covered"])}
+    return statements.Statement(**fields)
+
+
+def audited(run_id: str, claimed: list[dict[str, Any]]) -> None:
+    """The claim that an audit attacks is the run's."""
+    settings = config.from_json(Path("runs", run_id, "config.json").read_text())
+    if settings.privacy.client is None or settings.privacy.client.noise_multiplier is None:
+        return
+    found = audit.audit(audit.subject([run_id]), 20, 200)
+    bound = next(one for one in found["bounds"] if "rounds" in one["what"])
+    client = next(one for one in claimed if one["unit"] == "client")
+    if client["epsilon"] is not None:
+        assert bound["claimed"] == client["epsilon"]
+
+
+CELLS = [
+    cell for cell in itertools.product(PROTECTIONS, LEVELS, SEEDS, STARTS)
+    if cell[0] != "phase" or cell[3] == "cold"  # a phase gives its own start
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("protection", "level", "seed", "begin"), CELLS[::2])
+def test_every_door_says_the_same(
+    protection: str, level: str, seed: str, begin: str, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*PROTECTIONS[protection], *LEVELS[level], *SEEDS[seed]]
+    warm = start() if STARTS[begin] else ""
+    words += [word.replace("START", warm) for word in STARTS[begin]]
+    result = simulate(*words)
+    doors(result, told, capsys)
+    found = {one["unit"]: one["epsilon"] for one in result["statements"]}
+    formal = protection in ("kept", "gaussian", "fresh")
+    if seed == "test seed" or (begin == "undeclared start" and not formal):
+        assert set(found.values()) == {None}
+    elif begin == "undeclared start":
+        assert all(one["epsilon"] is None for one in result["statements"] if "model" in one["view"])
+        assert not result["private"]
+    else:
+        assert (found.get("client") is not None) == (level == "noise")
+        assert (found["image"] is not None) == formal
+    source = "operating system" if any(value is not None for value in found.values()) else "none"
+    assert result["noise_source"] == ("test seed" if seed == "test seed" else source)
+
+
+@pytest.mark.parametrize("protection", ["kept", "fresh", "none"])
+@pytest.mark.parametrize("level", ["no client level", "noise"])
+def test_a_run_that_was_cut_off_claims_what_it_released_and_pays_for_what_it_repeats(
+    protection: str, level: str, told: Told, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*PROTECTIONS[protection], *LEVELS[level]]
+    checkpoint = observers.Watch.checkpoint
+
+    def cut(self: observers.Watch, report: Any) -> None:
+        if report.round == 2:
+            raise KeyboardInterrupt
+        checkpoint(self, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Watch, "checkpoint", cut)
+        assert cli.main(["simulate", *SMALL, *words, "--plain"]) == 130
+    (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
+    assert cli.main(["ledger", run_id, "--json", "l.json"]) == 0
+    partial = json.loads(Path("l.json").read_text())["statements"]
+    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    result = json.loads(Path("o.json").read_text())
+    doors(result, told, capsys)
+    before, after = ({one["unit"]: one["epsilon"] for one in found} for found in (partial, result["statements"]))
+    federation = Federation(config.from_json(Path("runs", run_id, "config.json").read_text()))
+    if level == "noise":  # two rounds were released before the cut, and no more than that were reserved
+        assert before["client"] == after["client"] <= 4
+        assert len(result["rounds"]) == 1
+    if protection == "fresh":  # every attempt drew afresh
+        assert before["image"] == federation.releases_per_image
+        assert after["image"] == 2 * before["image"]
+    if protection == "kept":
+        assert (before["image"], after["image"]) == (8.0, 8.0)
+
+
+def test_a_gallery_claims_what_its_run_does(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    result = simulate(*PROTECTIONS["phase"])
+    Path("faces").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("faces/a.png")
+    capsys.readouterr()
+    assert cli.main(["enrol", str(result["run_id"]), "faces", "--owner", "me"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    (image,) = [one for one in result["statements"] if one["unit"] == "image"]
+    assert " ".join(statements.claim(statement_of(image)).split()) in shown
+
+
+def test_a_start_that_the_configuration_denies_stands_in_the_ledger(told: Told) -> None:
+    result = simulate(*PROTECTIONS["kept"], f"train.warm_start={start()}")
+    run = runs.Run(Path("runs"), str(result["run_id"]))
+    tree = json.loads(run.config.read_text())
+    tree["train"]["warm_start_is_public"] = True
+    run.config.write_text(json.dumps(tree))
+    assert cli.main(["ledger", run.run_id, "--json", "l.json"]) == 0
+    assert json.loads(Path("l.json").read_text())["statements"] == result["statements"]
