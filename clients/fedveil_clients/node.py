@@ -173,6 +173,8 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
     for word in words:
         if word not in WORDS:
             raise NodeError(f"Unknown word {word!r} in the node's configuration.{checks.nearest(word, WORDS)}")
+        if not isinstance(words[word], (bool, int, float, str)):
+            raise NodeError(f"Expected {word} to be one value, text, number or truth value.")
     policy = None
     limits: dict[str, Any] = {w.replace("-", "_"): _read(w, words[w]) for w in _LIMITS if w in words}
     if "floor" in words or limits:
@@ -232,6 +234,8 @@ def read(path: Path) -> dict[str, Any]:
         raise NodeError(f"The node's file {path} cannot be read: {error}", _UNREADABLE) from error
     except tomllib.TOMLDecodeError as error:
         raise NodeError(f"The node's file {path} is no TOML: {error}", _UNREADABLE) from error
+    if isinstance(words.get("floor"), list):
+        words["floor"] = ",".join(map(str, words["floor"]))
     for word in ("data-root", "vault-root"):
         if isinstance(words.get(word), str):
             words[word] = str(path.expanduser().absolute().parent / Path(words[word]).expanduser())

@@ -139,5 +139,7 @@ def everybody(federation: Federation, client_id: str, node: Node) -> str | None:
 
     A node with its own data set, pictures and vault speaks for itself alone: None.
     """
+    if not node.simulated:
+        return None
     share = f"{federation.data_id}/{client_id}"
-    return everybody_of(share) if node.simulated and node.data_set == share else None
+    return everybody_of(share) if node.data_set == share else None

@@ -50,7 +50,15 @@ class Vault:
 
     def identity(self) -> str:
         """Return a name of this vault that tells nothing of what is in it: a hash of its key."""
-        return randomness.subkey(self.owner_key(), "vault identity").hex()[:32]
+        return self._name(self.owner_key())
+
+    def known_identity(self) -> str:
+        """Return the same of a vault that has a key, and write nothing."""
+        return self._name(self._read_key(self.root / "owner.key"))
+
+    @staticmethod
+    def _name(key: bytes) -> str:
+        return randomness.subkey(key, "vault identity").hex()[:32]
 
     def held(self, listed: Listed, size: tuple[int, int], contents: Iterable[bytes]) -> list[Held]:
         """Return what the ledger may show of a data set's pictures: hashes under the owner's key.

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fedveil import checks, config, randomness
-from fedveil.configuration.schema import Config, Group
+from fedveil.configuration.schema import Config, Group, Partition
 from fedveil.data.faces import FaceSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
@@ -95,7 +95,7 @@ class Federation:
     def shares(self) -> Shares:
         """Client id -> its images' numbers in `split.train`: whole people, under the public caps."""
         settings = self.settings
-        return deal(self.split.train, settings.train.clients, settings.seed, settings.partition)
+        return _shares(self.split, settings.train.clients, settings.seed, settings.partition)
 
     def faces_of(self, client_id: str) -> FaceSet:
         """Return the faces of one client of the registry.
@@ -242,6 +242,12 @@ def _only_data(settings: Config) -> Config:
 def _split(data_json: str, seed: int) -> Split:
     loaded: Split = config.build(config.from_json(data_json), "data").load(seed)
     return loaded
+
+
+@functools.lru_cache(maxsize=2)
+def _shares(split: Split, clients: int, seed: int, settings: Partition) -> Shares:
+    """Deal one split once per process: a simulation's coordinator deals, and forked workers inherit it."""
+    return deal(split.train, clients, seed, settings)
 
 
 def _short(value: Any) -> str:

@@ -72,6 +72,6 @@ def _unpacked(array: Packed, what: str, most: int) -> NDArray[Any]:
         values = np.frombuffer(array.data, dtype, offset=stream.tell())
         if values.size != math.prod(shape):
             raise ValueError(f"{values.size} values in the shape {shape}")
+        return values.reshape(shape, order="F" if by_columns else "C").copy()
     except Exception as error:  # foreign bytes: whatever reading them raises concerns their sender alone
         raise BadInstruction(f"Expected {what} as an .npy file of floats: {one_line(error)}") from error
-    return values.reshape(shape, order="F" if by_columns else "C").copy()
