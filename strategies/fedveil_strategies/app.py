@@ -63,7 +63,7 @@ def main(grid: Grid, context: Context) -> None:
             return
         allowed = run.trainable(list(tensors), run.stage_of(number))
         shapes = {name: tensors[name].shape for name in allowed}
-        asked = replies.Asked(run_id, number, messages, present, shapes, called.vault_of)
+        asked = replies.Asked(run_id, number, messages, present, shapes, called.vault_of, seconds)
         yield from replies.answers(
             grid.send_and_receive(messages.values(), timeout=seconds),
             asked,

@@ -173,7 +173,8 @@ class Attendance:
         for node, answer in made.items():
             if node in rightful:
                 self._clients[node] = answer
-                if self._reasons.pop(client, None) is not None or self._run is not None:
+                self._reasons.pop(client, None)
+                if self._run is not None:  # it was not there at the first roll call
                     self._news.append(f"client {client} (node {node}) takes part from now on")
             else:
                 self._say(node, client, f"{len(made)} nodes say that they are this client; give every node its own")

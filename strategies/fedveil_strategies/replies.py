@@ -27,6 +27,7 @@ class Asked:
         clients: node -> client.
         shapes: name -> shape of the tensors of an update.
         vault_of: client -> the vault that it has said it has.
+        seconds: what they were given.
     """
 
     run_id: str
@@ -35,28 +36,33 @@ class Asked:
     clients: Mapping[int, str]
     shapes: Mapping[str, tuple[int, ...]]
     vault_of: Callable[[str], str]
+    seconds: float
 
 
 def answers(
     replies: Iterable[Message], asked: Asked, changed: Callable[[int, str], None]
 ) -> Iterator[Update | Failure]:
-    """Turn replies into updates and failures, as they come; a reply to something else is dropped.
+    """Turn replies into updates and failures, as they come; a reply to something else is dropped, silence is late.
 
     Args:
         replies: from the grid.
         asked: what was asked.
         changed: told (node, client) of a node that has another vault than it said.
     """
+    silent = dict(asked.clients)
     for reply in replies:
         node = _node_of(reply, asked)
         if node is None:
             continue
+        silent.pop(node, None)
         client = asked.clients[node]
         found = failure(reply, client) or _update(reply, client, asked)
         if isinstance(found, str):
             changed(node, client)
             found = Failure(client, found)
         yield found
+    for client in silent.values():
+        yield Failure(client, f"no answer within {asked.seconds:g} s (engine.round_timeout)", "late")
 
 
 def _node_of(reply: Message, asked: Asked) -> int | None:

@@ -22,7 +22,7 @@ def asked(number=4, nodes=(1, 2), run_id="run"):
         messages[node] = Message(RecordDict({"q": ConfigRecord({})}), dst_node_id=node, message_type="train")
         _flower.number(messages[node], f"r{number}n{node}")
     clients = {node: f"c{node}" for node in nodes}
-    return Asked(run_id, number, messages, clients, SHAPES, lambda client: f"vault of {client}")
+    return Asked(run_id, number, messages, clients, SHAPES, lambda client: f"vault of {client}", 9.0)
 
 
 def update(question, node, values=(1, 2, 3), **changes):
@@ -34,7 +34,11 @@ def update(question, node, values=(1, 2, 3), **changes):
 def read(question, given):
     changed = []
     found = list(replies.answers(given, question, lambda node, client: changed.append((node, client))))
-    return found, changed
+    return [one for one in found if one not in silence(question)], changed
+
+
+def silence(question):
+    return [Failure(client, "no answer within 9 s (engine.round_timeout)", "late") for client in ("c1", "c2")]
 
 
 def test_an_update_is_what_was_asked_for():
@@ -42,6 +46,14 @@ def test_an_update_is_what_was_asked_for():
     (found,), changed = read(question, [update(question, 2)])
     assert isinstance(found, Update)
     assert (found.client_id, found.tensors["w"].tolist(), changed) == ("c2", [1, 2, 3], [])
+
+
+def test_who_says_nothing_is_late_and_who_answers_twice_is_not():
+    question = asked()
+    given = [update(question, 2), update(question, 2)]
+    found = list(replies.answers(given, question, lambda node, client: None))
+    assert found[2:] == silence(question)[:1]
+    assert list(replies.answers([], question, lambda node, client: None)) == silence(question)
 
 
 def test_a_late_reply_of_a_round_never_counts_in_the_next_one():
