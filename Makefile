@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate ui lint test test-all clean
+.PHONY: help setup simulate ui lint test test-all mutants clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: lint ## Run lint and every test that takes seconds, docstring examples inc
 
 test-all: lint ## Run lint and all tests, the slow ones too.
 	$(BIN)/pytest -q $(ARGS)
+
+mutants: $(VENV)/.dev ## Put deliberate faults into copies of the code; each must make a test fail (minutes).
+	$(BIN)/pytest -q -m slow tests/mutants $(ARGS)
 
 clean: ## Remove .venv, caches and builds; runs/ and .fedveil/ (results and vaults) stay.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

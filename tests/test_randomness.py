@@ -29,6 +29,13 @@ def test_stream_is_uniform_and_continues():
     assert stats.kstest(whole, "uniform").pvalue > 1e-4
 
 
+def test_all_52_bits_are_random():
+    words = (randomness.SecretStream(randomness.test_key(7, "bits")).uniform(100_000) * 2.0**52 - 0.5).astype(np.uint64)
+    ones = [int((words >> np.uint64(bit) & np.uint64(1)).sum()) for bit in range(52)]
+    assert min(stats.binomtest(count, 100_000).pvalue for count in ones) > 1e-5
+    assert len(np.unique(words)) == 100_000
+
+
 def test_extreme_words_stay_inside_the_open_interval():
     words = np.array([0, 2**64 - 1], dtype="<u8")
     values = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -173,7 +173,7 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
     for word in words:
         if word not in WORDS:
             raise NodeError(f"Unknown word {word!r} in the node's configuration.{checks.nearest(word, WORDS)}")
-        if not isinstance(words[word], (bool, int, float, str)):
+        if isinstance(words[word], (list, dict)):
             raise NodeError(f"Expected {word} to be one value, text, number or truth value.")
     policy = None
     limits: dict[str, Any] = {w.replace("-", "_"): _read(w, words[w]) for w in _LIMITS if w in words}

@@ -33,7 +33,7 @@ ARMS: dict[str, list[str]] = {
     "LFW, dctdp": ["study=client_frontier_lfw", *DCTDP, "privacy.client.epsilon=1,8,inf"],
     "LFW, ten silos": ["study=client_frontier_lfw", *SILOS, "privacy.client.epsilon=8,inf"],
 }
-COLUMNS = ("arm", "epsilon", "seed", "start", "accuracy", "spent", "delta", "audited", "method", "seconds")
+COLUMNS = ("arm", "epsilon", "seed", "start", "accuracy", "spent", "delta", "audited", "method")
 
 
 def words_of(arm: str, lfw: str) -> list[str]:
@@ -60,7 +60,7 @@ def sweep(arm: str, lfw: str, runs: Path, workers: int) -> list[dict]:
             row = {
                 "arm": arm, "epsilon": config["privacy"]["client"]["epsilon"], "seed": config["seed"],
                 "start": float(start[1]) / 100 if start else None, "accuracy": result["final"]["accuracy"],
-                "spent": claim["epsilon"], "delta": claim["delta"], "seconds": result["wall_seconds"],
+                "spent": claim["epsilon"], "delta": claim["delta"],
             }  # fmt: skip
             rows.append(row | audited(run["run_id"], runs, row["spent"] is not None))
     return rows

@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedveil import runs
+from fedveil import checks, runs
 from fedveil.federation import instruction, planning, registered
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator, replies
@@ -34,6 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     run_id = str(given.get("run-id", "")) or runs.new_run_id(run.settings.protection.name)
     instruction.plain_name(run_id, "run-id")
     seconds = float(given.get("round-timeout", run.settings.engine.round_timeout))
+    checks.positive(**{"round-timeout": seconds})
     torch.set_num_threads(1)  # equal bits on every engine
     questions = Questions(grid, run, run_id, seconds)
     called: RollCall = Uniform(questions)

@@ -114,5 +114,6 @@ def _update(reply: Message, client: str, asked: Asked) -> Update | Failure | str
 
 def one_line(reason: str) -> str:
     """Return a reason that fits a log's line and no terminal obeys; Ray's hold a traceback, whose end says what was."""
-    words = " ".join("".join(sign if sign.isprintable() else " " for sign in reason).split())
+    end = reason[-10 * _REASON :]
+    words = " ".join("".join(sign if sign.isprintable() else " " for sign in end).split())
     return words if len(words) <= _REASON else f"... {words[-_REASON:]}"

@@ -132,7 +132,7 @@ class Questions:
         """Add clients and their vaults to what the run's folder says."""
         if {**self.before, **vaults} != self.before:
             self.before = {**self.before, **vaults}
-            runs.write_json(run.folder / "vaults.json", self.before)
+            runs.write_json(run.folder / "vaults.json", self.before, private=True)
 
 
 def _vaults(run: Run) -> dict[str, str]:

@@ -95,7 +95,7 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
 
     >>> bad = Update("c1", {"w": np.array([np.nan], np.float32)})
     >>> validated(bad, ["w"], {"w": np.zeros(1, np.float32)})
-    Failure(client_id='c1', reason='tensor w holds values that are not finite')
+    Failure(client_id='c1', reason='tensor w holds values that are not finite', kind='failed')
     """
     found = shaped(answer, allowed, tensors)
     if isinstance(found, Failure):

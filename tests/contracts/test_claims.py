@@ -122,13 +122,14 @@ def audited(run_id: str, claimed: list[dict[str, Any]]) -> None:
         assert bound["claimed"] == client["epsilon"]
 
 
-CELLS = [
-    cell for cell in itertools.product(PROTECTIONS, LEVELS, SEEDS, STARTS)
-    if cell[0] != "phase" or cell[3] == "cold"  # a phase gives its own start
-]  # fmt: skip
+def half() -> list[tuple[str, ...]]:
+    """Return every other cell of the cross product, as on a chessboard: every three values of four meet."""
+    axes = [list(axis) for axis in (PROTECTIONS, LEVELS, SEEDS, STARTS)]
+    cells = [cell for cell in itertools.product(*axes) if cell[0] != "phase" or cell[3] == "cold"]  # a start of its own
+    return [cell for cell in cells if sum(axis.index(at) for axis, at in zip(axes, cell, strict=True)) % 2 == 0]
 
 
-@pytest.mark.parametrize(("protection", "level", "seed", "begin"), CELLS[::2])
+@pytest.mark.parametrize(("protection", "level", "seed", "begin"), half())
 def test_every_door_says_the_same(
     protection: str, level: str, seed: str, begin: str, told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fedveil import cli, runs
+from fedveil import cli, runs, tracking
 from fedveil.privacy.ledger import Ledger
 from fedveil_clients import training
 
@@ -122,6 +122,20 @@ def test_rows_of_rounds_carry_one_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = Ledger(simulate().ledger).rows()
     assert len({row.at for row in rows if row.note.startswith("round")}) == 1
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_the_tracker_is_told_to_hide_times_under_a_client_level_claim_alone(tmp_path, monkeypatch, level):
+    monkeypatch.chdir(tmp_path)
+    asked: list[bool] = []
+
+    class Told(tracking.Tracker):
+        def start(self, info: tracking.RunInfo) -> None:
+            asked.append(info.hide_times)
+
+    monkeypatch.setattr(tracking, "open_tracker", lambda *_: Told())
+    simulate(*([] if level else ["privacy.client=none"]))
+    assert asked == [level]
 
 
 @pytest.mark.parametrize("leak", ["wall_seconds", "cohort"])

@@ -16,12 +16,23 @@ from scipy import optimize, stats
 
 from fedveil.checks import UserError
 from fedveil.privacy import events, gaussian
-from fedveil.privacy.accounting import restore
-from fedveil.privacy.accounting._pairs import FixedReplaced, Poisson, attained
+from fedveil.privacy.accounting import _moments, restore
+from fedveil.privacy.accounting._pairs import FixedReplaced, Nodes, Poisson, attained
 from fedveil.privacy.accounting.base import Accountant, UnsupportedEvent
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.accounting.rdp import RdpAccountant
-from fedveil.privacy.events import Composed, Event, FixedSize, Gaussian, Laplace, NonPrivate, PoissonSampled, Repeated
+from fedveil.privacy.events import (
+    Composed,
+    Event,
+    FixedSize,
+    Gaussian,
+    Laplace,
+    LocalRelease,
+    NonPrivate,
+    PoissonSampled,
+    Repeated,
+    Unit,
+)
 
 Density = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ACCOUNTANTS: list[type[Accountant]] = [PldAccountant, RdpAccountant]
@@ -393,3 +404,50 @@ def test_a_thousand_rounds_are_cheap_and_never_fall() -> None:
         assert found >= last
         last = found
     assert (time.process_time() - started) / rounds < 0.06
+
+
+def laplace_by_force(rate: float, scale: float, releases: int, delta: float, *, present: bool) -> float:
+    """Epsilon of sampled Laplace sums with the unit present or absent in the first world: meshed losses, convolved."""
+    x = np.linspace(-14 * scale, 1 + 14 * scale, 2_000_001)
+    absent = np.exp(-np.abs(x) / scale)
+    mixed = (1 - rate) * absent + rate * np.exp(-np.abs(x - 1) / scale)
+    mass, loss = (mixed, np.log(mixed / absent)) if present else (absent, np.log(absent / mixed))
+    step = 1e-4
+    places = np.round(loss / step).astype(int)
+    one = np.bincount(places - places.min(), weights=mass / mass.sum())
+    whole = np.ones(1)
+    for _ in range(releases):
+        whole = np.convolve(whole, one)
+    losses = step * (np.arange(len(whole)) + releases * places.min())
+    return solve(lambda epsilon: float((whole * -np.expm1(np.minimum(epsilon - losses, 0.0))).sum()) - delta)
+
+
+def test_the_worse_direction_is_taken_where_it_is_the_one_without_the_unit() -> None:
+    remove, add = (laplace_by_force(0.5, 10.0, 3, 0.01, present=present) for present in (True, False))
+    assert add > 1.03 * remove  # or the test could not tell
+    bound = PldAccountant(grid=1e-4).compose(PoissonSampled(0.5, Laplace(10.0)), 3).epsilon(0.01)
+    assert bound.lower is not None
+    assert bound.upper is not None
+    assert bound.lower * 0.99 <= add <= bound.upper * 1.01
+    assert bound.lower > 1.01 * remove
+
+
+class Mirrored(Poisson):
+    """A Poisson sample told the other way around."""
+
+    def nodes(self, direction: int, reach: float = 1.0) -> Nodes:
+        return super().nodes(1 - direction, reach)
+
+
+def test_renyi_divergences_are_the_larger_of_both_directions_whichever_that_is() -> None:
+    pair, mirrored = Poisson(0.1, 1.0), Mirrored(0.1, 1.0)
+    np.testing.assert_array_equal(_moments.renyi(pair), _moments.renyi(mirrored))
+
+
+@pytest.mark.parametrize("unit", ["client", "identity"])
+@pytest.mark.parametrize("kind", ACCOUNTANTS)
+def test_what_one_image_costs_is_no_price_for_a_client_or_a_person(kind: type[Accountant], unit: Unit) -> None:
+    release = LocalRelease("laplace", 4.0)
+    with pytest.raises(UnsupportedEvent, match=f"nothing for one {unit}"):
+        kind("replace-one", unit).compose(release)
+    assert kind("replace-one", "image").compose(release).upper(1e-9) == pytest.approx(4.0, rel=0.01)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedveil.privacy import totals
-from fedveil.privacy.accounting import filters
+from fedveil.privacy.accounting import _moments, filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import FixedSize, Gaussian, LocalRelease, NonPrivate, PoissonSampled, Release, Repeated
 from fedveil.privacy.ledger import Row
@@ -51,6 +51,22 @@ def test_the_filter_never_finds_less_than_the_best_order_and_never_falls():
         if count > 1:
             assert found >= accountant.upper(1e-5) * (1 - 1e-12)
         before = found
+
+
+def test_the_order_is_the_first_schedules_and_not_the_one_that_turned_out_best():
+    sigmas, limit, delta = [8.0, 0.6], 30.0, 1e-5
+    orders = [float(order) for order in _moments.ORDERS]
+
+    def added(order):  # Canonne, Kamath and Steinke, proposition 12
+        return math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+
+    fits = [(limit - added(order)) / (order / (2 * sigmas[0] ** 2)) for order in orders]
+    fixed = orders[fits.index(max(fits))]
+    naive = sum(fixed / (2 * sigma**2) for sigma in sigmas) + added(fixed)
+    best = min(sum(order / (2 * sigma**2) for sigma in sigmas) + added(order) for order in orders)
+    assert naive > 1.02 * best  # or the test could not tell
+    found = filters.filtered_epsilon([schedule(Gaussian(sigma)) for sigma in sigmas], limit, delta)
+    assert found == pytest.approx(naive, rel=1e-9)
 
 
 def test_behind_the_first_schedule_the_order_of_rows_is_irrelevant():

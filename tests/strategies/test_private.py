@@ -117,9 +117,7 @@ def test_halved_noise_is_caught(monkeypatch):
 def test_a_reused_seed_is_caught(monkeypatch):
     whole = private.noise.gaussian
     same = randomness.test_key(5, "always")
-    monkeypatch.setattr(
-        private.noise, "gaussian", lambda stream, sigma: whole(randomness.SecretStream(same), sigma)
-    )
+    monkeypatch.setattr(private.noise, "gaussian", lambda stream, sigma: whole(randomness.SecretStream(same), sigma))
     with pytest.raises(AssertionError):
         check_noise()
 
@@ -180,3 +178,18 @@ def test_bad_constants_are_refused():
         private.Mechanism(1.0, clip=0.0, expected=10.0)
     with pytest.raises(checks.UserError, match=r"quantile=1\.5"):
         private.Mechanism(1.0, clip=1.0, expected=10.0, quantile=1.5)
+
+
+def test_noise_follows_the_bound_of_its_round_and_the_count_has_its_own():
+    mechanism = private.Mechanism(noise_multiplier=1.5, clip=1.0, expected=10.0, quantile=0.5, share=0.2, clip_lr=0.3)
+    clip, count, total = 6.0, 2.5, torch.zeros(11, dtype=torch.float64)
+    sums, counts = [], []
+    for number in range(600):
+        stream = randomness.SecretStream(randomness.test_key(6, "round", number))
+        noisy = private.released(total, count, PLAN, TENSORS, mechanism, clip, stream)
+        sums.append(np.concatenate([noisy.mean[name].ravel() for name in PLAN.allowed]) * 10.0)
+        # The inverse of the geometric step: what the noisy count must have been.
+        counts.append(10.0 * (0.5 - math.log(noisy.clip / clip) / 0.3 - 0.5) - count)
+    update_noise, count_noise = 1.5 / math.sqrt(0.8), 1.5 / math.sqrt(0.2)
+    assert stats.kstest(np.ravel(sums) / (update_noise * clip), "norm").pvalue > 1e-4
+    assert stats.kstest(np.array(counts) / (count_noise / 2), "norm").pvalue > 1e-4
