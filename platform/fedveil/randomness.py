@@ -88,4 +88,5 @@ class SecretStream:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Return `count` independent numbers in (0, 1): (k + 1/2) / 2^52 with k uniform, so never 0 and never 1."""
-        return ((self.words(count) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+        words = self.words(count)
+        return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
