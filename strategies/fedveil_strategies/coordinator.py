@@ -52,6 +52,7 @@ def open_session(
         fedveil.checks.UserError: the run is open elsewhere, or began with other settings.
     """
     settings = federation.settings
+    _ = federation.shares  # a registry that the data cannot fill is refused here, once, and leaves nothing behind
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
     lock = runs.lock(run)
     try:
@@ -67,7 +68,6 @@ def _opened(
     begun = time.perf_counter()
     console = Console(progress)
     settings, protection, public = federation.settings, federation.protection, federation.split.public
-    _ = federation.shares  # a registry that the data cannot fill is refused here, once, and not by every client
     _claim(run, settings)
     arrays, meta = runs.unpack(run.checkpoint) if run.checkpoint.exists() else ({}, {"round": 0, "history": []})
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}

@@ -374,6 +374,16 @@ def test_another_vault_is_refused_on_resume(tmp_path, monkeypatch, capsys):
     assert cli.main(["simulate", "--resume", run_id, "vault.root=elsewhere"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words", [["train.clients=1000"], ["data=folder", "data.root=nowhere", "data.evaluation=procedural"],
+              ["policy.floor=[none]"]]
+)  # fmt: skip
+def test_a_run_that_cannot_begin_leaves_no_run(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["simulate", "tracking=none", "engine=inline", *words]) == 2
+    assert not Path("runs").exists()
+
+
 def test_no_unprotected_reference_on_private_faces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(simulate, "simulate", lambda *_: pytest.fail("trained on clean private faces"))
