@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil.configuration import files, plugins, schema, words
+from fedveil.configuration import files, idle, plugins, schema, typed, words
 
 HEAD = """\
 # Configuration
@@ -28,9 +28,27 @@ A run is configured by words on the command line, in any order:
 | `train.rounds=30` | override one setting; an unknown key or a wrong type is refused with the nearest name |
 | `study=quick` | start from `configs/study/quick.yaml` |
 
-Groups and studies are taken first, overrides go on top. `none` (or `null`) and `inf` are typed words, `true` and
-`false` are truth values. A list is `evaluation.far=[0.1,0.01]`, a block is `'train.local={epochs: 1}'`. Relative paths
+Groups and studies are taken first, overrides go on top; of two words for one setting the later counts. Relative paths
 start at the folder in which the command runs.
+
+**Values.** A value is read by the type of its setting, which the tables below give, and by nothing else.
+
+| type | what is read | what is refused, with what to write instead |
+| --- | --- | --- |
+| word | the text as it stands, also `2024`, `on`, `faces #2` or `[x] y`; quotes that are left stay | an empty text |
+| folder | the same; it is made where it is missing | `none`, and a `~` that the shell did not replace |
+| whole number | decimal digits with or without a sign, up to 63 bits | `010`, `0x10`, `1_000`, `1e3`, `3.0` |
+| number | decimal or scientific: `0.1`, `1e-5`; `inf` where the type says so | `nan`, `1e400`, `1_000.5` |
+| true or false | these two | `yes`, `on`, `1` |
+| a choice | one of the names that are listed | any other; the nearest is named |
+| list | `evaluation.far=[0.1,0.01]`; one element needs no brackets | an empty element |
+| block | `'train.local={epochs: 1}'`; better, its settings one by one | unknown fields |
+| ... or none | `none` or `null`: left empty | |
+
+`none`, `null`, `inf`, `true` and `false` may be in upper or lower case. Where a word may be `none`, it cannot be said
+literally: a file of that name is `./none`. An element of a list that holds a comma, a quote at its start or spaces at
+its ends stands in quotes, in which the same quote is doubled: `'policy.floor=["a,b",c]'`. In a [sweep](sweeps.md)
+commas separate values, so a word with a comma stands in quotes there, too. A study's file holds such words.
 
 `configs/base.yaml` holds every section and names one method per group; a method's settings stand in its own file and
 nowhere else. `runs/RUN_ID/config.json` is the complete configuration of a run, with everything filled in. Settings of
@@ -59,18 +77,21 @@ def entries(text: str) -> Iterator[Entry]:
             continue
         indent = len(found["indent"])
         path = [(depth, key) for depth, key in path if depth < indent] + [(indent, found["key"])]
-        yield Entry(".".join(key for _, key in path), found["value"], found["note"] or "")
+        value = "none" if found["value"] == "null" else found["value"]  # as a person says it
+        yield Entry(".".join(key for _, key in path), value, found["note"] or "")
 
 
 def kind(hint: Any) -> str:
     """Return a type in words.
 
     >>> kind(int | None)
-    'whole number or null'
+    'whole number or none'
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return {schema.INFINITE: "number or inf", schema.FOLDER: "folder"}[arguments[1]]
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(["null" if part is type(None) else kind(part) for part in arguments])
+        return " or ".join(["none" if part is type(None) else kind(part) for part in arguments])
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
@@ -83,7 +104,7 @@ def kind(hint: Any) -> str:
 def hint_of(kind_: Any, key: str) -> Any:
     """Return the type of a dotted key."""
     first, _, rest = key.partition(".")
-    hint = typing.get_type_hints(kind_)[first]
+    hint = typed.hints(kind_)[first]
     return hint_of(hint, rest) if rest else hint
 
 
@@ -110,7 +131,8 @@ def base_tables() -> str:
         elif section == "seed":
             general.append((entry.key, entry.value, kind(int), entry.note))
         elif entry.value.startswith("{root:"):
-            general.append((f"{entry.key}.root", entry.value[7:-1], kind(str), entry.note))
+            key = f"{entry.key}.root"
+            general.append((key, entry.value[7:-1], kind(hint_of(schema.Config, key)), entry.note))
         elif not entry.value:
             if inner:
                 continue
@@ -150,6 +172,17 @@ def group_tables() -> str:
     return "\n\n".join(parts)
 
 
+def beside() -> str:
+    """Return the table of settings that are read only beside others."""
+    lines = ["## Settings that are read beside others", ""]
+    lines += ["Saying one of them where it would do nothing is refused; defaults and studies may hold it, a sweep"]
+    lines += ["leaves it out of the runs that do not read it.", "", "| setting | needs |", "| --- | --- |"]
+    for rule in idle.RULES:
+        of = f", with `{rule.method}`" if rule.method else ""
+        lines.append(f"| {', '.join(f'`{key}`' for key in rule.keys)}{of} | {rule.needs} |")
+    return "\n".join(lines)
+
+
 def studies() -> str:
     """Return the list of studies."""
     lines = ["## Studies", ""]
@@ -162,7 +195,7 @@ def studies() -> str:
 
 def page() -> str:
     """Return the whole page."""
-    return "\n\n".join([HEAD.rstrip(), base_tables(), group_tables(), studies()]) + "\n"
+    return "\n\n".join([HEAD.rstrip(), base_tables(), group_tables(), beside(), studies()]) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Three forms, in any order on the command line: `protection=dctdp` (a bare group: loads configs/protection/dctdp.yaml),
 `train.rounds=20` (a dotted override on top), `study=quick` (configs/study/quick.yaml: a base plus a grid). Groups are
-taken first. An unknown key or a wrong type is refused with the nearest name, and so is `key=a,b,c`: the values of a
-sweep (see `commands.sweep.grid`).
+taken first. A value is read by the type of its setting (see `configuration.text`). An unknown key or a wrong type is
+refused with the nearest name, a setting that would do nothing with what makes it do something, and `key=a,b,c` with
+the command for it: these are the values of a sweep (see `commands.sweep.grid`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,77 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedveil import checks
-from fedveil.configuration import files, plugins
-from fedveil.configuration.schema import Config, Group, from_tree
-from fedveil.configuration.words import METHOD_GROUPS, SETTING_GROUPS, put, split
+from fedveil.configuration import files, idle, plugins, settings, text, typed
+from fedveil.configuration.schema import Config, Group
+from fedveil.configuration.words import GROUPS, METHOD_GROUPS, one, put, split
+
+
+def load(words: Iterable[str] = (), on: Config | None = None) -> Config:
+    """Return the resolved configuration for command-line `words`.
+
+    Args:
+        words: in any order; of two for one key the later counts.
+        on: what the words change; None: configs/base.yaml. Words that name a study stand for a whole configuration.
+
+    Raises:
+        fedveil.checks.UserError: for an unknown group, key or value, which the message names with the nearest; and for
+            a word whose setting is not read beside the others.
+
+    >>> load(["train.rounds=3", "protection=none"]).train.rounds
+    3
+    >>> load(["train.ronds=3"])
+    Traceback (most recent call last):
+        ...
+    fedveil.checks.UserError: Unknown setting train.ronds. Did you mean 'rounds'?
+    """
+    words = list(words)
+    loaded = compose(words, on)
+    idle.refuse(split(words)[1], loaded)
+    return loaded
+
+
+def compose(words: Iterable[str] = (), on: Config | None = None) -> Config:
+    """Return what `load` does, settings that are not read included: for words that do not stand by themselves."""
+    groups, dotted = split(words)
+    name = groups.pop("study", None)
+    tree, chosen = _start(None if name is not None else on)
+    base, grid = files.study(name) if name is not None else ([], {})
+    if grid:
+        raise checks.UserError(f"study={name} is a grid of runs over {', '.join(grid)}: `fedveil sweep study={name}`.")
+    study_groups, study_dotted = split(base)
+    for group, method in {**study_groups, **groups}.items():
+        if chosen[group] != method or on is None:
+            tree[group] = {"name": method, **files.read(group, method)}
+            chosen[group] = method
+    fitting = {key: value for key, value in study_dotted.items() if files.applies(key, chosen)}
+    for key, value in {**fitting, **dotted}.items():
+        put(tree, key, _read(key, value, chosen))
+        _alternatives(tree, key)
+    return parse(tree)
+
+
+def _start(on: Config | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the tree that words change, and {group: the name of its choice}."""
+    groups = [group for group in GROUPS if group != "study"]
+    if on is not None:
+        tree = to_tree(on)
+        return tree, {group: tree[group]["name"] for group in groups}
+    tree = files.load(files.folder() / "base.yaml")
+    chosen = {group: str(tree[group]["name"]) for group in groups}
+    return {**tree, **{group: {"name": name, **files.read(group, name)} for group, name in chosen.items()}}, chosen
+
+
+def _read(key: str, value: str, chosen: Mapping[str, str]) -> Any:
+    """Read a value by the type of its setting; several values are a sweep's, unless they are one word."""
+    kind = settings.kind(key, chosen)
+    is_list = settings.is_list(kind)
+    if is_list:
+        one(key, value, is_list)
+    try:
+        return text.read(kind, value, key)
+    except checks.UserError:
+        one(key, value, is_list)
+        raise
 
 
 def _alternatives(tree: dict[str, Any], key: str) -> None:
@@ -28,50 +97,31 @@ def _alternatives(tree: dict[str, Any], key: str) -> None:
         tree["train"]["local"].pop(pair[key], None)
 
 
-def load(words: Iterable[str] = ()) -> Config:
-    """Return the resolved configuration for command-line `words`.
+def parse(tree: Any) -> Config:
+    """Return the typed configuration of a complete tree, e.g. one that crossed the wire as JSON.
 
     Raises:
-        fedveil.checks.UserError: for an unknown group, key or value; the message names it, its value and the nearest.
-
-    >>> load(["train.rounds=3", "protection=none"]).train.rounds
-    3
-    >>> load(["train.ronds=3"])
-    Traceback (most recent call last):
-        ...
-    fedveil.checks.UserError: Unknown setting train.ronds. Did you mean 'rounds'?
+        fedveil.checks.UserError: naming what is missing, unknown or of another type.
     """
-    groups, dotted = split(words)
-    tree = files.load(files.folder() / "base.yaml")
-    name = groups.pop("study", None)
-    base, grid = files.study(name) if name is not None else ([], {})
-    if grid:
-        raise checks.UserError(f"study={name} is a grid of runs over {', '.join(grid)}: `fedveil sweep study={name}`.")
-    study_groups, study_dotted = split(base)
-    chosen = {**{group: tree[group]["name"] for group in (*METHOD_GROUPS, *SETTING_GROUPS)}, **study_groups, **groups}
-    for group, method in chosen.items():
-        tree[group] = {"name": method, **files.read(group, method)}
-    fitting = {key: value for key, value in study_dotted.items() if files.applies(key, chosen)}
-    for key, value in {**fitting, **dotted}.items():
-        put(tree, key, value)
-        _alternatives(tree, key)
-    return parse(tree)
-
-
-def parse(tree: Mapping[str, Any]) -> Config:
-    """Return the typed configuration of a complete tree, e.g. one that crossed the wire as JSON."""
-    config: Config = from_tree(Config, dict(tree), "")
-    for group in METHOD_GROUPS:
-        build(config, group)
-    return config
+    config: Config = typed.block(Config, tree, "")
+    chosen: dict[str, Group] = {group: getattr(config, group) for group in METHOD_GROUPS}
+    built = {group: build(config, group) for group in METHOD_GROUPS}
+    exact: dict[str, Any] = {
+        group: Group(named.name, {key: getattr(built[group], key) for key in named.settings})
+        for group, named in chosen.items()
+    }
+    return dataclasses.replace(config, **exact)
 
 
 def build(config: Config, group: str) -> Any:
     """Return the method that a group of the configuration names, built from its settings."""
     chosen: Group = getattr(config, group)
     kind = plugins.method(group, chosen.name)
-    typed = from_tree(kind, dict(chosen.settings), group)
-    return plugins.build(group, chosen.name, {f.name: getattr(typed, f.name) for f in dataclasses.fields(kind)})
+    known = typed.hints(kind)
+    # Earlier versions wrote a method's settings as YAML read them: 1e2 for a whole number stands there as 100.0.
+    whole = {key for key, value in chosen.settings.items() if isinstance(value, float) and value.is_integer()}
+    whole &= {key for key, hint in known.items() if int in typed.options(hint)}
+    return typed.block(kind, {key: int(v) if key in whole else v for key, v in chosen.settings.items()}, group)
 
 
 def to_tree(config: Config) -> dict[str, Any]:
@@ -97,9 +147,17 @@ def to_json(config: Config) -> str:
     return json.dumps(to_tree(config), sort_keys=True)
 
 
-def from_json(text: str) -> Config:
-    """Return the configuration that `to_json` wrote."""
-    return parse(json.loads(text))
+def from_json(written: str) -> Config:
+    """Return the configuration that `to_json` wrote.
+
+    Raises:
+        fedveil.checks.UserError: the text is no JSON, or no configuration.
+    """
+    try:
+        tree = json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise checks.UserError(f"The configuration is no JSON: {error}.") from error
+    return parse(tree)
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -111,7 +169,7 @@ def flat(config: Config) -> dict[str, Any]:
                 yield from walk(value, f"{prefix}{key}.")
             else:
                 plain = value is None or isinstance(value, (str, int, float))
-                yield f"{prefix}{key}", value if plain else files.text(value)
+                yield f"{prefix}{key}", value if plain else files.shown(value)
 
     return dict(walk(to_tree(config), ""))
 

@@ -1,15 +1,58 @@
-"""What a person sees while a federation runs, at 80 columns: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees, at 80 columns; while a federation runs, a bar on a terminal and plain lines elsewhere."""
 
 from __future__ import annotations
 
+import re
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fedveil.records import RoundReport
+if TYPE_CHECKING:
+    from fedveil.records import RoundReport
+
+WIDTH = 80
+_WORD = re.compile(r"""(?:`[^`]*`|(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)|\S)+""")
+
+
+def wrapped(text: str, hang: str = "  ") -> str:
+    """Return lines of at most 80 columns; what follows in a line that was too long is indented by `hang` more.
+
+    Nothing is broken that somebody may want to copy: a path, a run's id, what stands in quotes or backticks. Where one
+    of them is longer than a line, so is its line.
+
+    >>> print(wrapped("the folder 'my faces' is at " + 60 * "x" + " and nowhere else"))
+    the folder 'my faces' is at
+      xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx and nowhere else
+    """
+    return "\n".join(_filled(line, hang) for line in text.split("\n"))
+
+
+def _filled(line: str, hang: str) -> str:
+    if len(line) <= WIDTH:
+        return line
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    lines, room = [""], WIDTH - len(indent)
+    for word in _WORD.findall(line):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if len(longer) <= room - (len(hang) if len(lines) > 1 else 0) or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join([indent + lines[0], *(indent + hang + rest for rest in lines[1:])])
+
+
+def tell(text: str) -> None:
+    """Print what a command found, at 80 columns."""
+    print(wrapped(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """Print a message on standard error: at 80 columns on a terminal, as one line where a log or a program reads it."""
+    print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
 
 
 def percent(value: float | None) -> str:

@@ -16,7 +16,7 @@ import secrets
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fedveil import checks
 
 Arrays = dict[str, NDArray[Any]]
+_LOCK = ".lock"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 
 
@@ -156,13 +157,30 @@ def lock(run: Run) -> Lock:
         fedveil.checks.UserError: another process has the run open.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(run.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise checks.UserError(f"Run {run.run_id} is open in another process; wait for it or stop it.") from error
     return Lock(handle)
+
+
+def take_back(run: Run, before: Collection[Path]) -> None:
+    """Remove what a run that was refused while it was opened wrote; call it with the lock held.
+
+    Args:
+        run: nothing of it was released. One that had begun before stays as it is.
+        before: what was in its folder when the lock was taken.
+    """
+    if run.config in before:
+        return
+    written = [path for path in run.folder.iterdir() if path not in before]
+    for path in written:
+        path.unlink(missing_ok=True)  # a database may have taken its journal back
+    if {path.name for path in run.folder.iterdir()} <= {_LOCK}:
+        (run.folder / _LOCK).unlink(missing_ok=True)
+        run.folder.rmdir()
 
 
 def open_run(root: Path, run_id: str) -> Run:

@@ -49,15 +49,19 @@ def open_session(
         admit: told of the run's folder once it is this process's alone: the roll call keeps there who has which vault.
 
     Raises:
-        fedveil.checks.UserError: the run is open elsewhere, or began with other settings.
+        fedveil.checks.UserError: the run is open elsewhere, or began with other settings. A run that is refused before
+            it began leaves nothing behind.
     """
     settings = federation.settings
-    _ = federation.shares  # a registry that the data cannot fill is refused here, once, and leaves nothing behind
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
+    federation.check()  # data that cannot be had, or a registry that it cannot fill, leaves no folder behind
     lock = runs.lock(run)
+    before = [*run.folder.iterdir()]
     try:
         return _opened(federation, run, progress, parent, admit, lock)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, checks.UserError):
+            runs.take_back(run, before)
         lock.close()
         raise
 

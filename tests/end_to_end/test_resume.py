@@ -23,8 +23,9 @@ SMALL = (
     "data.evaluation_images=3", "data.pairs=20", "data.public_identities=4", "data.public_images=4",
     "protection.fit_steps=0", "protection.init=zeros", "model.width=8", "model.embedding=16", "train.clients=4",
     "train.rounds=4", "train.local.steps=2", "train.batch_size=6", "evaluation.draws=1", "evaluation.bootstrap=0",
-    "train.cohort.rate=0.7", "engine.workers=2", "privacy.test_seed=3",
+    "train.cohort.rate=0.7", "privacy.test_seed=3",
 )  # fmt: skip
+TWO = "engine.workers=2"
 OFF = "tracking=none"
 
 
@@ -43,7 +44,7 @@ def uninterrupted(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(observers, "draw", lambda *_: [])
-        assert cli.main(["simulate", *SMALL, OFF, "--json", "found.json"]) == 0
+        assert cli.main(["simulate", *SMALL, TWO, OFF, "--json", "found.json"]) == 0
     return json.loads((folder / "found.json").read_text())
 
 
@@ -79,7 +80,7 @@ CLI += "from fedveil.cli import main; sys.exit(main())"
 
 
 def started(*words: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-c", CLI, "simulate", "--plain", *SMALL, *words]
+    command = [sys.executable, "-c", CLI, "simulate", "--plain", *SMALL, TWO, *words]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -201,7 +202,7 @@ def test_what_a_resumed_run_may_and_may_not_change(uninterrupted, monkeypatch, c
         assert refused.count("\n") == 1
     assert done_rounds(run_id) == 2
     # Equal words, another engine and another tracker are no change.
-    assert cli.main(["simulate", *SMALL, "engine=pool", OFF, "--resume", run_id]) == 0
+    assert cli.main(["simulate", *SMALL, "engine=pool", TWO, OFF, "--resume", run_id]) == 0
     assert result_of(run_id)["model_sha256"] == uninterrupted["model_sha256"]
     before = Path("runs", run_id, "result.json").stat().st_mtime_ns
     capsys.readouterr()

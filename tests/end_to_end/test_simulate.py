@@ -264,6 +264,7 @@ def test_methods_lists_every_method_with_a_line(place):
     for name in ("dctdp", "none", "tiny_ir", "arcface", "procedural", "lfw", "fedavgm"):
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         assert len(line.split()) > 3
+    assert max(map(len, lines)) <= 80
 
 
 def test_data_inspect_counts_people_and_images(place):
@@ -283,6 +284,7 @@ def test_protect_draws_a_picture_of_ones_own_images(place):
     assert done.status == 0, done.err
     assert "2 images at 32x32 through dctdp" in done.out
     assert "epsilon = 1000 at delta = 0 (replace-one)" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
     with Image.open(place / "made.png") as picture:
         assert min(picture.size) > 100
     one = fedveil("protect", "faces/0.png", "protection=none", *[w for w in quick if w.startswith("data.")])

@@ -19,7 +19,9 @@ TARGET = ["privacy.client.epsilon=4", "privacy.client.delta=1e-5"]
 
 
 def settings(*words):
-    return Federation.of([*WORDS, *(words or TARGET)])
+    fixed = "train.cohort.kind=fixed" in words  # and then has no rate
+    base = [word for word in WORDS if not (fixed and word.startswith("train.cohort.rate="))]
+    return Federation.of([*base, *(words or TARGET)])
 
 
 def opened(tmp_path, federation, name="run"):
@@ -188,7 +190,7 @@ def test_a_schedule_above_the_budget_refuses_to_start_when_asked(tmp_path):
 
 
 def test_no_target_means_no_client_level_privacy():
-    assert settings("privacy.client.epsilon=none").settings.privacy.client is None
+    assert Federation.of(["protection=none", "privacy.client.epsilon=none"]).settings.privacy.client is None
 
 
 def test_hopeless_noise_is_said_with_a_remedy(tmp_path):

@@ -1,8 +1,9 @@
 """One file or folder is one command of `fedveil`, and its name is the command's.
 
 A command's module has a docstring, whose first line is its help; `EXAMPLES`, the text below its `--help`;
-`arguments(parser)`, which adds its arguments; and `run(chosen)`, which returns the exit status. Adding a command is
-adding a file.
+`arguments(parser)`, which adds its arguments; and `run(chosen)`, which returns the exit status. One that reads a few
+sections of the configuration alone names them in `READS`: words of others would do nothing and are refused. Adding a
+command is adding a file.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ def help_of(name: str) -> str:
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0].rstrip(".")
+
+
+def reads(command: Command) -> tuple[str, ...]:
+    """Return the sections of the configuration that a command reads; empty where it reads a whole run's."""
+    sections: tuple[str, ...] = getattr(command, "READS", ())
+    return sections
 
 
 def load(name: str) -> Command:

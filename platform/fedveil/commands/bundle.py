@@ -13,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fedveil
-from fedveil import checks, config, engine
+from fedveil import checks, config, console, engine
 from fedveil.configuration.schema import Config
 from fedveil.federation import instruction, planning, registered
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
   fedveil bundle app/ study=quick
-  fedveil bundle app/ data=folder data.evaluation=procedural --nodes nodes.toml
-  flwr run app/ --stream --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
+  fedveil bundle app/ data=folder data.evaluation=procedural \\
+      --nodes nodes.toml
+  flwr run app/ --stream \\
+      --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
 """
 
 _PYPROJECT = """\
@@ -102,7 +104,7 @@ def bundle(settings: Config, folder: Path, nodes: Mapping[str, str] | None = Non
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. study=quick")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. study=quick")
     parser.add_argument(
         "--nodes", type=Path, metavar="FILE", help="TOML: client id = node id or registered public key, for each client"
     )
@@ -112,7 +114,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Write the folder and say how to start the run."""
     settings = config.load(chosen.words)
     nodes = None if chosen.nodes is None else registered.read(chosen.nodes)
-    print(f"{bundle(settings, chosen.folder, nodes)} for {settings.train.clients} clients")
+    console.tell(f"{bundle(settings, chosen.folder, nodes)} for {settings.train.clients} clients")
     own = shlex.join(_own(chosen.words, settings)) or "runs.root=runs"
     words = shlex.quote(own)
     file, variable = instruction.NODE_FILE, instruction.COORDINATOR_WORDS

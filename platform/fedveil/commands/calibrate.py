@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from fedveil import checks, config
+from fedveil import checks, config, console
 from fedveil.configuration.schema import Config, Train
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
@@ -17,8 +17,9 @@ from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
 
 EXAMPLES = """example:
-  fedveil calibrate privacy.client.epsilon=8 privacy.client.delta=1e-5 privacy.client.clip=0.5 \\
-      train.clients=5000 train.cohort.rate=0.1 train.rounds=50
+  fedveil calibrate privacy.client.epsilon=8 privacy.client.delta=1e-5 \\
+      privacy.client.clip=0.5 train.clients=5000 train.cohort.rate=0.1 \\
+      train.rounds=50
 """
 
 
@@ -80,10 +81,10 @@ def _expected(train: Train) -> float:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", metavar="WORD", help="the target and the planned schedule")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="the target and the planned schedule")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the calibration."""
-    print(calibrate(config.load(chosen.words)))
+    console.tell(calibrate(config.load(chosen.words)))
     return 0

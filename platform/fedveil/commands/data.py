@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 
-from fedveil import config
+from fedveil import config, console
 from fedveil.data import inspect
 
 EXAMPLES = """examples:
   fedveil data inspect data=procedural
-  fedveil data inspect data=folder data.root=~/faces data.evaluation=procedural
+  fedveil data inspect data=folder data.root=faces data.evaluation=procedural
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("action", choices=["inspect"])
-    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. data=folder data.root=~/faces")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. data=folder data.root=faces")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the report."""
     settings = config.load(chosen.words)
-    print(inspect.inspect(settings.data.name, config.build(settings, "data"), settings.seed))
+    report = inspect.inspect(settings.data.name, config.build(settings, "data"), settings.seed)
+    console.tell(str(report))
     return 0

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedveil import checks
+from fedveil import checks, console
 from fedveil.configuration import plugins, words
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.randomness import SecretStream, test_key
 
 EXAMPLES = """examples:
-  fedveil methods                   one line each: protections, models, heads, data sources, aggregations
-  fedveil methods --cost            payload, parameters and time of every protection at 112 x 112, measured now
-  fedveil methods --cost --size 32
+  fedveil methods                    # all of them, with what they are
+  fedveil methods --cost             # what each protection costs, measured now
+  fedveil methods --cost --size 32   # the same for images of 32 x 32 pixels
 """
 
 SIZE = 112
@@ -33,7 +33,6 @@ SIZE = 112
 _PEOPLE, _PICTURES = 4, 2
 _ENOUGH = 1.0  # seconds of measuring after which no further image is timed
 _QUICK = {"fit_steps": 1}  # what training only does to the values of a state changes no cost
-_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +61,13 @@ def listing() -> str:
     lines = []
     for group in words.METHOD_GROUPS:
         lines.append(f"{group}=")
-        lines += [f"  {name:<13} {plugins.summary(group, name)}" for name in plugins.names(group)]
-    lines.append("\nBytes, parameters and time per image of every protection: fedveil methods --cost")
+        lines += [_listed(name, plugins.summary(group, name)) for name in plugins.names(group)]
+    lines.append("\nBytes, parameters and time per image: fedveil methods --cost")
     return "\n".join(lines)
+
+
+def _listed(name: str, text: str) -> str:
+    return textwrap.fill(f"  {name:<13} {text}", console.WIDTH, subsequent_indent=16 * " ", break_on_hyphens=False)
 
 
 def measure(protection: Any, size: int) -> Cost:
@@ -110,8 +113,7 @@ def costs(size: int = SIZE) -> Iterator[str]:
             continue
         shape = "x".join(map(str, cost.shape))
         yield _row(name, shape, _bytes(cost.payload), f"{cost.parameters:,}", f"{1000 * cost.seconds:,.2f} ms")
-    for note in notes:
-        yield textwrap.fill(note, _WIDTH, subsequent_indent="  ")
+    yield from map(console.wrapped, notes)
 
 
 def _row(name: str, shape: str, payload: str, parameters: str, milliseconds: str) -> str:
@@ -138,8 +140,8 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.size is not None and not chosen.cost:
         raise checks.UserError(f"--size {chosen.size} is the size of a measured image; add --cost.")
     if not chosen.cost:
-        print(listing())
+        console.tell(listing())
         return 0
     for line in costs(SIZE if chosen.size is None else chosen.size):
-        print(line, flush=True)
+        console.tell(line)
     return 0

@@ -1,4 +1,7 @@
-"""Say what an owner's node would answer to a run, before it is asked; nothing leaves and nothing is written."""
+"""Say what an owner's node would answer to a run.
+
+It is asked before the coordinator asks; nothing leaves and nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import argparse
 import tomllib
 from pathlib import Path
 
-from fedveil import checks, engine
+from fedveil import checks, console, engine
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
-  fedveil node check node.toml --config app/         a bundle's run
-  fedveil node check node.toml --config config.json  a run's complete configuration
-  fedveil node check node.toml study=quick           a configuration by its words
-  Exit status 0: the node would take part; 1: it would refuse.
+  fedveil node check node.toml --config app/         # the run of a bundle
+  fedveil node check node.toml --config config.json  # a complete configuration
+  fedveil node check node.toml study=quick           # a configuration by words
+Exit status 0: the node would take part; 1: it would refuse.
 """
 
 
@@ -22,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("action", choices=["check"])
     parser.add_argument("file", type=Path, metavar="NODE.TOML", help="the words of a node's configuration")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="of the run, e.g. protection=dctdp")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="of the run, e.g. protection=dctdp")
     parser.add_argument("--config", type=Path, metavar="PATH", help="a bundle's folder, or a configuration as JSON")
 
 
@@ -36,7 +39,7 @@ def run(chosen: argparse.Namespace) -> int:
         wire = wire_of(chosen.config)
     words = engine.load("fedveil_clients.node:read")(chosen.file)
     found = engine.load("fedveil_clients.check:check")(words, instruction.from_wire(wire))
-    print(found.text)
+    console.tell(found.text)
     return 1 if found.refusal else 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedveil import checks
+from fedveil import checks, console
 from fedveil.data import decode
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
@@ -17,7 +17,7 @@ from fedveil.privacy import statements
 
 EXAMPLES = """examples:
   fedveil protect face.jpg protection=dctdp
-  fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out protected.png
+  fedveil protect faces/ protection=dctdp protection.total_epsilon=8 --out a.png
 """
 
 
@@ -40,16 +40,15 @@ def protect(federation: Federation, source: Path, out: Path, count: int) -> str:
     return "\n".join(lines)
 
 
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("images", type=Path, metavar="IMAGE_OR_FOLDER", help="an image file or a folder of them")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. protection=dctdp protection.total_epsilon=8")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. protection.total_epsilon=8")
     parser.add_argument("--out", type=Path, default=Path("protected.png"), help="picture to write (protected.png)")
     parser.add_argument("--count", type=int, default=6, help="images of a folder to show (default 6)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the picture and say what was done."""
-    print(protect(Federation.of(chosen.words), chosen.images, chosen.out, chosen.count))
+    console.tell(protect(Federation.of(chosen.words), chosen.images, chosen.out, chosen.count))
     return 0

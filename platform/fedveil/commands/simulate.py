@@ -8,23 +8,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, engine, runs
+from fedveil import checks, config, console, engine, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
-from fedveil.configuration.words import put, split
-from fedveil.federation import instruction, planning
+from fedveil.federation import instruction, planning, warm_start
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
-  fedveil simulate                                   ten clients, procedural faces, DCTDP, about a minute
-  fedveil simulate protection=none train.rounds=10   without protection
-  fedveil simulate protection.total_epsilon=8        a meaningful image-level budget
-  fedveil simulate data=folder data.root=~/faces data.evaluation=procedural
+  fedveil simulate                              # drawn faces, about a minute
+  fedveil simulate protection=none train.rounds=10
+  fedveil simulate protection.total_epsilon=8   # a meaningful budget per image
+  fedveil simulate data=folder data.root=faces data.evaluation=procedural
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
 
@@ -33,15 +31,20 @@ _FREE = ("runs", "engine", "tracking")
 
 
 def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
-    """Return the federation and run id of a new run, or of the one to resume; changed overrides are refused."""
+    """Return the federation and run id of a new run, or of the one to resume; changed overrides are refused.
+
+    What can be refused is refused here: before a run has a name, and before anything is written.
+    """
     if resume is None:
         federation = Federation.of(words)
+        warm_start.checkpoint(federation.settings)
+        federation.check()  # also reads the data, which the workers inherit
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
-    root = Path(config.load(where).runs.root)
+    root = Path(config.compose(where).runs.root)  # the rest is read beside the run's own settings
     kept = config.from_json(runs.open_run(root, resume).config.read_text())
     if words:
-        wanted = planning.planned(_on_top(kept, words))
+        wanted = planning.planned(config.load(words, on=kept))
         if config.digest(wanted) != config.digest(kept):
             raise checks.UserError(
                 f"Run {resume} cannot go on with other settings: {', '.join(_changes(kept, wanted))}. "
@@ -58,21 +61,6 @@ def _changes(kept: Config, wanted: Config) -> list[str]:
     swapped = {key.removesuffix(".name") for key in keys if key.endswith(".name")}
     shown = [key for key in keys if key.endswith(".name") or key.split(".")[0] not in swapped]
     return [f"{key}={new.get(key)} (was {old.get(key)})" for key in shown]
-
-
-def _on_top(kept: Config, words: Sequence[str]) -> Config:
-    """Return `kept` with `words` on top; words that name a study stand for a whole configuration."""
-    groups, dotted = split(words)
-    if "study" in groups:
-        return config.load(words)
-    tree = config.to_tree(kept)
-    fresh = config.to_tree(config.load([f"{group}={name}" for group, name in groups.items()]))
-    for group in groups:
-        if tree.get(group, {}).get("name") != groups[group]:
-            tree[group] = fresh[group]
-    for key, value in dotted.items():
-        put(tree, key, value)
-    return config.parse(tree)
 
 
 def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
@@ -147,7 +135,7 @@ def reference(federation: Federation, progress: str) -> tuple[str, dict[str, Any
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", metavar="WORD", help="group=name or section.key=value")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="group=name or section.key=value")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the result here, as JSON")
     parser.add_argument("--resume", metavar="RUN_ID", help="go on with an interrupted run")
     parser.add_argument("--plain", action="store_true", help="no progress bar")
@@ -159,19 +147,19 @@ def run(chosen: argparse.Namespace) -> int:
         raise checks.UserError(f"--json {chosen.json} is a folder; name a file.")
     federation, run_id = prepare(chosen.words, chosen.resume)
     settings, mode = federation.settings, "plain" if chosen.plain else "auto"
-    print(f"run {run_id} in {settings.runs.root}/")
+    console.tell(f"run {run_id} in {settings.runs.root}/")
     try:
         result = simulate(federation, run_id, mode)
         if has_reference(federation):
-            print("the same recipe without protection, for comparison")
+            console.tell("the same recipe without protection, for comparison")
         bare = reference(federation, "quiet")
     except KeyboardInterrupt:
         again = f"fedveil simulate --resume {run_id}"
-        print(f"\ninterrupted; `{again}` goes on after the last finished round", file=sys.stderr)
+        console.complain(f"\ninterrupted; `{again}` goes on after the last finished round")
         return 130
     if bare is not None:
         result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}
     if chosen.json is not None:
         runs.write_json(chosen.json, result)
-    print(summary.closing(settings, result, bare))
+    console.tell(summary.closing(settings, result, bare))
     return 0

@@ -1,4 +1,4 @@
-"""Say again what a finished run found: table, ledger in sentences, what to do next.
+"""Say again what a finished run found: table, ledger, what to do next.
 
 The end of a run in plain words, at 80 columns.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, runs
+from fedveil import checks, config, console, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import clock, percent
 from fedveil.privacy import statements
@@ -24,6 +23,8 @@ EXAMPLES = """example:
   fedveil summary 20260102-030405-dctdp-1f2e3d
 """
 
+READS = ("runs",)
+
 
 def statement_of(data: Mapping[str, Any]) -> Statement:
     """Return the statement that result.json holds."""
@@ -32,7 +33,7 @@ def statement_of(data: Mapping[str, Any]) -> Statement:
 
 
 def _wrapped(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(text, 78, initial_indent=indent, subsequent_indent=indent + "  ")
+    return console.wrapped(indent + text)
 
 
 def headline(settings: Config, found: Sequence[Statement]) -> str:
@@ -135,14 +136,14 @@ def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mappin
     if test:
         lines += ["NOT PRIVATE: the noise is fixed by privacy.test_seed.", ""]
     lines += [
-        textwrap.fill(headline(settings, found), 80),
+        console.wrapped(headline(settings, found), hang=""),
         "",
         table(result, bare[1] if bare else None, settings.protection.name),
         "",
         "ledger",
         ledger(found),
         "",
-        textwrap.fill(vault(settings, str(result["run_id"])), 80),
+        console.wrapped(vault(settings, str(result["run_id"])), hang=""),
         "",
         f"run {result['run_id']}{_cost(result)}",
         f"model sha256 {result['model_sha256']}",
@@ -162,7 +163,7 @@ def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mappin
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run_id", metavar="RUN_ID", help="a finished run of the run store")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. runs.root=elsewhere")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -174,5 +175,5 @@ def run(chosen: argparse.Namespace) -> int:
             f"Run {chosen.run_id} has not ended; `fedveil simulate --resume {chosen.run_id}` goes on with it."
         )
     settings = config.from_json(kept.config.read_text())
-    print(closing(settings, json.loads(kept.result.read_text()), None))
+    console.tell(closing(settings, json.loads(kept.result.read_text()), None))
     return 0

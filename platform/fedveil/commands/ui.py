@@ -7,17 +7,19 @@ import os
 import subprocess
 from pathlib import Path
 
-from fedveil import config, tracking
+from fedveil import config, console, tracking
 
 EXAMPLES = """examples:
-  fedveil ui                     the run store of this folder, at http://127.0.0.1:5000
+  fedveil ui                     # the runs of this folder, in your browser
   fedveil ui --port 5001 runs.root=elsewhere
 """
+
+READS = ("runs", "tracking")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://...")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://...")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default 5000)")
 
@@ -26,8 +28,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Serve the pages until Ctrl-C."""
     settings = config.load(chosen.words)
     command = tracking.ui_command(settings.tracking, Path(settings.runs.root), chosen.host, chosen.port)
-    print(f"MLflow UI at http://{chosen.host}:{chosen.port} (Ctrl-C stops it)")
-    print("Runs are under Experiments > fedveil > Training runs; a sweep's are behind the + beside it.", flush=True)
+    console.tell(f"MLflow UI at http://{chosen.host}:{chosen.port} (Ctrl-C stops it)")
+    console.tell("Runs are under Experiments > fedveil > Training runs; a sweep's are behind the + beside it.")
     try:
         return subprocess.run(command, check=False, env={**os.environ, **tracking.UI_ENVIRONMENT}).returncode
     except KeyboardInterrupt:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fedveil import checks
+
+INFINITE = "may be inf"
+"""Mark of a number that may be infinite; every other number is finite, and none is nan."""
+
+FOLDER = "a folder of this machine"
+"""Mark of a folder that is made where it is missing: a mistyped word would make another one, silently."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Partition:
     exponent: float = 1.0
     max_identities: int | None = None
     max_images_per_identity: int = 50
+
+    def __post_init__(self) -> None:
+        checks.non_negative(exponent=self.exponent)
+        checks.positive(max_images_per_identity=self.max_images_per_identity)
+        if self.max_identities is not None:
+            checks.positive(max_identities=self.max_identities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Train:
 class Budget:
     """A target (epsilon, delta) for one unit; epsilon `inf` clips without noise, a baseline without guarantee."""
 
-    epsilon: float | None = None
+    epsilon: Annotated[float, INFINITE] | None = None
     delta: float | None = None
     clip: float | None = None
     on_exhausted: Literal["stop", "refuse_to_start"] = "stop"
@@ -124,6 +133,11 @@ class ClientBudget(Budget):
             value = getattr(self, name)
             if value is not None:
                 checks.positive(**{f"privacy.client.{name}": value})
+        for name in ("quantile", "quantile_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise checks.UserError(f"Expected privacy.client.{name}={value!r} in (0, 1).")
+        checks.positive(quantile_lr=self.quantile_lr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +203,7 @@ class Policy:
 class Root:
     """A folder on this machine."""
 
-    root: str
+    root: Annotated[str, FOLDER]
 
 
 _LONGEST_ROUND = 43_200.0  # flwr.app.DEFAULT_TTL
@@ -205,6 +219,8 @@ class Engine:
     round_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
+        if self.workers is not None:
+            checks.positive(workers=self.workers)
         checks.positive(round_timeout=self.round_timeout)
         if self.round_timeout > _LONGEST_ROUND:
             raise checks.UserError(
@@ -242,82 +258,3 @@ class Config:
     tracking: Tracking
     vault: Root
     runs: Root
-
-
-def _fail(path: str, value: Any, wanted: str) -> typing.NoReturn:
-    raise checks.UserError(f"Expected {path}={value!r} to be {wanted}.")
-
-
-def from_tree(kind: Any, value: Any, path: str) -> Any:
-    """Return `value` (plain YAML types) as `kind`: a dataclass, a union, a literal, a tuple or a scalar.
-
-    Raises:
-        fedveil.checks.UserError: naming the dotted path, the value and what was expected.
-
-    >>> from_tree(float, 3, "train.lr"), from_tree(tuple[float, ...], [0.1, 1], "far")
-    (3.0, (0.1, 1.0))
-    >>> from_tree(int, "many", "train.rounds")
-    Traceback (most recent call last):
-        ...
-    fedveil.checks.UserError: Expected train.rounds='many' to be a whole number.
-    """
-    if kind is Group:
-        tree = dict(value)
-        return Group(tree.pop("name"), tree)
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, value, path)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        rest = [argument for argument in arguments if argument is not type(None)]
-        if len(rest) == 1:
-            return from_tree(rest[0], value, path)
-        for argument in rest:
-            try:
-                return from_tree(argument, value, path)
-            except checks.UserError:
-                continue
-        _fail(path, value, f"one of {[getattr(a, '__name__', str(a)) for a in rest]}")
-    if origin is Literal:
-        if value is None and "none" in arguments:
-            value = "none"  # the typed word, where it is one of the choices
-        if value not in arguments:
-            near = checks.nearest(str(value), [str(a) for a in arguments])
-            raise checks.UserError(f"Expected {path}={value!r} to be one of {list(arguments)}.{near}")
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(from_tree(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(items))
-    return _scalar(kind, value, path)
-
-
-def _dataclass(kind: Any, value: Any, path: str) -> Any:
-    if not isinstance(value, Mapping):
-        _fail(path or "configuration", value, f"a block with the fields {[f.name for f in dataclasses.fields(kind)]}")
-    prefix = f"{path}." if path else ""
-    hints = typing.get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key in value:
-        if key not in known:
-            raise checks.UserError(f"Unknown setting {prefix}{key}.{checks.nearest(str(key), known)}")
-    try:
-        return kind(**{key: from_tree(hints[key], item, f"{prefix}{key}") for key, item in value.items()})
-    except TypeError as error:
-        raise checks.UserError(f"Incomplete block {path or 'configuration'}: {error}.") from error
-
-
-def _scalar(kind: Any, value: Any, path: str) -> Any:
-    if kind is bool:
-        return value if isinstance(value, bool) else _fail(path, value, "true or false")
-    if kind is int:
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        return int(value) if whole and not isinstance(value, bool) else _fail(path, value, "a whole number")
-    if kind is float:
-        if value == "inf":
-            return math.inf
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if number else _fail(path, value, "a number")
-    if kind is str:
-        return value if isinstance(value, str) else _fail(path, value, "a word")
-    raise TypeError(f"Unsupported field type {kind!r} at {path}.")

@@ -2,86 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from fedveil import checks
-from fedveil.configuration import plugins
+from fedveil.configuration import plugins, text
 
 METHOD_GROUPS = tuple(plugins.GROUPS)
 SETTING_GROUPS = ("engine", "tracking")
 """Groups whose settings are typed by `schema` itself: their YAML files are alternatives of one small record."""
 
-
-def _value(key: str, text: str) -> Any:
-    """Read one command-line value: YAML's numbers, booleans and lists; `none` and `inf` are typed words."""
-    if text.strip().lower() in ("none", "null"):
-        return None
-    if text.strip().lower() in ("inf", "-inf"):
-        return float(text)
-    _one(key, text)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise checks.UserError(f"{key}={text!r} cannot be read as a value: {error}") from error
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
-        try:
-            return float(value) if math.isfinite(float(value)) else value
-        except ValueError:
-            return value
-    return value
+GROUPS = (*METHOD_GROUPS, *SETTING_GROUPS, "study")
+"""Whatever is chosen by name: a file in a folder of that name under configs/."""
 
 
-def several(text: str) -> list[str]:
-    """Return the values that a sweep's `key=a,b,c` lists; commas within brackets or quotes separate nothing.
-
-    >>> several("1,inf"), several("[1,2],[3]"), several("'a,b'")
-    (['1', 'inf'], ['[1,2]', '[3]'], ["'a,b'"])
-    """
-    found, depth, quote = [""], 0, ""
-    for sign in text:
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"":
-            quote = sign
-        depth += 0 if quote else (sign in "[{") - (sign in "]}")
-        if sign == "," and not quote and depth <= 0:
-            found.append("")
-        else:
-            found[-1] += sign
-    return [value.strip() for value in found]
-
-
-def _one(key: str, text: str) -> None:
-    if len(several(text)) > 1:
-        a_list = "" if key in (*METHOD_GROUPS, *SETTING_GROUPS, "study") else f" A list is {key}=[{text}]."
+def one(key: str, value: str, is_list: bool = False) -> None:
+    """Refuse several values where one is taken."""
+    if len(text.pieces(value, lists=True)) > 1:
+        a_list = f" A list is {key}=[{value}]." if is_list else ""
         raise checks.UserError(
-            f"{key}={text} lists several values, which is a sweep of runs: `fedveil sweep {key}=...` does it.{a_list}"
+            f"{key}={value} lists several values, which is a sweep of runs: `fedveil sweep {key}=...` does it.{a_list}"
         )
 
 
-def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Separate `group=name` words from dotted overrides.
+def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Separate `group=name` words from dotted settings, whose values are read later, by the type of each.
+
+    Raises:
+        fedveil.checks.UserError: a word without `=`, several values, or a method chosen in another way.
 
     >>> split(["train.rounds=3", "protection=none"])
-    ({'protection': 'none'}, {'train.rounds': 3})
+    ({'protection': 'none'}, {'train.rounds': '3'})
     """
     groups: dict[str, str] = {}
-    dotted: dict[str, Any] = {}
+    dotted: dict[str, str] = {}
     for word in words:
-        key, equals, text = word.partition("=")
+        key, equals, value = word.partition("=")
         if not equals or not key:
             raise checks.UserError(f"Expected group=name or section.key=value, got {word!r}.")
-        if key in (*METHOD_GROUPS, *SETTING_GROUPS, "study"):
-            _one(key, text)
-            groups[key] = text
-        elif key.endswith(".name") and key.count(".") == 1 and key[:-5] in (*METHOD_GROUPS, *SETTING_GROUPS):
-            raise checks.UserError(f"A method is chosen by its group: write {key[:-5]}={text} instead of {word}.")
+        if key in GROUPS:
+            one(key, value)
+            groups[key] = value
+        elif key.endswith(".name") and key[:-5] in GROUPS:
+            raise checks.UserError(f"A method is chosen by its group: write {key[:-5]}={value} instead of {word}.")
         else:
-            dotted[key] = _value(key, text)
+            dotted[key] = value
     return groups, dotted
 
 

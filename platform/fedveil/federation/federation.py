@@ -97,6 +97,16 @@ class Federation:
         settings = self.settings
         return _shares(self.split, settings.train.clients, settings.seed, settings.partition)
 
+    def check(self) -> None:
+        """Refuse what cannot be trained before anything is written: size, trained tensors, data, clients without faces.
+
+        Raises:
+            fedveil.checks.UserError: naming the setting and the remedy.
+        """
+        self.protection.representation(self.size)
+        self.trainable([name for name, _ in self.backbone().named_parameters()])
+        _ = self.shares  # once, and not by every client
+
     def faces_of(self, client_id: str) -> FaceSet:
         """Return the faces of one client of the registry.
 

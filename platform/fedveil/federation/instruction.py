@@ -167,7 +167,7 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
     for word in words:
         if not is_own(word, keys):
             raise checks.UserError(f"{COORDINATOR_WORDS}: {word} is for the bundle to say; here go {', '.join(keys)}.")
-    own = config.load([f"data={arrived.data.name}", *words])
+    own = config.compose([f"data={arrived.data.name}", *words])  # words that stand beside the bundle
     place = place_of(arrived.data.name)
     data = dict(arrived.data.settings)
     if place is not None:

@@ -34,6 +34,18 @@ def leak(settings: Config) -> NonPrivate | None:
 _MOMENTUM = 0.9
 
 
+def checkpoint(settings: Config) -> Path | None:
+    """Return the file that the backbone starts from; None where it starts from none.
+
+    Raises:
+        fedveil.checks.UserError: no such run or file.
+    """
+    warm = settings.train.warm_start
+    if warm in (None, PUBLIC):
+        return None
+    return Path(warm) if Path(warm).is_file() else runs.open_run(Path(settings.runs.root), warm).checkpoint
+
+
 def initial(
     federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress
 ) -> dict[str, NDArray[np.float32]]:
@@ -45,14 +57,9 @@ def initial(
     Raises:
         fedveil.checks.UserError: no such run or file, or a backbone of another shape.
     """
-    settings = federation.settings
-    warm = settings.train.warm_start
-    if warm == PUBLIC:
+    if federation.settings.train.warm_start == PUBLIC:
         _on_public_faces(federation, state, backbone, progress)
-    elif warm is not None:
-        path = Path(warm)
-        if not path.is_file():
-            path = runs.open_run(Path(settings.runs.root), warm).checkpoint
+    elif (path := checkpoint(federation.settings)) is not None:
         arrays, _ = runs.unpack(path)
         set_tensors(backbone, {k[7:]: value for k, value in arrays.items() if k.startswith("tensor/")})
     return get_tensors(backbone)

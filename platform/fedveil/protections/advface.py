@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class AdvFace(base.Protection):
     width: int = 16
     strength: float = 1.0
     steps: int = 20
-    variant: str = "cycle"
+    variant: Literal["cycle", "direct"] = "cycle"
     guard: float = 0.0
     fine_tune: bool = False
     split_rounds: int = 10

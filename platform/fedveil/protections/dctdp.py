@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,18 +52,18 @@ class DCTDP(base.Protection):
         fit_lr: Adam's learning rate of the logits.
     """
 
-    mode: str = "image"
+    mode: Literal["image", "coefficient"] = "image"
     total_epsilon: float = 1000.0
     mean_epsilon: float = 0.5
-    noise: str = "laplace"
+    noise: Literal["laplace", "gaussian"] = "laplace"
     delta: float = 1e-5
     memoise: bool = True
     radius_quantile: float = 0.9
     cap: float = 100.0
     spatial: bool = False
-    input_layout: str = "pixels"
+    input_layout: Literal["pixels", "upsampled"] = "pixels"
     align_corners: bool = True
-    init: str = "energy"
+    init: Literal["energy", "zeros"] = "energy"
     fit_steps: int = 60
     fit_lr: float = 0.2
 

@@ -48,7 +48,7 @@ class DuetFace(base.Protection):
     client_rounds: int = 10
     fit_steps: int = 100
     roi: Literal["ellipse", "none"] = "ellipse"
-    gate: str = "normalised"
+    gate: Literal["normalised", "published"] = "normalised"
 
     def __post_init__(self) -> None:
         checks.positive(client_width=self.client_width)

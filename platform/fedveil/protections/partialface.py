@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class PartialFace(base.Protection):
             (3, the default here: ranks are drawn anew at every visit, so rounds multiply them, and one pass costs r).
     """
 
-    table: str = "drawn"
+    table: Literal["drawn", "published"] = "drawn"
     identity_triples: bool = True
     views: int = 3
 

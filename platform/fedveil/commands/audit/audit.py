@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedveil import checks, config, runs
+from fedveil.commands import _mistakes
 from fedveil.commands.audit import client, local
 from fedveil.commands.audit.report import CONFIDENCE, Bound, text, verdict
 from fedveil.federation.federation import Federation
@@ -45,6 +46,7 @@ def subject(words: Sequence[str]) -> Subject:
     """Return the run that the first word names (later words may say runs.root=...), or what the words configure."""
     if not words or "=" in words[0]:
         return Subject(" ".join(words) or "the default configuration", Federation.of(words))
+    _mistakes.only(words[1:], ("runs",), "an audit of a run")
     run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
     federation = Federation(config.from_json(run.config.read_text()))
     ledger = Ledger(run.ledger)

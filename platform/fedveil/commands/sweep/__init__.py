@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
-from fedveil import runs, tracking
+from fedveil import console, runs, tracking
 from fedveil.commands.sweep import live, report, sweep
 
 EXAMPLES = """examples:
-  fedveil sweep protection=none,dctdp seed=1,2,3                   six runs, as many at once as there are cores
+  fedveil sweep protection=none,dctdp seed=1,2,3   # six runs, one per core
   fedveil sweep protection.total_epsilon=8,50,200 seed=1,2 train.rounds=12
-  fedveil sweep privacy.client.epsilon=1,2,4,8,inf protection=none,dctdp seed=1,2,3
-  fedveil sweep study=first_frontier                               accuracy against budget, about 5 minutes
-  The same command again goes on where it stopped; finished runs are not repeated.
+  fedveil sweep privacy.client.epsilon=1,2,4,8,inf protection=none seed=1,2,3
+  fedveil sweep study=first_frontier               # about five minutes
+  The same command again goes on where it stopped; finished runs stay as they
+  are.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", metavar="WORD", help="key=a,b,c sweeps; key=[a,b] is one list value")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="key=a,b,c sweeps; key=[a,b] is a list")
     parser.add_argument("--workers", metavar="N", type=int, help="runs at once (default: one per core given)")
     parser.add_argument("--name", metavar="NAME", help="id of the sweep instead of a hash of its grid")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write what it found here, as JSON")
@@ -33,8 +33,9 @@ def run(chosen: argparse.Namespace) -> int:
     made = sweep.prepare(chosen.words, chosen.name)
     cells, again = made.grid.cells, shlex.join(["fedveil", "sweep", *chosen.words])
     workers = min(sweep.cores() if chosen.workers is None else chosen.workers, len(cells))
-    print(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
-    print("".join(f"{note}\n" for note in made.grid.notes), end="", flush=True)
+    console.tell(f"{made.sweep_id} in {made.root}/: {len(cells)} runs, {workers} at once")
+    for note in made.grid.notes:
+        console.tell(note)
     tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
     try:
         with live.Live(chosen.plain) as view:
@@ -42,12 +43,12 @@ def run(chosen: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         tracker.finish("KILLED")
         named = f" --name {chosen.name}" if chosen.name else ""
-        print(f"\ninterrupted; all workers are stopped. `{again}{named}` goes on where it stopped", file=sys.stderr)
+        console.complain(f"\ninterrupted; all workers are stopped. `{again}{named}` goes on where it stopped")
         return 130
     text, found = report.finish(made, outcomes, tracker)
     failed = any(outcome.state == "failed" for outcome in outcomes)
     tracker.finish("FAILED" if failed else "FINISHED")
     if chosen.json is not None:
         runs.write_json(chosen.json, found)
-    print(text)
+    console.tell(text)
     return int(failed)

@@ -1,19 +1,19 @@
 """A sweep's grid: `key=a,b,c` words and studies, split into cells, each the configuration of one run.
 
-A setting that the chosen method lacks (a budget for `protection=none`) is left out of the cell, and cells that come
-to the same configuration are one cell: equal runs are run once.
+A setting that the chosen method lacks (a budget for `protection=none`), or that does nothing beside the others, is left
+out of the cell, and cells that come to the same configuration are one cell: equal runs are run once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fedveil import checks, config
-from fedveil.configuration import files
+from fedveil.configuration import files, idle, settings, text
 from fedveil.configuration.schema import Config
-from fedveil.configuration.words import METHOD_GROUPS, several
+from fedveil.configuration.words import METHOD_GROUPS
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 
@@ -88,7 +88,8 @@ def expand(words: Iterable[str]) -> Grid:
             replaces what the study says of its key.
 
     Raises:
-        fedveil.checks.UserError: nothing is swept, or something that cannot change a result, or a cell is refused.
+        fedveil.checks.UserError: nothing is swept, or something that cannot change a result, or a cell is refused, or a
+            word does nothing in any cell.
 
     >>> grid = expand(["protection=none,dctdp", "protection.total_epsilon=8,50", "seed=1"])
     >>> [cell.label for cell in grid.cells]
@@ -96,7 +97,8 @@ def expand(words: Iterable[str]) -> Grid:
     >>> grid.notes
     ('protection=none has no total_epsilon: 4 combinations are 3 runs.',)
     """
-    axes, fixed = _axes(words)
+    said = _said(words)
+    axes, fixed = _axes(said)
     if not axes:
         raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
     for key in axes:
@@ -105,17 +107,23 @@ def expand(words: Iterable[str]) -> Grid:
     slow_first = sorted(axes, key=lambda key: key != "seed")
     cells: dict[str, Cell] = {}
     lacking: dict[str, None] = {}
+    nothing: dict[str, str] = {}
+    used: set[str] = set()
     combinations = list(itertools.product(*(axes[key] for key in slow_first)))
     for combination in combinations:
         every = {**fixed, **dict(zip(slow_first, combination, strict=True))}
-        values = {key: every[key] for key in axes}
         kept, dropped = _fitting(every, axes)
-        settings = config.load(f"{key}={value}" for key, value in kept.items())
-        name = config.digest(settings)[:10]
+        loaded, unread = _read(kept, {*said, *axes})
+        nothing |= unread
+        used |= {key for key in kept if key not in unread}
+        name = config.digest(loaded)[:10]
         if name not in cells:
-            federation = Federation(planning.planned(settings))
-            cells[name] = Cell({key: values[key] for key in axes if key in kept}, federation, name)
-        lacking |= dict.fromkeys(dropped)
+            federation = Federation(planning.planned(loaded))
+            values = {key: every[key] for key in axes if key in kept and key not in unread}
+            cells[name] = Cell(values, federation, name)
+        lacking |= dict.fromkeys([*dropped, *(f"{key} needs {needs}" for key, needs in unread.items())])
+    for key in {*nothing} - used:
+        raise idle.refusal(key, ",".join(axes.get(key, [fixed.get(key, "")])), nothing[key])
     notes = tuple(lacking)
     if len(cells) < len(combinations):
         reason = "; ".join(notes) if notes else "Some values come to the same configuration"
@@ -123,24 +131,55 @@ def expand(words: Iterable[str]) -> Grid:
     return Grid({key: tuple(values) for key, values in axes.items()}, tuple(cells.values()), notes)
 
 
-def _axes(words: Iterable[str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-    """Separate swept keys from those with one value; later words win, and words win over their study."""
-    given: dict[str, list[str]] = {}
+def _words(values: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def _read(kept: Mapping[str, str], said: Collection[str]) -> tuple[Config, dict[str, str]]:
+    """Return a cell's configuration without the settings that do nothing in it, and {each of those: what it needs}.
+
+    What a study holds beside its grid stays: nobody said it.
+    """
+    loaded = config.compose(_words(kept))
+    unread = dict(idle.found((key for key in kept if key in said), loaded))
+    if unread:
+        loaded = config.compose(_words({key: value for key, value in kept.items() if key not in unread}))
+    return loaded, unread
+
+
+def _said(words: Iterable[str]) -> dict[str, str]:
+    """Return the words by key, `study` included; of two for one key the later counts."""
+    given: dict[str, str] = {}
     for word in words:
-        key, equals, text = word.partition("=")
+        key, equals, text_ = word.partition("=")
         if not equals or not key:
             raise checks.UserError(f"Expected group=name, section.key=value or key=a,b,c, got {word!r}.")
-        given[key] = several(text)
-        if "" in given[key]:
-            raise checks.UserError(f"{word} has an empty value; write key=a,b,c without a comma at the end.")
-    if len(names := given.pop("study", [])) > 1:
+        if key.startswith("engine."):
+            raise checks.UserError(f"{word} does nothing in a sweep, where every run is one process: use --workers N.")
+        given[key] = text_
+    return given
+
+
+def _axes(said: Mapping[str, str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """Separate swept keys from those with one value; words win over their study."""
+    if len(names := text.pieces(said.get("study", ""))) > 1:
         raise checks.UserError(f"Expected one study, got study={','.join(names)}.")
-    for name in names:
-        base, grid = files.study(name)
-        of_study = {word.partition("=")[0]: [word.partition("=")[2]] for word in base}
-        given = {**of_study, **grid, **given}
+    given: dict[str, list[str]] = {}
+    if "study" in said:
+        base, grid = files.study(said["study"])
+        given = {key: [value] for key, _, value in (word.partition("=") for word in base)} | grid
+    given |= {key: _values(key, value) for key, value in said.items() if key != "study"}
     axes = {key: values for key, values in given.items() if len(values) > 1}
     return dict(axes), {key: values[0] for key, values in given.items() if len(values) == 1}
+
+
+def _values(key: str, value: str) -> list[str]:
+    """Return the values that commas separate: those in quotes separate nothing, nor do those of a list in brackets."""
+    is_list = settings.takes_lists(key)  # a path may hold a bracket
+    found = [each if is_list else text.unquoted(each) for each in text.pieces(value, lists=is_list)]
+    if "" in found:
+        raise checks.UserError(f"{key}={value} has an empty value; write key=a,b,c without a comma at the end.")
+    return found
 
 
 def _fitting(every: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], list[str]]:

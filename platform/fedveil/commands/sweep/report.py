@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fedveil
-from fedveil import runs, tracking
+from fedveil import console, runs, tracking
 from fedveil.commands.sweep import grid, total
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
@@ -227,4 +227,4 @@ def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker)
 
 
 def _wrap(text: str) -> str:
-    return textwrap.fill(text, 78, subsequent_indent="  ")
+    return console.wrapped(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ class TinyIR:
     width: int = 16
     stages: int = 2
     embedding: int = 64
-    tail: str = "flatten"
+    tail: Literal["flatten", "mean"] = "flatten"
 
     def __post_init__(self) -> None:
         checks.multiple_of(_ir.GROUP_CHANNELS, width=self.width)

@@ -1,0 +1,161 @@
+"""Settings that are read only beside others, in one table: who says one that would do nothing is told so.
+
+Defaults and studies may hold such a setting; what a person says is meant to do something.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from fedveil import checks
+from fedveil.configuration.schema import Config, Group
+
+
+class _At:
+    """A configuration by dotted keys; None where a block is absent or a method has no such setting."""
+
+    def __init__(self, settings: Config) -> None:
+        self._settings = settings
+
+    def __call__(self, key: str) -> Any:
+        found: Any = self._settings
+        for step in key.split("."):
+            if isinstance(found, Group):
+                found = found.name if step == "name" else found.settings.get(step)
+            else:
+                found = getattr(found, step, None)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """When settings are read.
+
+    Attributes:
+        keys: dotted keys.
+        read: whether they are, by the whole configuration.
+        needs: the word or words that make it so, as a person would type them.
+        method: `group=name`, for settings of one method.
+    """
+
+    keys: tuple[str, ...]
+    read: Callable[[_At], bool]
+    needs: str
+    method: str = ""
+
+
+def _is(key: str, *values: Any) -> Callable[[_At], bool]:
+    return lambda at: at(key) in values
+
+
+def _target(at: _At) -> bool:
+    return at("privacy.client.epsilon") is not None or at("privacy.client.noise_multiplier") is not None
+
+
+def _finite(at: _At) -> bool:
+    return at("privacy.client.epsilon") not in (None, math.inf)
+
+
+def _without(at: _At) -> bool:
+    limited = at("policy.max_total_epsilon") is not None or at("policy.max_client_epsilon") is not None
+    return not at("evaluation.reference") or (at("protection.name") != "none" and not limited)
+
+
+RULES = (
+    Rule(("partition.exponent",), _is("partition.kind", "long_tailed"), "partition.kind=long_tailed"),
+    Rule(("train.cohort.rate",), _is("train.cohort.kind", "poisson"), "train.cohort.kind=poisson"),
+    Rule(("train.cohort.size",), _is("train.cohort.kind", "fixed"), "train.cohort.kind=fixed"),
+    Rule(("train.local.steps",), lambda at: at("train.local.steps") is not None, "train.local.epochs to be left out"),
+    Rule(("train.local.epochs",), lambda at: at("train.local.epochs") is not None, "train.local.steps to be left out"),
+    Rule(("train.warm_steps", "train.warm_lr"), _is("train.warm_start", "public"), "train.warm_start=public"),
+    Rule(
+        ("train.warm_start_is_public",),
+        lambda at: at("train.warm_start") not in (None, "public"),
+        "train.warm_start=RUN_ID or a file",
+    ),
+    Rule(
+        ("privacy.client.quantile_share", "privacy.client.quantile_lr"),
+        lambda at: _target(at) and at("privacy.client.quantile") is not None,
+        "privacy.client.quantile=0.5",
+    ),
+    Rule(("privacy.client.on_exhausted",), _finite, "privacy.client.epsilon=8"),
+    Rule(
+        ("privacy.client.clip", "privacy.client.delta", "privacy.client.quantile"),
+        _target,
+        "privacy.client.epsilon=8 or privacy.client.noise_multiplier=1",
+    ),
+    Rule(("evaluation.reference",), _without, "a protection, and no limit of policy over all runs"),
+    Rule(("engine.workers",), _is("engine.name", "pool"), "engine=pool"),
+    Rule(("tracking.uri", "tracking.experiment"), _is("tracking.name", "mlflow"), "tracking=mlflow"),
+    Rule(
+        ("tracking.log_model",),
+        lambda at: at("tracking.name") == "mlflow" or not at("tracking.log_model"),
+        "tracking=mlflow",
+    ),
+    Rule(
+        ("data.evaluation_fraction", "data.declared_public_evaluation"),
+        lambda at: at("data.evaluation") in (None, "held_out"),
+        "data.evaluation=held_out",
+    ),
+    Rule(("data.held_fold",), _is("data.view", 2), "data.view=2", "data=lfw"),
+    Rule(
+        ("protection.total_epsilon", "protection.radius_quantile", "protection.input_layout"),
+        _is("protection.mode", "image"),
+        "protection.mode=image",
+        "protection=dctdp",
+    ),
+    Rule(
+        ("protection.mean_epsilon",),
+        _is("protection.mode", "coefficient"),
+        "protection.mode=coefficient",
+        "protection=dctdp",
+    ),
+    Rule(("protection.delta",), _is("protection.noise", "gaussian"), "protection.noise=gaussian", "protection=dctdp"),
+    Rule(
+        ("protection.align_corners",),
+        lambda at: at("protection.mode") == "coefficient" or at("protection.input_layout") == "upsampled",
+        "protection.mode=coefficient or protection.input_layout=upsampled",
+        "protection=dctdp",
+    ),
+    Rule(
+        ("protection.fit_lr",),
+        lambda at: at("protection.fit_steps") > 0,
+        "protection.fit_steps above 0",
+        "protection=dctdp",
+    ),
+)
+"""All of them; a key that stands in none is always read."""
+
+
+def found(said: Iterable[str], settings: Config) -> Iterator[tuple[str, str]]:
+    """Yield (key, what it needs) of every key that does nothing in this configuration.
+
+    >>> from fedveil import config
+    >>> list(found(["train.cohort.size", "train.rounds"], config.load(["engine=inline"])))
+    [('train.cohort.size', 'train.cohort.kind=fixed')]
+    """
+    at = _At(settings)
+    for key in said:
+        for rule in RULES:
+            group, _, name = rule.method.partition("=")
+            if key in rule.keys and (not group or at(f"{group}.name") == name) and not rule.read(at):
+                yield key, rule.needs
+                break
+
+
+def refuse(said: Mapping[str, str], settings: Config) -> None:
+    """Refuse the first of the settings {key: text} that somebody said and that does nothing.
+
+    Raises:
+        fedveil.checks.UserError: naming the setting, its value and what would make it do something.
+    """
+    for key, needs in found(said, settings):
+        raise refusal(key, said[key], needs)
+
+
+def refusal(key: str, value: str, needs: str) -> checks.UserError:
+    """Return the refusal of a setting that does nothing, by what it needs."""
+    return checks.UserError(f"{key}={value} does nothing here: it needs {needs}. Leave it out, or change that.")
