@@ -125,6 +125,13 @@ def test_the_readme_shows_every_command() -> None:
     assert command_names() <= {words[0] for words in commands(README)}
 
 
+def test_the_page_of_nodes_lists_every_word_with_its_meaning() -> None:
+    from fedveil_clients import node
+
+    rows = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", (ROOT / "docs/nodes.md").read_text(), re.MULTILINE)
+    assert rows == [(word, meaning) for word, (_, meaning) in node.WORDS.items()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -1,10 +1,12 @@
-"""The Flower adapter of a data owner: message -> training -> message.
+"""The Flower adapter of a data owner: message -> checked instruction -> training -> message.
 
-Node configuration (the owner's own): `client-id` or Flower's `partition-id`, and the words that `policy` lists.
+What a node knows of itself comes from `node`, what it is asked from `received`. Whatever arrives is answered: with an
+update, or with the owner's reason for refusing; never with a traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -14,93 +16,121 @@ from flwr.clientapp import ClientApp
 
 import fedveil
 from fedveil import checks
-from fedveil.federation import federation
 from fedveil.federation.federation import Federation
-from fedveil_clients import policy, training
+from fedveil.federation.instruction import BadInstruction, one_line
+from fedveil_clients import node as nodes
+from fedveil_clients import policy, received, refusals, training
+from fedveil_clients.node import Here, NodeError
+from fedveil_clients.received import Content, Instruction
 from fedveil_clients.sites import Site, open_site
 from fedveil_clients.vault import Vault
 
-app = ClientApp()
+_KINDS = ("query", "train")
+_SILENT = "the client could not take part; its owner's log says why"
 
 
-def client_id(context: Context, run: Federation) -> str:
-    """Return the node's id in the public registry: its own `client-id`, or the one of its partition number."""
-    if "client-id" in context.node_config:
-        return str(context.node_config["client-id"])
-    return run.registry[int(context.node_config["partition-id"])]
+class OwnersApp(ClientApp):
+    """A ClientApp that answers every message, those of a kind that it does not have included."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message."""
+        try:
+            if message.metadata.message_type not in _KINDS:
+                raise BadInstruction(f"Expected a message of kind {' or '.join(_KINDS)}, nothing else is answered.")
+            reply: Message = super().__call__(message, context)
+            return reply
+        except Exception as error:  # the last net: what was not foreseen stays with the owner
+            return _refused(message, context, None, error)
 
 
-@functools.lru_cache(maxsize=8192)
-def _site(
-    run: Federation, run_id: str, name: str, node: policy.Node, state: _State, vault: str, first: int
-) -> Site:
-    torch.set_num_threads(1)  # equal bits on every engine
-    return open_site(run, run_id, name, node, _tensors(state), first)
-
-
-@functools.lru_cache(maxsize=2)
-def _tensors(state: _State) -> dict[str, torch.Tensor]:
-    """Decode a state once: a thousand clients of one process share it."""
-    return state.tensors()
-
-
-class _State:
-    """The protection's public state, hashable by content so that a site is opened once per state."""
-
-    def __init__(self, record: ArrayRecord) -> None:
-        self._record = record
-        self._id = tuple((name, array.dtype, tuple(array.shape), array.data) for name, array in sorted(record.items()))
-
-    def __hash__(self) -> int:
-        return hash(self._id)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _State) and self._id == other._id
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(array.numpy()) for name, array in self._record.items()}
+app = OwnersApp()
 
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Tell the coordinator which client of the registry this node is and which vault it has; nothing about its data."""
-    run = federation.kept(str(message.content.config_records["instruction"]["config"]))
-    name = client_id(context, run)
-    node = policy.node_of(name, context.node_config, run.data_id)
-    answer: dict[str, Any] = {
-        "client_id": name,
-        "version": fedveil.__version__,
-        "vault": Vault(node.vault(run)).identity(),
-    }
+    """Tell the coordinator which client of the registry this node is and which vault it has; nothing about its data.
+
+    The floor is checked first, on what the settings say of the release: a refusal makes no vault, key or ledger.
+    """
+    asked: Instruction | None = None
+    name = ""
+    try:
+        record = received.records(message, ("instruction",))["instruction"]
+        asked = received.instruction_of(record, training=False)
+        here = nodes.here(asked.run, nodes.words_of(context.node_config))
+        name = here.client_id
+        policy.check(here.run, here.node, here.run.planned_event)
+        answer: dict[str, Any] = {
+            "client_id": name,
+            "version": fedveil.__version__,
+            "vault": Vault(here.node.vault()).identity(),
+            "run_id": asked.run_id,
+        }
+    except Exception as error:  # told apart in one place
+        return _refused(message, context, asked, error, name)
     return Message(RecordDict({"client": ConfigRecord(answer)}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round and answer with the update, or with the owner's reason for refusing."""
-    instruction = message.content.config_records["instruction"]
-    config_json, run_id, number = (instruction[key] for key in ("config", "run_id", "round"))
-    run, number = federation.kept(str(config_json)), int(str(number))
-    name = client_id(context, run)
-    node = policy.node_of(name, context.node_config, run.data_id)
+    asked: Instruction | None = None
+    name = ""
     try:
-        vault = Vault(node.vault(run)).identity()
-        state = _State(message.content.array_records["state"])
-        first = run.stage_of(number).first  # one site per stage
-        site = _site(run, str(run_id), name, node, state, vault, first)
-        tensors = {key: array.numpy() for key, array in message.content.array_records["tensors"].items()}
-        update: dict[str, Any] = dict(training.train_round(site, number, tensors).tensors)
-    except policy.PolicyRefusal as refusal:
-        return _refusal(message, str(refusal))
-    except checks.UserError as error:
-        # Under a client-level claim a reason may tell what a client holds: it stays with the owner.
-        return _refusal(message, str(error) if run.settings.privacy.client is None else "the client could not train")
-    return Message(RecordDict({"update": ArrayRecord(_arrays(update))}), reply_to=message)
+        found = received.records(message, ("instruction", "state", "tensors"))
+        asked = received.instruction_of(found["instruction"], training=True)
+        here = nodes.here(asked.run, nodes.words_of(context.node_config))
+        name = here.client_id
+        policy.check(here.run, here.node, here.run.planned_event)
+        state, content = (Content(found[key]) for key in ("state", "tensors"))  # type: ignore[arg-type]
+        received.state_of(asked.run, state)
+        tensors, sent = received.tensors_of(asked.run, asked.round, state, content)
+        vault = Vault(here.node.vault())
+        vault.in_order(asked.run_id, name, asked.round, sent)
+        site = _site_of(here, asked, state, vault.identity())
+        update = training.train_round(site, asked.round, tensors)
+        vault.answered(asked.run_id, name, asked.round, sent)
+    except Exception as error:  # told apart in one place
+        return _refused(message, context, asked, error, name)
+    about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": vault.identity()}
+    arrays = ArrayRecord({key: Array(value) for key, value in update.tensors.items()})
+    return Message(RecordDict({"reply": ConfigRecord(about), "update": arrays}), reply_to=message)
 
 
-def _refusal(message: Message, reason: str) -> Message:
-    return Message(RecordDict({"refusal": ConfigRecord({"reason": reason})}), reply_to=message)
+def _site_of(here: Here, asked: Instruction, state: Content, vault: str) -> Site:
+    first = asked.run.stage_of(asked.round).first  # one site per stage
+    return _site(asked.run, asked.run_id, here.client_id, here.node, state, vault, first)
 
 
-def _arrays(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: Array(value) for name, value in tensors.items()}
+@functools.lru_cache(maxsize=8192)
+def _site(
+    run: Federation, run_id: str, name: str, node: policy.Node, state: Content, vault: str, first: int
+) -> Site:
+    torch.set_num_threads(1)  # equal bits on every engine
+    return open_site(run, run_id, name, node, received.state_of(run, state), first)
+
+
+def _refused(
+    message: Message, context: Context, asked: Instruction | None, error: Exception, name: str = ""
+) -> Message:
+    """Return the reason as an answer, and write it down for the owner in full.
+
+    Reasons about the instruction or the owner's limits are told. Others may speak of what the owner has, so they are
+    told to the same person alone (a simulation), and not even there under a client-level claim.
+    """
+    words: dict[str, Any] = dict(context.node_config)
+    with contextlib.suppress(NodeError):  # it may be the very reason
+        words = nodes.words_of(words)
+    refused = isinstance(error, (policy.PolicyRefusal, BadInstruction, NodeError))
+    bare = str(error) if isinstance(error, (policy.PolicyRefusal, checks.UserError)) else ""
+    full = bare or f"{type(error).__name__}: {error}"
+    refusals.record(refusals.log_of(words), "" if asked is None else asked.run_id, full)
+    claimed = asked is not None and asked.run.settings.privacy.client is not None
+    if isinstance(error, NodeError):
+        told = error.told
+    elif refused or (words.get("simulated") is True and not claimed):
+        told = full
+    else:
+        told = _SILENT
+    reason: dict[str, Any] = {"reason": one_line(told), "kind": "refused" if refused else "failed", "client_id": name}
+    return Message(RecordDict({"refusal": ConfigRecord(reason)}), reply_to=message)

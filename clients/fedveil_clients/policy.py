@@ -1,26 +1,16 @@
 """The owner's floor: refuse a run weaker than local policy, and say why. The coordinator cannot lower it.
 
-Words of Flower's node configuration: `data-set` (the owner's stable id of the data set), `data-root` (the owner's own
-folder or file of faces), `vault-root`, `floor` (acceptable protections), `max-epsilon` (of one image in one run),
-`max-total-epsilon` (of one image over all runs), `max-client-epsilon` with `client-delta` (of the whole data set over
-all client-level schedules), `image-delta` (at which image-level limits stand), `max-delta` (the largest delta that is
-accepted where the number of units asks for less), `allow-test-seed` (true on simulated nodes only).
-
-The floor comes from the node's own configuration when it has one. It is a safety rail, not a proof: whoever can replace
-the code at the owner can replace the policy.
+The floor comes from the node's own configuration (`node`) when it has one. It is a safety rail, not a proof: whoever
+can replace the code at the owner can replace the policy.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from fedveil import checks
-from fedveil.configuration.schema import Group, Policy
+from fedveil.configuration.schema import Policy
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
@@ -28,47 +18,12 @@ from fedveil.privacy.accounting import filters
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import everybody_of
 from fedveil.privacy.spending import History
-
-_LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon", "client-delta", "image-delta", "max-delta")
+from fedveil_clients.node import Node as Node  # whose limits these are; found here, too
+from fedveil_clients.node import node_of as node_of
 
 
 class PolicyRefusal(Exception):
     """The owner refuses to take part; the message is the reason and may be sent to the coordinator."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """What the node's own configuration says; defaults are those of a real deployment, the cautious ones.
-
-    Attributes:
-        data_set: the owner's stable id of the data set.
-        allow_test_seed: fixed noise is acceptable (simulations, tests).
-        policy: the node's policy; None takes the run configuration's, as a simulation does.
-        data_root: where this owner's own pictures are; None takes its share of the run's data, as a simulation does.
-        vault_root: where this owner's vault is; None takes the run configuration's.
-    """
-
-    data_set: str
-    allow_test_seed: bool = False
-    policy: Policy | None = None
-    data_root: str | None = None
-    vault_root: str | None = None
-
-    def vault(self, federation: Federation) -> Path:
-        """Return where this owner's vault is."""
-        return Path(self.vault_root if self.vault_root is not None else federation.settings.vault.root)
-
-    def at_home(self, federation: Federation) -> Federation:
-        """Return the federation of one client over this owner's own pictures; the run's own without a data root."""
-        if self.data_root is None:
-            return federation
-        settings = federation.settings
-        field = next((name for name in ("root", "path") if name in settings.data.settings), None)
-        if field is None:
-            raise checks.UserError(f"data={settings.data.name} has no place that this node's data-root could be.")
-        data = Group(settings.data.name, {**settings.data.settings, field: self.data_root})
-        alone = dataclasses.replace(settings.train, clients=1)
-        return Federation(dataclasses.replace(settings, data=data, train=alone))
 
 
 def check(federation: Federation, node: Node, event: Event) -> None:
@@ -80,7 +35,7 @@ def check(federation: Federation, node: Node, event: Event) -> None:
     Args:
         federation: of the run's configuration as the coordinator sent it.
         node: the owner's own settings.
-        event: what one image's use in this run would release.
+        event: what one image's use in this run would release; the planned one, before anything exists.
     """
     settings = federation.settings
     policy, name = node.policy or settings.policy, settings.protection.name
@@ -182,24 +137,9 @@ def _shown(epsilon: float) -> str:
 def everybody(federation: Federation, client_id: str, node: Node) -> str | None:
     """Return the subject that stands for all clients when this one accepts: a simulation has one vault for all.
 
-    A node with its own data set, pictures or vault speaks for itself alone: None.
+    A node with its own data set, pictures and vault speaks for itself alone: None.
     """
-    share = f"{federation.data_id}/{client_id}"
-    if node.data_set != share or node.data_root is not None or node.vault_root is not None:
+    if not node.simulated:
         return None
-    return everybody_of(share)
-
-
-def node_of(client_id: str, node_config: Mapping[str, Any], data_name: str) -> Node:
-    """Return the settings of Flower's node configuration; the module's docstring lists its words."""
-    policy = None
-    words = set(_LIMITS) & set(node_config)
-    if "floor" in node_config or words:
-        floor = str(node_config["floor"]).replace(",", " ").split() if "floor" in node_config else None
-        limits: dict[str, Any] = {word.replace("-", "_"): float(node_config[word]) for word in words}
-        policy = Policy(tuple(floor) if floor is not None else None, **{"max_epsilon": None, **limits})
-    data_set = str(node_config.get("data-set", f"{data_name}/{client_id}"))
-    # A word such as "false" would count as true: only a plain yes is one.
-    allowed = node_config.get("allow-test-seed", False) is True
-    places = {word: str(node_config[word]) if word in node_config else None for word in ("data-root", "vault-root")}
-    return Node(data_set, allowed, policy, places["data-root"], places["vault-root"])
+    share = f"{federation.data_id}/{client_id}"
+    return everybody_of(share) if node.data_set == share else None

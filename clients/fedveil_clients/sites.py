@@ -48,9 +48,10 @@ class Site:
     allowed: tuple[str, ...]
 
 
-def own_faces(federation: Federation, home: Federation, client_id: str) -> FaceSet:
-    """Return a client's faces under the public caps: all of its own data root, or its share of the run's data."""
-    return federation.faces_of(client_id) if home is federation else home.faces_of(home.registry[0])
+def own_faces(home: Federation, client_id: str, node: policy.Node) -> FaceSet:
+    """Return a client's faces under the public caps: all of its own data root, or its share of a simulation's."""
+    alone = node.data_root is not None and not node.simulated
+    return home.faces_of(home.registry[0] if alone else client_id)
 
 
 def open_site(
@@ -63,18 +64,22 @@ def open_site(
 ) -> Site:
     """Check the owner's policy, book the release, protect the images and return the client ready for a round's stage.
 
+    Nothing is made, and no picture read, before the floor has been checked.
+
     Raises:
         PolicyRefusal: the run is weaker than the owner's floor.
         fedveil.checks.UserError: the client cannot train on what it has.
     """
-    home = node.at_home(federation)
-    faces = own_faces(federation, home, client_id)
     event = federation.release_event(state)
     policy.check(federation, node, event)
+    home = node.at_home(federation)
+    if node.simulated:
+        federation = home  # of the whole registry: its pictures have a place, and the ledger names them by it
+    faces = own_faces(home, client_id, node)
     policy.check_count(federation, node, event, len(faces))
     stage = federation.stage_of(round_number)
     feeding = Feeding(federation, stage, state, mechanism_id(federation, state))
-    vault = Vault(node.vault(federation))
+    vault = Vault(node.vault())
     vault.create()
     try:
         read, names, held = _listed(faces, node, vault, event)

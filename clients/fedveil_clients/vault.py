@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks, disk, randomness, runs
+from fedveil.federation.instruction import BadInstruction
 from fedveil.privacy.ledger import Held, Ledger
 from fedveil_clients.memo import Listed, Memo
 
 _LOST = "Restore the vault from a backup, or start a new run: it draws new class centres."
+_LAST = "Remove it: the class centres beside it say where this client stands."
 _WALKED: set[Path] = set()
 """Vaults that this process has looked through: what it makes itself is closed from the start."""
 
@@ -54,7 +56,15 @@ class Vault:
 
     def identity(self) -> str:
         """Return a name of this vault that tells nothing of what is in it: a hash of its key."""
-        return randomness.subkey(self.owner_key(), "vault identity").hex()[:32]
+        return self._name(self.owner_key())
+
+    def known_identity(self) -> str:
+        """Return the same of a vault that has a key, and write nothing."""
+        return self._name(self._read_key(self.root / "owner.key"))
+
+    @staticmethod
+    def _name(key: bytes) -> str:
+        return randomness.subkey(key, "vault identity").hex()[:32]
 
     def held(self, listed: Listed, size: tuple[int, int], contents: Iterable[bytes]) -> list[Held]:
         """Return what the ledger may show of a data set's pictures: hashes under the owner's key.
@@ -102,6 +112,33 @@ class Vault:
     def joined(self, run_id: str, client_id: str) -> bool:
         """Return whether a client has trained in a run before."""
         return (self.root / "heads" / run_id / client_id).is_dir()
+
+    def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
+        """Refuse a round before the last answered one, and the last one again unless the same was sent.
+
+        A coordinator that was interrupted asks its last round again, with the same tensors, and gets the same answer.
+        Anything else would be more answers than the schedule has.
+
+        Raises:
+            BadInstruction: naming both rounds.
+        """
+        path = self._last(run_id, client_id)
+        if not path.is_file():
+            return
+        last, _, before = path.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+        if not last.isdigit():
+            raise checks.UserError(f"{path} is damaged: it does not say which round was last. {_LAST}")
+        if round_number < int(last) or (round_number == int(last) and sent != before):
+            again = "with other tensors" if round_number == int(last) else f"after round {last}"
+            raise BadInstruction(f"Round {round_number} of run {run_id} was asked {again}; rounds go forward.")
+
+    def answered(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
+        """Remember the last round that this client has answered, and a hash of what had been sent."""
+        path = self._last(run_id, client_id)
+        runs.write_atomic(path, f"{round_number} {sent}\n".encode(), private=True, durable=False)
+
+    def _last(self, run_id: str, client_id: str) -> Path:
+        return self.root / "heads" / run_id / client_id / "last"
 
     def heads(self, run_id: str, client_id: str, phase: str = "") -> Heads:
         """Return the versions of one client's class centres in one run, of the recogniser or of a phase before it."""

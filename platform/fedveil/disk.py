@@ -167,8 +167,10 @@ def _sync_folder(path: Path, durable: bool) -> None:
 
 def append(path: Path, text: str) -> None:
     """Add lines to a log that its owner alone can read."""
-    with named(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as log:
-        log.write(text)
+    with named(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(text)
 
 
 def write_json(path: Path, value: Any, private: bool = False) -> None:

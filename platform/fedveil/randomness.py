@@ -79,10 +79,14 @@ class SecretStream:
         self._stream = Cipher(ChaCha20(key, _ZERO_NONCE), mode=None).encryptor()
         self._used = 0
 
-    def uniform(self, count: int) -> NDArray[np.float64]:
-        """Return `count` independent numbers in (0, 1): (k + 1/2) / 2^52 with k uniform, so never 0 and never 1."""
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Return `count` independent uniform 64-bit words."""
         self._used += 8 * count
         if self._used > _MAX_STREAM_BYTES:
             raise RuntimeError("A secret stream is exhausted after 256 GiB; derive a new key.")
-        words = np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
+        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8")
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """Return `count` independent numbers in (0, 1): (k + 1/2) / 2^52 with k uniform, so never 0 and never 1."""
+        words = self.words(count)
         return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,18 @@ class Update:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A client that gave nothing: it counts as a zero update, and the reason goes to the operator's log only."""
+    """A client that gave nothing: it counts as a zero update, and the reason goes to the operator's log only.
+
+    Attributes:
+        client_id: the registry id.
+        reason: for people.
+        kind: it was not asked (excluded at the roll call, or not connected), its owner refused, it answered too late or
+            not at all, or something went wrong.
+    """
 
     client_id: str
     reason: str
+    kind: Literal["excluded", "refused", "late", "failed"] = "failed"
 
 
 @dataclasses.dataclass(frozen=True)

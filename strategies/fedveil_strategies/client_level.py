@@ -56,8 +56,7 @@ class ClientLevel:
 
     def draw(self, number: int) -> Sequence[str]:
         """Return a round's cohort from secret coins."""
-        uniforms = self._stream("cohort", number).uniform(len(self._plan.registry))
-        return cohorts.draw(self._plan.cohort, self._plan.registry, uniforms)
+        return cohorts.draw(self._plan.cohort, self._plan.registry, self._stream("cohort", number).words)
 
     def proceed(self, number: int) -> bool:
         """Return whether another round keeps the run within its budget and the rounds that its owners reserved.

@@ -33,14 +33,24 @@ StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], I
 
 
 def open_session(
-    federation: Federation, run_id: str, progress: str, parent: str = "", vaults: Mapping[str, str] | None = None
+    federation: Federation,
+    run_id: str,
+    progress: str,
+    parent: str = "",
+    admit: Callable[[Run], None] = lambda run: None,
 ) -> Session:
     """Open a new run, or the one that `run_id` names, and book what it will release before anything is released.
 
+    Args:
+        federation: of the run's configuration, complete.
+        run_id: empty for a new one.
+        progress: see `console.Console`.
+        parent: id of the sweep that the run belongs to in MLflow; empty for none.
+        admit: told of the run's folder once it is this process's alone: the roll call keeps there who has which vault.
+
     Raises:
-        fedveil.checks.UserError: the run is open elsewhere, began with other settings, or a client's vault is not the
-            one it began with: its noisy copies would be drawn again, a second release that no statement counts. A run
-            that is refused before it began leaves nothing behind.
+        fedveil.checks.UserError: the run is open elsewhere, or began with other settings. A run that is refused before
+            it began leaves nothing behind.
     """
     settings = federation.settings
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
@@ -48,7 +58,7 @@ def open_session(
     lock = runs.lock(run)
     before = [*run.folder.iterdir()]
     try:
-        return _opened(federation, run, progress, parent, dict(vaults or {}), lock)
+        return _opened(federation, run, progress, parent, admit, lock)
     except BaseException as error:
         if isinstance(error, checks.UserError):
             runs.take_back(run, before)
@@ -57,7 +67,7 @@ def open_session(
 
 
 def _opened(
-    federation: Federation, run: Run, progress: str, parent: str, vaults: dict[str, str], lock: runs.Lock
+    federation: Federation, run: Run, progress: str, parent: str, admit: Callable[[Run], None], lock: runs.Lock
 ) -> Session:
     begun = time.perf_counter()
     console = Console(progress)
@@ -76,7 +86,7 @@ def _opened(
     else:
         tensors = phases.initial(federation, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
-    _same_vaults(run, vaults, bool(protection.noise))
+    admit(run)
     Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
     event = federation.release_event(state)
     _book(federation, run, event)
@@ -107,21 +117,6 @@ def _fits(run: Run, network: torch.nn.Module, tensors: Tensors) -> None:
         set_tensors(network, tensors)
     except checks.UserError as error:
         raise checks.UserError(f"{run.checkpoint} holds another network; restore this run's own. {error}") from error
-
-
-def _same_vaults(run: Run, now: Mapping[str, str], noisy: bool) -> None:
-    """Remember each client's vault before round 1, and refuse to go on with another one."""
-    path = run.folder / "vaults.json"
-    before = readback.vaults_of(run)
-    changed = sorted(client for client, vault in now.items() if before.get(client, vault) != vault)
-    if changed:
-        lost = "its noisy copies would be drawn again" if noisy else "its class centres and ledger are not there"
-        raise checks.UserError(
-            f"Run {run.run_id} began with another vault of client {changed[0]}: {lost}. Restore the vault, or start a "
-            "new run."
-        )
-    if {**before, **now} != before:
-        runs.write_json(path, {**before, **now}, private=True)
 
 
 def _client_level(
@@ -172,6 +167,19 @@ def _book(federation: Federation, run: Run, event: Event) -> None:
         ledger.append_once(Row(run.run_id, "run", "spent", leak, note))
 
 
+def report(session: Session, news: Sequence[str]) -> None:
+    """Show the operator what a roll call has found, and write it into the operator's log.
+
+    Under a client-level claim who takes part is for the log alone: a terminal is easily shown to somebody.
+    """
+    observers.to_operator(session.run, *news)
+    if session.level is None:
+        for line in news:
+            session.console.say(textwrap.fill(line, 80, subsequent_indent="  "))
+    elif news:
+        session.console.say(f"roll call: {len(news)} remarks in {session.run.folder / 'operator.log'}")
+
+
 def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]:
     """Run the remaining rounds, evaluate, write result.json and return its content."""
     watch = observers.Watch(session)
@@ -215,6 +223,17 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
     )
 
 
+def _missing(session: Session, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many updates are missing over all rounds, and why; not where a claim makes it a secret."""
+    if session.level is not None:
+        return {}
+    counts = {"excluded": 0, "refused": 0, "late": 0, "failed": 0}
+    for entry in history:
+        for kind, count in entry.get("missing", {}).items():
+            counts[kind] += count
+    return {"missing_updates": counts}
+
+
 def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[str, Any]:
     """Evaluate the last model with all draws, draw the pictures, write result.json, close tracking."""
     settings = session.settings
@@ -230,6 +249,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "collapsed": found.collapsed,
         "statements": [statement.to_dict() for statement in claimed.statements],
         "model_sha256": records.model_sha256(end.tensors),
+        **_missing(session, watch.history),
         "noise_source": claimed.noise_source,
         "private": claimed.private,
     }

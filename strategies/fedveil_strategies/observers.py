@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import resource
 import sys
 import time
@@ -55,8 +56,10 @@ class Watch:
             ],
             "bytes_expected": report.bytes_expected,
         }
-        if self.session.level is None:  # durations tell who took part
+        if self.session.level is None:  # durations and failures tell who took part
             entry["seconds"] = report.seconds
+            if report.failures:
+                entry["missing"] = dict(collections.Counter(failure.kind for failure in report.failures))
         if self.session.stage.phase is not None:
             entry["phase"] = self.session.stage.name
         elif report.round % settings.evaluation.every == 0 or report.round == report.rounds:
@@ -85,14 +88,14 @@ class Watch:
         entry = self.history[-1]
         self.session.console.round(entry, report)
         mirror.rounds(self.session.tracker, [entry])
-        if report.failures:
-            failed = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
-            to_operator(self.session.run, *failed)
+        failed = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
+        to_operator(self.session.run, *failed)
 
 
 def to_operator(run: Run, *lines: str) -> None:
     """Write lines to the operator's log, which nobody else can read."""
-    disk.append(run.folder / "operator.log", "".join(f"{line}\n" for line in lines))
+    if lines:
+        disk.append(run.folder / "operator.log", "".join(f"{line}\n" for line in lines))
 
 
 def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Result:

@@ -30,8 +30,9 @@ class Plan:
 
     Attributes:
         allowed: the tensors that an update carries, no more and no fewer.
-        tolerated: largest share of a cohort that may fail before the run stops with the first reason; a failed client
-            below it counts as a zero update. None never stops: under a client-level claim who failed is secret.
+        tolerated: largest share of those asked that may fail before the run stops with the first reason; a failed
+            client below it counts as a zero update, and so does one that the roll call has excluded. None never stops:
+            under a client-level claim who failed is secret.
     """
 
     rounds: int
@@ -94,7 +95,7 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
 
     >>> bad = Update("c1", {"w": np.array([np.nan], np.float32)})
     >>> validated(bad, ["w"], {"w": np.zeros(1, np.float32)})
-    Failure(client_id='c1', reason='tensor w holds values that are not finite')
+    Failure(client_id='c1', reason='tensor w holds values that are not finite', kind='failed')
     """
     found = shaped(answer, allowed, tensors)
     if isinstance(found, Failure):
@@ -107,16 +108,19 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
 
 def ordered(answers: Iterable[Update | Failure], cohort: Sequence[str]) -> Iterator[Update | Failure]:
     """Yield one answer per client of the cohort in cohort order, whatever order they arrive in; the missing fail."""
+    names = list(cohort)
+    awaited = set(names)
     waiting: dict[str, Update | Failure] = {}
     turn = 0
     for answer in answers:
-        if answer.client_id in cohort and answer.client_id not in waiting:
+        if answer.client_id in awaited:
+            awaited.discard(answer.client_id)
             waiting[answer.client_id] = answer
-        while turn < len(cohort) and cohort[turn] in waiting:
-            yield waiting.pop(cohort[turn])
+        while turn < len(names) and names[turn] in waiting:
+            yield waiting.pop(names[turn])
             turn += 1
-    for client in cohort[turn:]:
-        yield waiting.get(client, Failure(client, "no reply"))
+    for client in names[turn:]:
+        yield waiting.get(client, Failure(client, "no reply", "late"))
 
 
 def expected_mean(
@@ -157,9 +161,7 @@ def public(plan: Plan) -> Draw:
     """Return the cohorts that the public seed draws."""
 
     def draw(number: int) -> Sequence[str]:
-        return cohorts.draw(
-            plan.cohort, plan.registry, cohorts.public_uniforms(plan.seed, number, len(plan.registry))
-        )
+        return cohorts.draw(plan.cohort, plan.registry, cohorts.public_words(plan.seed, number))
 
     return draw
 
@@ -193,10 +195,12 @@ def run(
         cohort = draw(number)
         combined = combine(number, ordered(transport(number, cohort, state.tensors), cohort), state)
         failures = combined.failures
-        if plan.tolerated is not None and len(failures) > plan.tolerated * len(cohort):
+        failed = [failure for failure in failures if failure.kind != "excluded"]
+        asked = len(cohort) - len(failures) + len(failed)
+        if plan.tolerated is not None and len(failed) > plan.tolerated * asked:
             raise checks.UserError(
-                f"Round {number}: {len(failures)} of {len(cohort)} clients failed; the first, "
-                f"{failures[0].client_id}: {failures[0].reason}"
+                f"Round {number}: {len(failed)} of {asked} clients failed; the first, {failed[0].client_id}: "
+                f"{failed[0].reason}"
             )
         tensors, optimiser = aggregation.step(dict(state.tensors), combined.mean, dict(state.optimiser))
         state = State(number, tensors, optimiser, combined.memory)

@@ -27,6 +27,7 @@ EIGHT, FIVE = LocalRelease("laplace", 8.0), LocalRelease("laplace", 5.0)
 BARE = NonPrivate("image", "everything", "no protection")
 CLIENT = ("protection=none", "privacy.client.epsilon=4", "privacy.client.delta=1e-5", "train.cohort.rate=1.0",
           "privacy.client.clip=0.5", "train.rounds=10")  # fmt: skip
+SHARED = {"simulated": True}  # words of a simulation's node
 PICTURES = [hashlib.sha256(bytes([n])).digest() for n in range(9)]
 
 
@@ -73,7 +74,7 @@ def test_a_client_that_joins_no_round_is_reserved_and_rows_tell_nothing_of_who_d
     for vault_name, opened in (("a", ["c0002"]), ("b", ["c0004", "c0001", "c0005"])):
         vault = Vault(tmp_path / vault_name)
         for number, client in enumerate(opened):
-            node = policy.node_of(client, {}, share)
+            node = policy.node_of(client, SHARED, share)
             accept(federation, "run", client, node, vault, held_by(vault, node.data_set, [number]))
         rows = vault.ledger.rows()
         tables.append([(row.run_id, row.subject, row.status, row.event, row.note, row.mechanism) for row in rows])
@@ -92,8 +93,8 @@ def accept(federation, run, client, node, vault, held=()):
 def test_nodes_with_a_data_set_or_vault_of_their_own_speak_for_themselves():
     federation = federation_of()
     share = federation.data_id
-    assert policy.everybody(federation, "c0002", policy.node_of("c0002", {}, share)) == f"{share}/*"
-    for words in ({"data-set": "clinic"}, {"vault-root": "here"}, {"data-root": "there"}):
+    assert policy.everybody(federation, "c0002", policy.node_of("c0002", SHARED, share)) == f"{share}/*"
+    for words in ({"data-set": "clinic", **SHARED}, {"vault-root": "here"}, {"data-root": "there"}, {}):
         node = policy.node_of("c0002", words, share)
         assert policy.everybody(federation, "c0002", node) is None
 
@@ -101,7 +102,7 @@ def test_nodes_with_a_data_set_or_vault_of_their_own_speak_for_themselves():
 def test_a_million_clients_are_reserved_in_one_row(tmp_path):
     words = ("train.clients=1000000", "data.identities=2000000", "privacy.client.delta=1e-7")
     federation = federation_of(*CLIENT, *words)
-    node = policy.node_of("c0007", {}, federation.data_id)
+    node = policy.node_of("c0007", SHARED, federation.data_id)
     vault = Vault(tmp_path)
     for _ in range(3):
         accept(federation, "run", "c0007", node, vault)
@@ -279,12 +280,12 @@ def test_a_simulations_registry_is_limited_client_by_client(tmp_path):
     heavy = Federation(dataclasses.replace(federation.settings, policy=Policy(None, None)))
     one = Node(f"{share}/c0003", vault_root=str(tmp_path))
     accept(heavy, "before", "c0003", one, vault)
-    accept(federation, "run", "c0001", policy.node_of("c0001", {}, share), vault)
+    accept(federation, "run", "c0001", policy.node_of("c0001", SHARED, share), vault)
     assert {row.subject for row in vault.ledger.rows("run")} == {f"{share}/*"}
     for _ in range(2):  # what the first one booked for all is no acceptance of this one
         with pytest.raises(PolicyRefusal):
-            accept(federation, "run", "c0003", policy.node_of("c0003", {}, share), vault)
-    accept(federation, "run", "c0002", policy.node_of("c0002", {}, share), vault)
+            accept(federation, "run", "c0003", policy.node_of("c0003", SHARED, share), vault)
+    accept(federation, "run", "c0002", policy.node_of("c0002", SHARED, share), vault)
 
 
 def race(owner, monkeypatch):

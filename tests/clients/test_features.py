@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,9 @@ def test_a_damaged_picture_costs_itself_and_not_the_client(tmp_path) -> None:
     labels, names = np.repeat(np.arange(4), 4), np.array([f"p{i}" for i in range(4)])
     np.savez(tmp_path / "set.npz", labels=labels, names=names, offsets=offsets,
              jpeg=np.frombuffer(b"".join(map(bytes, files)), np.uint8))  # fmt: skip
-    counts = [len(sites.open_site(run, "run", name, Node(name, vault_root=str(tmp_path / name)), {}).labels)
-              for name in ("c0001", "c0002")]  # fmt: skip
+    node = Node("", data_root=str(tmp_path / "set.npz"), simulated=True)
+    counts = [
+        len(sites.open_site(run, "run", name, dataclasses.replace(node, vault_root=str(tmp_path / name)), {}).labels)
+        for name in ("c0001", "c0002")
+    ]
     assert sorted(counts) == [7, 8]

@@ -94,10 +94,12 @@ def test_a_node_brings_its_own_faces_and_vault(tmp_path):
     words = ["data=folder", f"data.root={tmp_path / 'north'}", "data.size=32", "data.evaluation=procedural"]
     run = Federation.of([*words, "train.clients=2", "protection=none"])
     node = policy.node_of("c0002", {"data-root": str(tmp_path / "south"), "vault-root": str(tmp_path / "v")}, "folder")
-    assert set(own_faces(run, node.at_home(run), "c0002").present_names) == {"south0", "south1", "south2"}
-    assert node.vault(run) == tmp_path / "v"
-    shared = policy.node_of("c0002", {}, "folder")
-    assert all(name.startswith("north") for name in own_faces(run, shared.at_home(run), "c0002").present_names)
+    assert set(own_faces(node.at_home(run), "c0002", node).present_names) == {"south0", "south1", "south2"}
+    assert node.vault() == tmp_path / "v"
+    shared = policy.node_of("c0002", {"simulated": True, "data-root": str(tmp_path / "north")}, "folder")
+    faces = own_faces(shared.at_home(run), "c0002", shared)
+    assert all(name.startswith("north") for name in faces.present_names)
+    assert set(faces.present_names) < {"north0", "north1", "north2"}
 
 
 # Two pairs (epsilon, delta) are compared at one delta

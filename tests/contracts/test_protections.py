@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,32 @@ def test_the_event_is_plain_data(fitted: tuple[Any, dict[str, torch.Tensor]]) ->
         assert protection.noise, "a formal claim needs noise"
         names = [name for name, _ in event.detail]
         assert names == sorted(names)
+
+
+def test_the_planned_event_is_the_event_without_a_state(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    """Owners decide by it before anything is learnt or sent."""
+    protection, state = fitted
+    planned = protection.planned(SIZE, releases=3, max_images_per_identity=7)
+    event = protection.event(SIZE, state, releases=3, max_images_per_identity=7)
+    if isinstance(event, events.LocalRelease):
+        assert dataclasses.replace(planned, detail=()) == dataclasses.replace(event, detail=())
+        assert set(planned.detail) <= set(event.detail)
+    else:
+        assert dataclasses.replace(planned, reason="") == dataclasses.replace(event, reason="")
+
+
+def test_a_state_of_another_kind_is_refused(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    protection, state = fitted
+    protection.check_state(state, SIZE)
+    others: list[dict[str, torch.Tensor]] = [{**state, "more": torch.zeros(1)}]
+    for name, value in state.items():
+        others.append({key: kept for key, kept in state.items() if key != name})
+        others.append({**state, name: torch.zeros(*value.shape, 2)})
+        others.append({**state, name: torch.full_like(value, math.nan)})
+        others.append({**state, name: value.to(torch.int64)})
+    for other in others:
+        with pytest.raises(UserError):
+            protection.check_state(other, SIZE)
 
 
 def test_fit_reads_only_public_faces_and_its_seed(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -74,6 +75,9 @@ def flower(tmp_path):
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
+        # What a bundle leaves out: the daemon and all that it starts keep the environment of its first start.
+        "FEDVEIL_COORDINATOR": shlex.join(["tracking=none", f"runs.root={tmp_path / 'runs'}"]),
+        "FEDVEIL_NODE": str(tmp_path / "node.toml"),
     }
     yield environment
     for sign in (signal.SIGTERM, signal.SIGKILL):
@@ -115,6 +119,7 @@ def model(run_id):
 def test_flwr_run_gives_the_inline_engines_model(tmp_path, monkeypatch, flower):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(observers, "draw", lambda *_: [])
+    Path("node.toml").write_text('vault-root = ".fedveil/vault"\nsimulated = true\n')
     assert cli.main(["bundle", "app", *SMALL]) == 0
     # Flower first: it draws the noisy copies, from the operating system; the inline engine reads them from the vault.
     run = finished(flower, submitted(flower, 'run-id="under-flower"'))

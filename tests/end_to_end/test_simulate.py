@@ -19,6 +19,7 @@ from fedveil import cli, config
 from fedveil.commands import simulate
 from fedveil.configuration import words
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
@@ -91,7 +92,8 @@ def test_the_result_has_the_keys_of_the_design(first):
     reference = result.pop("reference")
     assert result == read(Path("runs", first.run_id, "result.json"))
     assert list(result) == [
-        "run_id", "config_hash", "rounds", "final", "collapsed", "statements", "model_sha256", "noise_source",
+        "run_id", "config_hash", "rounds", "final", "collapsed", "statements", "model_sha256", "missing_updates",
+        "noise_source",
         "private", "wall_seconds", "peak_memory_mb",
     ]  # fmt: skip
     assert result["run_id"] == first.run_id
@@ -110,6 +112,7 @@ def test_the_result_has_the_keys_of_the_design(first):
     assert (result["noise_source"], result["private"]) == ("operating system", False)
     assert len(result["model_sha256"]) == 64
     assert result["peak_memory_mb"] > 10
+    assert result["missing_updates"] == {"excluded": 0, "refused": 0, "late": 0, "failed": 0}
 
 
 def test_the_reference_run_is_non_private_valid_json(first):
@@ -298,10 +301,24 @@ def test_bundle_writes_a_thin_app_folder(place):
     assert [path.name for path in (place / "app").iterdir()] == ["pyproject.toml"]
     app = tomllib.loads((place / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert app["components"] == {"serverapp": "fedveil_strategies.app:app", "clientapp": "fedveil_clients.app:app"}
-    carried = config.from_json(app["config"]["config"])
-    assert config.digest(carried) == config.digest(config.load(SMALL))
-    assert carried.vault.root == str((place / ".fedveil/vault").resolve())
-    assert carried.runs.root == str((place / "runs").resolve())
+    assert config.digest(instruction.completed(app["config"]["config"]).settings) == config.digest(config.load(SMALL))
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_bundle_holds_no_place_of_this_machine(place):
+    """Every node is sent it. What stays here is printed, for the coordinator's own environment."""
+    words = ["data=folder", f"data.root={place / 'faces'}", "data.evaluation=procedural", "runs.root=my-runs",
+             "vault.root=my-vault", "tracking.uri=http://my-server", "tracking.experiment=my-study",
+             "train.warm_start=my-checkpoint"]  # fmt: skip
+    done = fedveil("bundle", "app", *words)
+    assert done.status == 0, done.err
+    text = (place / "app" / "pyproject.toml").read_text()
+    assert str(place) not in text
+    assert "my-" not in text
+    assert "FEDVEIL_COORDINATOR=" in done.out
+    printed = " ".join(done.out.split())
+    for word in (words[1], *words[3:4], *words[5:]):
+        assert word in printed
 
 
 CLIENT_LEVEL = ["study=quick", "tracking=none", "protection=none", "train.clients=12", "train.cohort.rate=0.5",
@@ -320,6 +337,7 @@ def test_a_client_level_run_claims_what_its_ledger_holds_and_hides_times(tmp_pat
     assert grown == sorted(grown)
     assert grown[-1] <= 8
     assert all("seconds" not in entry for entry in result["rounds"])
+    assert "missing_updates" not in result
     ledger = Ledger(Path("runs", result["run_id"], "ledger.sqlite"))
     assert len({row.at for row in ledger.rows() if row.event != ledger.rows()[0].event}) == 1
     owner = Ledger(Path(".fedveil/vault/ledger.sqlite")).rows()
@@ -357,6 +375,16 @@ def test_another_vault_is_refused_on_resume(tmp_path, monkeypatch, capsys):
     assert cli.main(["simulate", "--resume", run_id]) == 2
     assert "another vault" in capsys.readouterr().err
     assert cli.main(["simulate", "--resume", run_id, "vault.root=elsewhere"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["train.clients=1000"], ["data=folder", "data.root=nowhere", "data.evaluation=procedural"],
+              ["policy.floor=[none]"]]
+)  # fmt: skip
+def test_a_run_that_cannot_begin_leaves_no_run(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["simulate", "tracking=none", "engine=inline", *words]) == 2
+    assert not Path("runs").exists()
 
 
 def test_no_unprotected_reference_on_private_faces(tmp_path, monkeypatch):

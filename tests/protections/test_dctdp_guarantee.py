@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from scipy import stats
 
 from fedveil import frequency
+from fedveil.checks import UserError
 from fedveil.privacy import clipping, gaussian, noise
 from fedveil.protections.dctdp import DCTDP
 from fedveil.randomness import SecretStream, test_key
@@ -147,6 +149,21 @@ def test_the_published_mode_states_the_composed_epsilon() -> None:
     event = protection.event(SIZE, state)
     assert event.diameter == pytest.approx(0.5 * 189 * 16 * 16, rel=1e-6)
     assert dict(event.detail)["mean_epsilon"] == 0.5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_event_differs_from_the_planned_one_in_its_detail_alone(variant: str) -> None:
+    """An owner decides by the planned one: whatever is learnt, the law, the diameter and the counts are the same."""
+    protection, state = fitted(variant)
+    planned, event = protection.planned(SIZE, 4, 9), protection.event(SIZE, state, 4, 9)
+    assert dataclasses.replace(planned, detail=event.detail) == event
+
+
+def test_weights_of_another_mean_are_refused() -> None:
+    """The composed epsilon is stated for mean 1: larger weights would be less noise under the same statement."""
+    protection, state = fitted("published")
+    with pytest.raises(UserError, match="mean 1"):
+        protection.event(SIZE, {**state, "weights": 1.001 * state["weights"]})
 
 
 @pytest.mark.parametrize("variant", ["laplace", "gaussian", "published"])

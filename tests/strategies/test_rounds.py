@@ -1,5 +1,7 @@
 """The round loop against a naive one: any order of replies, validation, the public divisor, bounded influence."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from fedveil import checks
 from fedveil.configuration.schema import Cohort
 from fedveil.records import Failure, Update, model_sha256
-from fedveil_strategies import cohorts, rounds
+from fedveil_strategies import rounds
 from fedveil_strategies.aggregation.fedadam import FedAdam
 from fedveil_strategies.aggregation.fedavg import FedAvg
 from fedveil_strategies.aggregation.fedavgm import FedAvgM
@@ -104,8 +106,17 @@ def test_missing_doubled_and_uninvited_replies():
     answers = [Update("c2", {}), Update("c9", {}), Update("c2", {"x": np.zeros(1, np.float32)}), Update("c0", {})]
     found = list(rounds.ordered(answers, ("c0", "c1", "c2")))
     assert [answer.client_id for answer in found] == ["c0", "c1", "c2"]
-    assert found[1] == Failure("c1", "no reply")
+    assert found[1] == Failure("c1", "no reply", "late")
     assert found[2] == Update("c2", {})
+
+
+def test_a_cohort_is_put_in_order_in_time_that_it_takes():
+    """A look-up per answer: at 20,000 clients, a search per answer takes 200 million steps."""
+    ids = [f"c{n}" for n in range(20_000)]
+    begun = time.perf_counter()
+    found = [answer.client_id for answer in rounds.ordered((Update(name, {}) for name in reversed(ids)), ids)]
+    assert found == ids
+    assert time.perf_counter() - begun < 1.0
 
 
 def test_interrupted_and_resumed_equals_uninterrupted():
@@ -128,21 +139,6 @@ def test_observers_see_every_round_and_an_empty_cohort_is_a_round():
     rounds.run(plan(cohort=Cohort("poisson", 1e-9)), start(), transport(), FedAvg(), [seen.append])
     assert [report.round for report in seen] == [1, 2, 3]
     assert [report.cohort for report in seen] == [0, 0, 0]
-
-
-def test_poisson_coins_have_their_rate_and_fixed_cohorts_their_size():
-    registry = tuple(f"c{n}" for n in range(500))
-
-    def draw(cohort, number):
-        return cohorts.draw(cohort, registry, cohorts.public_uniforms(3, number, len(registry)))
-
-    sizes = [len(draw(Cohort("poisson", 0.2), number)) for number in range(100)]
-    assert abs(np.mean(sizes) - 100) < 3.6  # four standard errors
-    assert np.std(sizes) == pytest.approx(np.sqrt(500 * 0.2 * 0.8), rel=0.3)
-    joined = draw(Cohort("fixed", size=7), 1)
-    assert len(set(joined)) == 7
-    assert joined != draw(Cohort("fixed", size=7), 2)
-    assert joined == draw(Cohort("fixed", size=7), 1)
 
 
 def test_aggregation_rules_against_scalars_by_hand():

@@ -1,24 +1,27 @@
 """Write a thin Flower app folder for `flwr run`.
 
-Every machine installs the wheel; the folder names its two apps and carries the configuration as one string, without
-any code. Flower bundles whole folders, so this one is kept apart from the project's.
+Every machine installs the wheel; the folder names its two apps and carries what is to be computed as one string,
+without any code and without anything of this machine: where runs, data and vaults are is said where they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fedveil
 from fedveil import addresses, checks, config, console, disk, engine
-from fedveil.configuration.schema import Config, Root
-from fedveil.federation import planning
+from fedveil.configuration.schema import Config
+from fedveil.federation import instruction, planning, registered
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
   fedveil bundle app/ study=quick
+  fedveil bundle app/ data=folder data.evaluation=procedural \\
+      --nodes nodes.toml
   flwr run app/ --stream \\
       --federation-config 'num-supernodes=10 client-resources-num-cpus=1'
 """
@@ -45,34 +48,52 @@ clientapp = "{client}"
 
 [tool.flwr.app.config]
 config = {config}
-run-id = ""          # empty: a new run; an id goes on with that run
+nodes = {nodes}            # client ids and the registered nodes that may claim them; empty: nobody checks
+round-timeout = {seconds}  # seconds that a client may take in a round
+run-id = ""                # empty: a new run; an id goes on with that run
 progress = "plain"
 """
 
+_NEXT = """\
+Install fedveil {version} on the coordinator's machine and on every node. Nothing of
+this machine is in the folder; each machine says for itself:
+  coordinator   {own}={words}
+                (of engine, tracking, runs, data.root or data.path)
+  owner's node  --node-config or {file}=node.toml: client-id, data-root,
+                vault-root, floor, max-epsilon; `fedveil node check node.toml
+                --config {folder}` tells what it would say to this run
+  simulated     {file}=node.toml with vault-root = "..." and
+                simulated = true, for `flwr run` without nodes of its own
+`flwr run {folder}` starts the run."""
 
-def bundle(settings: Config, folder: Path) -> Path:
+
+def bundle(settings: Config, folder: Path, nodes: Mapping[str, str] | None = None) -> Path:
     """Write the app folder and return its pyproject.toml.
 
-    Run store and vault become absolute, because Flower starts the apps in folders of its own.
+    Args:
+        settings: of the run; what says where something is stays here.
+        folder: a new folder.
+        nodes: client -> registered node (see `federation.registered`).
 
     Raises:
-        fedveil.checks.UserError: the folder holds something else, which Flower would ship to every node.
+        fedveil.checks.UserError: the folder holds something else, which Flower would ship to every node; or a client
+            that the registry does not have.
     """
     written = folder / "pyproject.toml"
     others = sorted(path.name for path in folder.iterdir() if path != written) if folder.is_dir() else []
     if others:
         raise checks.UserError(f"{folder} holds {others[:3]}, which Flower would send to every node; use a new folder.")
-    planned = Federation(planning.planned(settings)).settings
-    here = dataclasses.replace(
-        planned,
-        runs=Root(str(Path(settings.runs.root).resolve())),
-        vault=Root(str(Path(settings.vault.root).resolve())),
-    )
+    planned = Federation(planning.planned(settings))
+    unknown = [client for client in nodes or {} if client not in planned.registry]
+    if unknown:
+        raise checks.UserError(f"Client {unknown[0]!r} of --nodes is not in the registry of {len(planned.registry)}.")
     text = _PYPROJECT.format(
         version=fedveil.__version__,
         server=engine.SERVER_APP,
         client=engine.CLIENT_APP,
-        config=json.dumps(config.to_json(here)),
+        config=json.dumps(instruction.to_wire(planned.settings)),
+        nodes=json.dumps(registered.to_text(nodes or {})),
+        seconds=planned.settings.engine.round_timeout,
     )
     disk.write_atomic(written, text.encode())
     return written
@@ -82,14 +103,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
     parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. study=quick")
+    parser.add_argument(
+        "--nodes", type=Path, metavar="FILE", help="TOML: client id = node id or registered public key, for each client"
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the folder and say how to start the run."""
     settings = config.load(chosen.words)
-    console.tell(f"{bundle(settings, chosen.folder)} for {settings.train.clients} clients")
+    nodes = None if chosen.nodes is None else registered.read(chosen.nodes)
+    console.tell(f"{bundle(settings, chosen.folder, nodes)} for {settings.train.clients} clients")
+    own = shlex.join(_own(chosen.words, settings)) or "runs.root=runs"
+    words = shlex.quote(own)
+    file, variable = instruction.NODE_FILE, instruction.COORDINATOR_WORDS
+    more = _NEXT.format(version=fedveil.__version__, own=variable, words=words, file=file, folder=chosen.folder)
+    print(addresses.redacted(more))
     if addresses.MARK in (settings.tracking.uri or ""):
-        said = f"tracking.uri={settings.tracking.uri} is written without its secret: where the coordinator runs, "
-        console.tell(f"{said}set MLFLOW_TRACKING_URI to the whole address.")
-    console.tell(f"Install fedveil {fedveil.__version__} on every node; `flwr run {chosen.folder}` starts the run.")
+        console.tell("The secret of tracking.uri stays out: where the coordinator runs, set MLFLOW_TRACKING_URI.")
     return 0
+
+
+def _own(words: Sequence[str], settings: Config) -> list[str]:
+    """Return the words that were not written into the folder: for the coordinator's machine alone."""
+    own = instruction.own_keys(settings.data.name)
+    return [word for word in words if instruction.is_own(word, own)]

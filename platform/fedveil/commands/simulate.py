@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fedveil import checks, config, console, engine, mirror, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
-from fedveil.federation import planning, warm_start
+from fedveil.federation import instruction, planning, warm_start
 from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
@@ -24,9 +24,6 @@ EXAMPLES = """examples:
   fedveil simulate data=folder data.root=faces data.evaluation=procedural
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
-
-NODE_CONFIG: Mapping[str, Any] = {"allow-test-seed": True}
-"""A simulation's nodes are configured by the same person as its coordinator, who may fix the noise."""
 
 _FREE = ("runs", "engine", "tracking")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
@@ -84,8 +81,18 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
             print(sent)
         return result
     run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
-    engine.run(settings.engine, settings.train.clients, run_config, NODE_CONFIG)
+    engine.run(settings.engine, settings.train.clients, run_config, node_words(settings))
     return read_result(settings, run_id)
+
+
+def node_words(settings: Config) -> dict[str, Any]:
+    """Return the words of a simulation's nodes: one person's, on this machine, who may fix the noise.
+
+    They reach the nodes with the engine, in no message.
+    """
+    words: dict[str, Any] = {"simulated": True, "allow-test-seed": True, "vault-root": settings.vault.root}
+    place = instruction.place_of(settings.data.name)
+    return words if place is None else {**words, "data-root": settings.data.settings.get(place, "")}
 
 
 def read_result(settings: Config, run_id: str) -> dict[str, Any]:

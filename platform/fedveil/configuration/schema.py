@@ -88,14 +88,17 @@ class Train:
     warm_steps: int
     warm_lr: float
     bank_identities: int
+    min_clients: int = 1
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
         checks.positive(lr=self.lr, head_lr=self.head_lr)
-        checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr)
+        checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
         checks.non_negative(weight_decay=self.weight_decay, bank_identities=self.bank_identities)
         if self.cohort.size is not None and self.cohort.size > self.clients:
             raise checks.UserError(f"train.cohort.size={self.cohort.size} exceeds train.clients={self.clients}.")
+        if self.min_clients > self.clients:
+            raise checks.UserError(f"train.min_clients={self.min_clients} exceeds train.clients={self.clients}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +206,9 @@ class Root:
     root: Annotated[str, FOLDER]
 
 
+_LONGEST_ROUND = 43_200.0  # flwr.app.DEFAULT_TTL
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """Where the two apps run; never changes a result."""
@@ -210,10 +216,17 @@ class Engine:
     name: str
     workers: int | None = None
     wire: bool = False
+    round_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         if self.workers is not None:
             checks.positive(workers=self.workers)
+        checks.positive(round_timeout=self.round_timeout)
+        if self.round_timeout > _LONGEST_ROUND:
+            raise checks.UserError(
+                f"Expected engine.round_timeout={self.round_timeout:g} <= {_LONGEST_ROUND:g} seconds: Flower drops "
+                "messages that are older."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

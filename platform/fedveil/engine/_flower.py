@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -17,6 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 ClientApp = Callable[[Message, Context], Message]
 _RUN_ID = 1
 _CLIENT_FAILED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+NO_ANSWER = 4  # flwr.common.constant.ErrorCode.REPLY_MESSAGE_UNAVAILABLE: the deadline has passed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +105,24 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
         return failure(message, f"{type(error).__name__}: {error}")
 
 
-def failure(message: Message, reason: str) -> Message:
+def failure(message: Message, reason: str, code: int = _CLIENT_FAILED) -> Message:
     """Return the error reply to a message."""
-    return Message(Error(code=_CLIENT_FAILED, reason=reason), reply_to=message)
+    return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+def late(message: Message, seconds: float) -> Message:
+    """Return the error reply to a message that was not answered within its deadline."""
+    return failure(message, f"no answer within {seconds:g} s (engine.round_timeout)", NO_ANSWER)
 
 
 class LocalGrid(Grid):
-    """The half of a Flower Grid that engines on one machine share: node ids, runs, push and pull by waiting."""
+    """The half of a Flower Grid that engines on one machine share: node ids, runs, push and pull by waiting.
+
+    Nodes are uniform: one person, one machine, one vault. Node i is the registry's client i - 1, and what one of them
+    says of itself holds for all, so nobody has to ask each of a million.
+    """
+
+    uniform = True
 
     def __init__(self, settings: Settings) -> None:
         identify()
@@ -132,9 +144,9 @@ class LocalGrid(Grid):
         """Return `Message(...)`; kept because the Grid interface has it."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
-    def get_node_ids(self) -> list[int]:
-        """Return 1..clients."""
-        return list(range(1, self.settings.clients + 1))
+    def get_node_ids(self) -> Sequence[int]:
+        """Return 1..clients, none of them written out."""
+        return range(1, self.settings.clients + 1)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Answer the messages now and keep the replies for `pull_messages`."""

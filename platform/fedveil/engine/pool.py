@@ -2,7 +2,8 @@
 
 A client always goes to the same worker (its open data stay there). At most two messages per worker are on their way, so
 memory does not grow with the cohort. Workers have their own session (Ctrl-C reaches the parent alone, which stops them)
-and die with the parent whatever happens to it. A worker that dies fails the client it was working on and is replaced.
+and die with the parent whatever happens to it. A worker that dies, or works on one message for longer than the deadline
+and is killed, fails the client it was working on and is replaced; the others' messages are worked on all the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection
@@ -43,15 +45,22 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.pending: deque[Message] = deque()
+        self.since = 0.0  # when it began to work on the first of them, time.monotonic()
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool = False) -> None:
         with contextlib.suppress(OSError):
             self.pipe.close()
-        self.process.terminate()
-        self.process.join(5)
+        if not at_once:
+            self.process.terminate()
+            self.process.join(5)
         if self.process.is_alive():
             self.process.kill()
-            self.process.join()
+            self.process.join(5)  # no signal reaches a process that waits for a disk: it ends when the disk answers
+
+
+def _left(busy: list[_Worker], timeout: float | None) -> float | None:
+    """Return the seconds until the first of these workers is late; None: never."""
+    return None if timeout is None else max(0.0, min(worker.since for worker in busy) + timeout - time.monotonic())
 
 
 def _serve(
@@ -125,7 +134,11 @@ class PoolGrid(LocalGrid):
         return self._generation, self._posted[1], dict(message.metadata.__dict__)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Yield replies as they finish. `timeout` has no meaning here: a local worker that dies is noticed at once."""
+        """Yield replies as they finish.
+
+        `timeout` is what one message may take, seconds: nodes of one machine queue for its processors, and waiting for
+        them is nobody's fault. A worker that dies is noticed at once.
+        """
         queued = list(messages)
         for message in queued:
             self._number(message)
@@ -133,12 +146,12 @@ class PoolGrid(LocalGrid):
             together = [message for message in queued if message.content is queued[0].content]
             queued = [message for message in queued if message.content is not together[0].content]
             try:
-                yield from self._wave(together)
+                yield from self._wave(together, timeout)
             finally:  # whoever stops listening halfway must not get old answers to the next question
                 if any(worker.pending for worker in self._workers):
                     self.close()
 
-    def _wave(self, messages: list[Message]) -> Iterator[Message]:
+    def _wave(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         self._post(messages[0])
         lanes: list[deque[Message]] = [deque() for _ in self._workers]
         for message in messages:
@@ -147,13 +160,18 @@ class PoolGrid(LocalGrid):
             for lane, worker in zip(lanes, self._workers, strict=True):
                 while lane and len(worker.pending) < _DEPTH:
                     message = lane.popleft()
+                    if not worker.pending:
+                        worker.since = time.monotonic()
                     worker.pending.append(message)
                     with contextlib.suppress(OSError):  # a dead worker is noticed when its answer is awaited
                         worker.pipe.send(self._post(message))
-            ready = connection.wait([worker.pipe for worker in self._workers if worker.pending])
+            busy = [worker for worker in self._workers if worker.pending]
+            ready = connection.wait([worker.pipe for worker in busy], _left(busy, timeout))
             for place, worker in enumerate(self._workers):
                 if worker.pipe in ready:
                     yield self._receive(place, lanes[place])
+                elif worker.pending and timeout is not None and time.monotonic() - worker.since > timeout:
+                    yield _flower.late(self._replaced(place, lanes[place], at_once=True), timeout)
 
     def _receive(self, place: int, lane: deque[Message]) -> Message:
         worker = self._workers[place]
@@ -162,15 +180,21 @@ class PoolGrid(LocalGrid):
         except (EOFError, OSError):
             worker.process.join(5)
             code = worker.process.exitcode
-            lost = worker.pending.popleft()
-            lane.extendleft(reversed(worker.pending))
-            worker.stop()
-            others = [other for other in self._workers if other is not worker]
-            assert self._board is not None  # a worker exists, so the board does
-            self._workers[place] = _Worker(self._app, self.settings, self._board, others)
-            return _flower.failure(lost, f"the worker process ended (exit code {code})")
+            return _flower.failure(self._replaced(place, lane), f"the worker process ended (exit code {code})")
         worker.pending.popleft()
+        worker.since = time.monotonic()
         return _flower.from_bytes(data)
+
+    def _replaced(self, place: int, lane: deque[Message], at_once: bool = False) -> Message:
+        """Put a fresh worker in a place; return the message that is lost, the others wait in their lane again."""
+        worker = self._workers[place]
+        lost = worker.pending.popleft()
+        lane.extendleft(reversed(worker.pending))
+        worker.stop(at_once)
+        others = [other for other in self._workers if other is not worker]
+        assert self._board is not None  # a worker exists, so the board does
+        self._workers[place] = _Worker(self._app, self.settings, self._board, others)
+        return lost
 
     def close(self) -> None:
         """Stop all workers; no process is left."""

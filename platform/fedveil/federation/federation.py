@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fedveil import checks, config, randomness
-from fedveil.configuration.schema import Config, Group
+from fedveil.configuration.schema import Config, Group, Partition
 from fedveil.data.faces import FaceSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
@@ -95,7 +95,7 @@ class Federation:
     def shares(self) -> Shares:
         """Client id -> its images' numbers in `split.train`: whole people, under the public caps."""
         settings = self.settings
-        return deal(self.split.train, settings.train.clients, settings.seed, settings.partition)
+        return _shares(self.split, settings.train.clients, settings.seed, settings.partition)
 
     def check(self) -> None:
         """Refuse what cannot be trained before anything is written: size, trained tensors, data, clients without faces.
@@ -197,6 +197,18 @@ class Federation:
         local = self.settings.train.local
         return self.settings.train.rounds * (local.steps or (local.epochs or 0) + 1)
 
+    @functools.cached_property
+    def planned_event(self) -> Event:
+        """The event of one client's images over the whole run as far as the settings say it: all but its detail.
+
+        Raises:
+            fedveil.checks.UserError: images of a size that the protection cannot serve.
+        """
+        event: Event = self.protection.planned(
+            self.size, self.releases_per_image, self.settings.partition.max_images_per_identity
+        )
+        return event
+
     def release_event(self, state: Mapping[str, torch.Tensor]) -> Event:
         """Return the event of one client's images over the whole run: the same on both sides."""
         event: Event = self.protection.event(
@@ -240,6 +252,12 @@ def _only_data(settings: Config) -> Config:
 def _split(data_json: str, seed: int) -> Split:
     loaded: Split = config.build(config.from_json(data_json), "data").load(seed)
     return loaded
+
+
+@functools.lru_cache(maxsize=2)
+def _shares(split: Split, clients: int, seed: int, settings: Partition) -> Shares:
+    """Deal one split once per process: a simulation's coordinator deals, and forked workers inherit it."""
+    return deal(split.train, clients, seed, settings)
 
 
 def _short(value: Any) -> str:

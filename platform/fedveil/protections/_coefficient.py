@@ -14,6 +14,7 @@ from fedveil.protections._learn import Draft, unit_noise
 from fedveil.randomness import SecretStream
 
 _CHUNK = 16
+_ROUNDING = 1e-5  # of a mean of float32 weights
 _SMALLEST_WIDTH = 1e-6  # a coefficient that no pixel moves still needs a positive noise scale
 
 
@@ -57,6 +58,9 @@ class CoefficientMechanism:
         shape = (self.representation(size)[0], *self._grid(size, spatial))
         base.check_state(state, {"weights": shape, "variance": shape})
         checks.positive(smallest_weight=float(state["weights"].min()))
+        mean = float(state["weights"].double().mean())
+        if abs(mean - 1.0) > _ROUNDING:  # the composed epsilon is stated for mean 1
+            raise checks.UserError(f"Expected state['weights'] of mean 1, got {mean:.6g}; fit this protection again.")
         checks.non_negative(smallest_variance=float(state["variance"].min()))
 
     def coefficients(self, images: torch.Tensor) -> torch.Tensor:
@@ -89,11 +93,9 @@ class CoefficientMechanism:
         """Return one image's noise, float64."""
         return noise.laplace(stream, scales)
 
-    def diameter(self, state: base.State, size: tuple[int, int]) -> float:
-        """Return sum_i epsilon_i, the composed epsilon of one image."""
-        _, height, width = self.representation(size)
-        weights = state["weights"].double()
-        return self.mean_epsilon * float(weights.mean()) * weights.shape[0] * height * width
+    def diameter(self, size: tuple[int, int]) -> float:
+        """Return sum_i epsilon_i, the composed epsilon of one image: weights have mean 1, up to float32's rounding."""
+        return self.mean_epsilon * math.prod(self.representation(size))
 
     def describe(self, state: base.State) -> dict[str, str | float | int | bool]:
         """Return the parameters that identify the mechanism beside its composed budget."""

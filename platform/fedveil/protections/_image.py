@@ -123,7 +123,7 @@ class ImageMechanism:
         """Return the parameters that identify the mechanism beside its budget."""
         return {"radius": float(state["radius"]), "total_epsilon": self.total_epsilon}
 
-    def diameter(self, state: base.State, size: tuple[int, int]) -> float:
+    def diameter(self, size: tuple[int, int]) -> float:
         """Return the budget: the weights and the radius cancel."""
         return self.budget
 

@@ -157,14 +157,23 @@ class AdvFace(base.Protection):
     def _decoder(self) -> Decoder:
         return Decoder(width=self.shadow_width)
 
-    def _networks(self, state: base.State) -> dict[str, nn.Module]:
-        """Return f1, the shadow model and, with a guard, the tail, frozen; raise `UserError` for another's state."""
-        networks = {
+    def _skeletons(self) -> dict[str, nn.Module]:
+        """Return f1, the shadow model and, with a guard, the tail, without values."""
+        networks: dict[str, nn.Module] = {
             "f1": _advface.skeleton(_advface.Stem, self.width),
             "shadow": self._decoder.skeleton(self.width, doublings=1),
         }
         if self.guard > 0:
             networks["tail"] = _advface.skeleton(_advface.Tail, self.width)
+        return networks
+
+    def check_state(self, state: base.State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless the state holds these networks and two scales."""
+        self._networks(state)
+
+    def _networks(self, state: base.State) -> dict[str, nn.Module]:
+        """Return the skeletons with the state's values, frozen; raise `UserError` for another's state."""
+        networks = self._skeletons()
         shapes: dict[str, tuple[int, ...]] = {"sigma": (), "scale": ()}
         for prefix, network in networks.items():
             shapes |= {f"{prefix}/{name}": tuple(value.shape) for name, value in network.named_parameters()}

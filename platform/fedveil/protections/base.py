@@ -195,17 +195,35 @@ class Protection(Protocol):
         """Return uint8 images (B, 3, H, W): what the release looks like to a person."""
         ...
 
+    def check_state(self, state: State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless `state` is one that this method can work with at this size; {} when none is needed.
+
+        States come from outside: a client asks before anything reads one.
+        """
+        check_state(state, {})
+
+    def planned(
+        self, size: tuple[int, int], releases: int = 1, max_images_per_identity: int | None = None
+    ) -> Event:
+        """Return what one image's release is going to be, from the settings alone, before anything is learnt.
+
+        Owners decide by it whether they take part. A method with a formal guarantee returns a `LocalRelease`; without
+        one, this returns `unprotected` of no state.
+        """
+        return self.unprotected({})
+
     def event(
         self, size: tuple[int, int], state: State, releases: int = 1, max_images_per_identity: int | None = None
     ) -> Event:
         """Return what one image's release is, with its public parameters, for the ledgers.
 
-        A method with a formal guarantee returns a `LocalRelease`; without one, this returns `unprotected`.
+        It is `planned`, and differs in the detail (a `LocalRelease`) or the reason (a `NonPrivate`) at most.
         """
-        return self.unprotected(state)
+        planned = self.planned(size, releases, max_images_per_identity)
+        return self.unprotected(state) if isinstance(planned, NonPrivate) else planned
 
     def unprotected(self, state: State) -> NonPrivate:
-        """Return what leaves of an image without a formal guarantee, seen by whom, and why there is none."""
+        """Return what leaves of an image without a formal guarantee, seen by whom, and why; {} is no state yet."""
         raise NotImplementedError("A method without a formal guarantee says why in `unprotected`.")
 
     def shape_picture(self, state: State) -> NDArray[np.float64] | None:

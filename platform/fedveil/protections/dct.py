@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import frequency
+from fedveil import checks, frequency
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import _channels, base
 from fedveil.randomness import SecretStream
@@ -66,6 +66,11 @@ class AllChannels(base.Protection):
         """Return the image."""
         base.check_released(released, self.representation(size))
         return base.to_uint8(frequency.exact_inverse(released))
+
+    def check_state(self, state: base.State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless the state holds a positive scale per channel."""
+        base.check_state(state, {"scale": (_CHANNELS,)})
+        checks.positive(smallest_scale=float(state["scale"].min()))
 
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: the transform is invertible."""

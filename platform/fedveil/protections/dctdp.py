@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -216,6 +217,32 @@ class DCTDP(base.Protection):
         channels = frequency.AC if self.mode == "image" else CoefficientMechanism(1.0, self.align_corners).frequencies
         return _shape.picture(state["weights"], channels)
 
+    def check_state(self, state: base.State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless `state` is one of this mode, size and layout."""
+        self._mechanism.check_state(state, size, self.spatial)
+
+    def planned(
+        self, size: tuple[int, int], releases: int = 1, max_images_per_identity: int | None = None
+    ) -> LocalRelease:
+        """Return the release of one image: neither its law nor its diameter depends on what is learnt."""
+        mechanism = self._mechanism
+        detail: dict[str, str | float | int | bool] = {
+            "cap": self.cap,
+            "height": size[0],
+            "width": size[1],
+            "mode": self.mode,
+            "protection": "dctdp",
+            "transform_version": frequency.VERSION,
+        }
+        return LocalRelease(
+            mechanism="laplace" if self.noise == "laplace" else "gaussian",
+            diameter=mechanism.diameter(size),
+            releases=releases,
+            delta=0.0 if self.noise == "laplace" else self.delta,
+            max_images_per_identity=max_images_per_identity,
+            detail=tuple(sorted(detail.items())),
+        )
+
     def event(
         self,
         size: tuple[int, int],
@@ -224,25 +251,10 @@ class DCTDP(base.Protection):
         max_images_per_identity: int | None = None,
     ) -> LocalRelease:
         """Return the release of one image; its diameter is the composed loss (Laplace) or mu (Gaussian)."""
-        mechanism = self._mechanism
-        mechanism.check_state(state, size, self.spatial)
-        detail: dict[str, str | float | int | bool] = {
-            "cap": self.cap,
-            "height": size[0],
-            "width": size[1],
-            "mode": self.mode,
-            "protection": "dctdp",
-            "transform_version": frequency.VERSION,
-            **mechanism.describe(state),
-        }
-        return LocalRelease(
-            mechanism="laplace" if self.noise == "laplace" else "gaussian",
-            diameter=mechanism.diameter(state, size),
-            releases=releases,
-            delta=0.0 if self.noise == "laplace" else self.delta,
-            max_images_per_identity=max_images_per_identity,
-            detail=tuple(sorted(detail.items())),
-        )
+        self.check_state(state, size)
+        planned = self.planned(size, releases, max_images_per_identity)
+        detail = {**dict(planned.detail), **self._mechanism.describe(state)}
+        return dataclasses.replace(planned, detail=tuple(sorted(detail.items())))
 
 
 METHOD = DCTDP

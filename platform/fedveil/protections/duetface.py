@@ -163,16 +163,17 @@ class DuetFace(base.Protection):
 
     def _checked(self, images: torch.Tensor, state: base.State) -> tuple[int, int]:
         size = base.check_images(images)
-        self._check_state(state, size)
+        self.check_state(state, size)
         return size
 
     def _check_release(self, released: torch.Tensor, state: base.State) -> tuple[int, int]:
         size = (int(released.shape[2]), int(released.shape[3]))
         base.check_released(released, self.representation(size))
-        self._check_state(state, size)
+        self.check_state(state, size)
         return size
 
-    def _check_state(self, state: base.State, size: tuple[int, int]) -> None:
+    def check_state(self, state: base.State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless the state holds this client net, and a scale for each of its and our channels."""
         self.representation(size)
         net = _duet.skeleton(self.client_width, size)
         shapes = {_duet.PREFIX + name: tuple(tensor.shape) for name, tensor in net.named_parameters()}

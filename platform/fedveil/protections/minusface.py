@@ -187,12 +187,16 @@ class MinusFace(base.Protection):
         return out.clamp_(0.0, 1.0).flatten(1, 2)
 
     def _checked(self, images: torch.Tensor, state: base.State) -> None:
-        self.representation(base.check_images(images))
-        self._check_state(state)
+        size = base.check_images(images)
+        self.representation(size)
+        self.check_state(state, size)
 
-    def _check_state(self, state: base.State) -> None:
-        known = _residue.shapes(self.generator_width)
-        base.check_state(state, {**known, "unit": (_residue.CHANNELS,), "spread": ()})
+    def check_state(self, state: base.State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless the state holds this generator, its unit and a spread."""
+        base.check_state(state, self._shapes())
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {**_residue.shapes(self.generator_width), "unit": (_residue.CHANNELS,), "spread": ()}
 
     def features(self, released: torch.Tensor, state: base.State) -> torch.Tensor:
         """Return (X_p - grey) / spread: about unit scale."""
@@ -208,13 +212,14 @@ class MinusFace(base.Protection):
         return base.to_uint8(255.0 * released[:, :3])
 
     def unprotected(self, state: base.State) -> NonPrivate:
-        """Return a `NonPrivate` event that names the generator by the first half of its SHA-256."""
-        self._check_state(state)
+        """Return a `NonPrivate` event that names the generator by the first half of its SHA-256, once there is one."""
+        if state:
+            base.check_state(state, self._shapes())
         reason = "a secret order of channels bounds no loss, and faces have been regenerated from such images; "
         if self.federated_rounds:  # one event for the whole run, whichever generator it has arrived at
             reason += "the generator learns from the clients' clean faces"
             return NonPrivate("image", "the shuffled images, any model update or anything computed from them", reason)
-        reason += f"generator {_residue.fingerprint(state)[:32]}"
+        reason += f"generator {_residue.fingerprint(state)[:32]}" if state else "a generator of public faces"
         return NonPrivate("image", "the shuffled images or anything computed from them", reason)
 
 

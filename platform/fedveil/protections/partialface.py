@@ -169,6 +169,10 @@ class PartialFace(base.Protection):
         energy = (released / _sizes(released)).square().mean(1, keepdim=True).sqrt()
         return base.to_uint8(_MID_GREY * energy).expand(-1, 3, -1, -1).contiguous()
 
+    def check_state(self, state: base.State, size: tuple[int, int]) -> None:
+        """Raise `UserError` unless the state holds a partition of the channels and its orders."""
+        _table(state)
+
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: a secret of 5.2 bits that the release gives away is no guarantee."""
         return NonPrivate(

@@ -120,7 +120,7 @@ def check_the_owner_reserves_the_schedule(folder: Path) -> None:
     for name, joined in (("often", 3), ("once", 1)):
         federation = Federation.of([*SMALL, f"vault.root={folder / name}"])
         for _ in range(joined):
-            site = open_site(federation, "run", "c0002", Node("here"), {})
+            site = open_site(federation, "run", "c0002", Node("here", vault_root=str(folder / name)), {})
         rows = [row for row in site.vault.ledger.rows() if row.status == "reserved"]
         (total,) = (claim.epsilon for claim in totals_of.of_rows(rows) if claim.unit == "client")
         totals.append((len(rows), rows[0].event, total))

@@ -66,7 +66,8 @@ def constants(federation: Federation, folder: Path) -> dict[str, Any]:
     # Open the vaults of the other clients: what they book must not depend on their neighbour.
     booked = []
     for client in ("c0001", "c0003"):
-        site = open_site(federation, "run", client, Node(client), session.state)
+        node = Node(client, vault_root=federation.settings.vault.root)
+        site = open_site(federation, "run", client, node, session.state)
         booked += [(row.subject, row.status, row.event) for row in site.vault.ledger.rows()]
 
     def transport(number: int, cohort: Any, tensors: Any, state: Any) -> list[Update]:

@@ -1,0 +1,98 @@
+"""What a coordinator sent, checked before anything is done with it: instruction, protection's state, tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+import fedveil
+from fedveil.federation import instruction, packed
+from fedveil.federation.federation import Federation
+from fedveil.federation.instruction import BadInstruction
+from fedveil.records import Tensors, model_sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """What is asked: of which run, and in which round (0 at the roll call)."""
+
+    run: Federation
+    run_id: str
+    round: int = 0
+
+
+class Content:
+    """An array record, hashable by its content: a thousand clients of one process check and unpack it once."""
+
+    def __init__(self, record: ArrayRecord) -> None:
+        self.arrays = dict(record.items())
+        self._id = tuple((name, array.stype, array.data) for name, array in sorted(self.arrays.items()))
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Content) and self._id == other._id
+
+
+def records(message: Message, wanted: Collection[str]) -> dict[str, ArrayRecord | ConfigRecord]:
+    """Return a message's records; others than the wanted ones are refused."""
+    if not message.has_content():
+        raise BadInstruction("Expected a message with content.")
+    found = {str(name): record for name, record in message.content.items()}
+    if set(found) != set(wanted):
+        raise BadInstruction(f"Expected the records {sorted(wanted)}, got {sorted(name[:40] for name in found)[:9]}.")
+    for name, record in found.items():
+        kind = ConfigRecord if name == "instruction" else ArrayRecord
+        if not isinstance(record, kind):
+            raise BadInstruction(f"Expected record {name} as {kind.__name__}, got {type(record).__name__}.")
+    return found  # type: ignore[return-value]  # by the loop above
+
+
+def instruction_of(record: ArrayRecord | ConfigRecord, training: bool) -> Instruction:
+    """Return a checked instruction.
+
+    Raises:
+        BadInstruction: of another version, with other keys, a configuration that cannot be followed, a run id that
+            would be a path, a round that the schedule does not have.
+    """
+    keys = {"config", "run_id", "version"} | ({"round"} if training else set())
+    given = dict(record.items())
+    version = given.get("version")
+    if version != fedveil.__version__:
+        shown = repr(version)[:40]
+        raise BadInstruction(
+            f"This node runs fedveil {fedveil.__version__}, the coordinator {shown}; install equal versions."
+        )
+    if set(given) != keys:
+        raise BadInstruction(f"Expected an instruction with {sorted(keys)}, got {sorted(given)[:9]}.")
+    run = instruction.from_wire(given["config"])
+    run_id = instruction.plain_name(given["run_id"], "run_id")
+    return Instruction(run, run_id, instruction.round_of(run, given["round"]) if training else 0)
+
+
+@functools.lru_cache(maxsize=2)
+def state_of(run: Federation, content: Content) -> dict[str, torch.Tensor]:
+    """Return the protection's public state, which its own check accepts; a process unpacks one state once."""
+    state = {name: torch.from_numpy(array) for name, array in packed.state(content.arrays).items()}
+    run.protection.check_state(state, run.size)
+    return state
+
+
+@functools.lru_cache(maxsize=1)
+def tensors_of(run: Federation, number: int, state: Content, content: Content) -> tuple[Tensors, str]:
+    """Return the global tensors, exactly those of the round's network and finite, and a hash of all that was sent."""
+    found = packed.tensors(content.arrays, _shapes(run, run.stage_of(number).index, state))
+    for array in found.values():
+        array.setflags(write=False)  # clients share them
+    return found, model_sha256(found)
+
+
+@functools.lru_cache(maxsize=2)
+def _shapes(run: Federation, stage: int, state: Content) -> dict[str, tuple[int, ...]]:
+    network = run.network(run.stages[stage], state_of(run, state))
+    return {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}

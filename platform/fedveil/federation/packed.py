@@ -1,0 +1,77 @@
+"""Arrays that arrive in Flower's form: known in size before they are unpacked, and exactly what was expected."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedveil.federation.instruction import BadInstruction, one_line
+
+_STATE = 1 << 28  # bytes of a protection's state
+_HEADER = 1 << 10  # bytes before an array's values
+
+
+class Packed(Protocol):
+    """An .npy file in memory, and how its sender says that it was made."""
+
+    stype: str
+    data: bytes
+
+
+def tensors(
+    given: Mapping[str, Packed], shapes: Mapping[str, tuple[int, ...]], what: str = "tensor", finite: bool = True
+) -> dict[str, NDArray[np.float32]]:
+    """Return arrays that are exactly the expected ones, float32; nothing is unpacked before its size is known.
+
+    Args:
+        given: name -> array as it arrived.
+        shapes: name -> expected shape.
+        what: "tensor", for messages.
+        finite: refuse values that are not.
+
+    Raises:
+        BadInstruction: another set of names, another shape or type, damaged bytes, values that are not finite.
+    """
+    if set(given) != set(shapes):
+        odd = sorted(set(given) ^ set(shapes))
+        raise BadInstruction(f"Expected other {what}s: {[name[:80] for name in odd[:3]]} are too many or missing.")
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, shape in shapes.items():
+        values = _unpacked(given[name], f"{what} {name}", 4 * math.prod(shape))
+        if values.dtype != np.float32 or values.shape != tuple(shape):
+            raise BadInstruction(f"Expected {what} {name} float32 {tuple(shape)}, got {values.dtype} {values.shape}.")
+        if finite and not np.isfinite(values).all():
+            raise BadInstruction(f"Expected {what} {name} to be finite.")
+        found[name] = values
+    return found
+
+
+def state(given: Mapping[str, Packed]) -> dict[str, NDArray[Any]]:
+    """Return a protection's public state as it arrived, of plausible size; its `check_state` has the last word."""
+    if sum(len(array.data) for array in given.values()) > _STATE or len(given) > 10_000:
+        raise BadInstruction(f"Expected a state of at most {_STATE} bytes in all.")
+    return {name: _unpacked(array, f"state {name[:80]}", _STATE) for name, array in given.items()}
+
+
+def _unpacked(array: Packed, what: str, most: int) -> NDArray[Any]:
+    """Return the floats of an .npy file in memory, of at most `most` bytes, writable and of this process's own."""
+    if array.stype != "numpy.ndarray" or not isinstance(array.data, bytes) or len(array.data) > most + _HEADER:
+        raise BadInstruction(f"Expected {what} as an .npy file of at most {most} bytes, got {len(array.data)}.")
+    stream = io.BytesIO(array.data)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("another version of the format")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
+        if dtype not in (np.dtype("<f4"), np.dtype("<f8")):
+            raise ValueError(f"values of type {dtype}")
+        values = np.frombuffer(array.data, dtype, offset=stream.tell())
+        if values.size != math.prod(shape):
+            raise ValueError(f"{values.size} values in the shape {shape}")
+        return values.reshape(shape, order="F" if by_columns else "C").copy()
+    except Exception as error:  # foreign bytes: whatever reading them raises concerns their sender alone
+        raise BadInstruction(f"Expected {what} as an .npy file of floats: {one_line(error)}") from error
