@@ -360,4 +360,4 @@ def test_beside_a_client_level_claim_the_reason_stays_with_the_owner(settings, c
     words = ("train.lr=1e30", "train.head_lr=1e30", "train.local.steps=4", *claim)
     reply, _ = ask(settings(*words))
     reason = str(reply.content.config_records["refusal"]["reason"])
-    assert said in reason if said else reason == "the client could not train"
+    assert said in reason if said else "1e+30" not in reason and reason.startswith("the client could not")
