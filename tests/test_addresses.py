@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fedveil import addresses, checks, cli, config
+from fedveil import checks, cli, config
+from fedveil.storage import addresses
 
 WORD = "s3cretword"
 
@@ -81,7 +82,7 @@ def test_a_process_that_was_not_told_says_how_to_tell_it(monkeypatch: pytest.Mon
 
 def test_a_child_inherits_what_its_parent_was_told() -> None:
     addresses.without_secrets(f"http://me:{WORD}@host/")
-    code = "from fedveil import addresses; print(addresses.whole('http://***@host/', 'x'))"
+    code = "from fedveil.storage import addresses; print(addresses.whole('http://***@host/', 'x'))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == f"http://me:{WORD}@host/"
 

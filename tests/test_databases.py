@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from fedveil import checks, databases, disk
+from fedveil import checks
 from fedveil.privacy.events import NonPrivate
 from fedveil.privacy.ledger import Held, Ledger, Row
+from fedveil.storage import databases, disk
 from fedveil_clients.memo import Memo
 from fedveil_clients.vault import Vault
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fedveil import checks, disk, runs
+from fedveil import checks, runs
+from fedveil.storage import disk
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace", "chmod", "mkstemp"])
@@ -85,7 +86,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_writer_names_its_file_when_there_is_no_room(tmp_path: Path, name: str) -> None:
     code = (
-        "import numpy as np\nfrom pathlib import Path\nfrom fedveil import disk, runs\n"
+        "import numpy as np\nfrom pathlib import Path\nfrom fedveil import runs\nfrom fedveil.storage import disk\n"
         f"try:\n    {WRITERS[name]}\nexcept OSError as error:\n    print('SAID', disk.said(error))\n"
     )
     shown = limited(4096, code, tmp_path)

@@ -14,8 +14,8 @@ import torch
 
 from fedveil import checks
 from fedveil.configuration.schema import Tracking
-from fedveil.stores import chosen, ui_command
 from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker
+from fedveil.tracking.stores import chosen, ui_command
 
 mlflow = pytest.importorskip("mlflow")
 INFO = RunInfo("r1", "demo", "first run", {"train.rounds": 3, "train.lr": 0.1, "vault": None}, {"note": "procedural"})

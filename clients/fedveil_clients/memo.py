@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, databases, randomness, runs
+from fedveil import checks, randomness, runs
+from fedveil.storage import databases
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedveil import checks, disk, randomness, runs
+from fedveil import checks, randomness, runs
 from fedveil.federation.instruction import BadInstruction
 from fedveil.privacy.ledger import Held, Ledger
+from fedveil.storage import disk
 from fedveil_clients.memo import Listed, Memo
 
 _LOST = "Restore the vault from a backup, or start a new run: it draws new class centres."

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import fedveil
-from fedveil import addresses, checks, commands, console, disk
+from fedveil import checks, commands, console
 from fedveil.commands import _mistakes
 from fedveil.configuration import text, words
+from fedveil.storage import addresses, disk
 
 _START = """\
 fedveil {version}: federated face recognition on protected faces

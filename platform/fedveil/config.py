@@ -16,10 +16,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedveil import addresses, checks
+from fedveil import checks
 from fedveil.configuration import files, idle, plugins, settings, text, typed
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import GROUPS, METHOD_GROUPS, one, put, split
+from fedveil.storage import addresses
 
 
 def load(words: Iterable[str] = (), on: Config | None = None) -> Config:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fedveil import addresses
+from fedveil.storage import addresses
 
 if TYPE_CHECKING:
     from fedveil.records import RoundReport

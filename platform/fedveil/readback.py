@@ -14,9 +14,9 @@ from typing import Any
 
 from fedveil import checks, config, runs
 from fedveil.configuration.schema import Config
-from fedveil.disk import NUMBER, Shape
 from fedveil.privacy.statements import Statement
 from fedveil.runs import Arrays, Run
+from fedveil.storage.disk import NUMBER, Shape
 
 _OPTIONAL = (*NUMBER, type(None))
 _CLAIM: Shape = {"unit": str, "relation": str, "epsilon": _OPTIONAL, "delta": _OPTIONAL}

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil.disk import misfit, read_json, write_atomic, write_json
+from fedveil.storage.disk import misfit, read_json, write_atomic, write_json
 
 __all__ = [
     "Arrays", "Lock", "Run", "load_array", "lock", "misfit", "new_run_id", "open_run", "pack", "read_json", "unpack",

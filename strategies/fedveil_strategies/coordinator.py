@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, mirror, readback, records, runs
+from fedveil import checks, config, readback, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import claims, warm_start
@@ -26,6 +26,7 @@ from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import GENESIS, Ledger, Row
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
+from fedveil.tracking import mirror
 from fedveil_strategies import client_level, observers, phases, rounds
 from fedveil_strategies.session import Session
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedveil import config, disk, mirror, records, runs
+from fedveil import config, records, runs
 from fedveil.evaluation import protocol
 from fedveil.federation.tensors import set_tensors
 from fedveil.pictures import faces
@@ -20,6 +20,8 @@ from fedveil.pictures import run as pictures
 from fedveil.privacy.ledger import Ledger
 from fedveil.records import RoundReport
 from fedveil.runs import Run
+from fedveil.storage import disk
+from fedveil.tracking import mirror
 from fedveil_strategies import rounds
 from fedveil_strategies.session import Session
 

@@ -24,8 +24,9 @@ from typing import Any
 import pytest
 import torch
 
-from fedveil import checks, cli, mirror, readback, runs, tracking
+from fedveil import checks, cli, readback, runs
 from fedveil.commands import ui
+from fedveil.tracking import _mlflow, mirror
 from fedveil_strategies import observers
 
 mlflow = pytest.importorskip("mlflow")
@@ -121,15 +122,15 @@ def test_what_a_failing_server_missed_is_sent_later_and_once(
 ) -> None:
     uri = store_at(Path("store/mlflow.db"), blank)
     words = [*TINY, *FIXED, f"tracking.uri={uri}"]
-    real = tracking.MlflowTracker.log_round
+    real = _mlflow.MlflowTracker.log_round
 
-    def failing(self: tracking.MlflowTracker, round: int, metrics: Any) -> None:  # noqa: A002
+    def failing(self: _mlflow.MlflowTracker, round: int, metrics: Any) -> None:  # noqa: A002
         if round == 2:
             raise ConnectionError("no answer")
         real(self, round, metrics)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking.MlflowTracker, "log_round", failing)
+        patch.setattr(_mlflow.MlflowTracker, "log_round", failing)
         run_id = ended(words)
     assert f"`fedveil simulate --resume {run_id}` or `fedveil ui` sends later" in capsys.readouterr().err
     assert complete(run_id) == []

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fedveil
-from fedveil import addresses, checks, config, console, disk, engine
+from fedveil import checks, config, console, engine
 from fedveil.configuration.schema import Config
 from fedveil.federation import instruction, planning, registered
 from fedveil.federation.federation import Federation
+from fedveil.storage import addresses, disk
 
 EXAMPLES = """examples:
   fedveil bundle app/ study=quick

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, config, console, engine, mirror, readback, runs
+from fedveil import checks, config, console, engine, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
 from fedveil.federation import instruction, planning, warm_start
 from fedveil.federation.federation import Federation
+from fedveil.tracking import mirror
 
 EXAMPLES = """examples:
   fedveil simulate                              # drawn faces, about a minute

@@ -10,7 +10,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from fedveil import config, console, mirror, stores
+from fedveil import config, console
+from fedveil.tracking import mirror, stores
 
 EXAMPLES = """examples:
   fedveil ui                     # the runs of this folder, in your browser

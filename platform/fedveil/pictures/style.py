@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedveil import disk
+from fedveil.storage import disk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

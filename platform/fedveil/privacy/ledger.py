@@ -18,9 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedveil import checks, databases
+from fedveil import checks
 from fedveil.privacy import events
 from fedveil.privacy.events import Event
+from fedveil.storage import databases
 
 _VERSION = 3
 _SCHEMA = """

@@ -6,8 +6,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from fedveil import console, mirror, runs, tracking
+from fedveil import console, runs, tracking
 from fedveil.commands.sweep import live, report, sweep
+from fedveil.tracking import mirror
 
 EXAMPLES = """examples:
   fedveil sweep protection=none,dctdp seed=1,2,3   # six runs, one per core

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import fedveil
-from fedveil import console, runs, stores, tracking
+from fedveil import console, runs, tracking
 from fedveil.commands.sweep import grid, total
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
 from fedveil.privacy.statements import MEANINGFUL
+from fedveil.tracking import stores
 
 UNITS = ("client", "image", "identity")
 

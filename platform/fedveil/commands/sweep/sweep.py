@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import addresses, checks, config, readback, runs
+from fedveil import checks, config, readback, runs
 from fedveil.commands.sweep import grid
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
 from fedveil.configuration.schema import Engine
+from fedveil.storage import addresses
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 _POLL = 0.2  # seconds

@@ -40,9 +40,10 @@ def main() -> int:
 
 
 def _run(job: Mapping[str, str]) -> int:
-    from fedveil import addresses, checks, config, disk
+    from fedveil import checks, config
     from fedveil.commands import simulate
     from fedveil.federation.federation import Federation
+    from fedveil.storage import addresses, disk
 
     try:
         federation = Federation(config.from_json(job["config"]))

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from fedveil import checks, disk
+from fedveil import checks
+from fedveil.storage import disk
 
 _WAIT = 60.0  # seconds for another process's transaction to end
 _CANNOT = {

@@ -8,8 +8,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from fedveil import addresses, checks
+from fedveil import checks
 from fedveil.configuration.schema import Tracking
+from fedveil.storage import addresses
 
 EXPERIMENT = "fedveil"
 URI, NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"

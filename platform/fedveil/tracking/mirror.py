@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 import fedveil
-from fedveil import checks, config, disk, readback, runs, stores, tracking
+from fedveil import checks, config, readback, runs, tracking
 from fedveil.configuration.schema import Config
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import set_tensors
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
 from fedveil.runs import Run
-from fedveil.stores import Store
-from fedveil.tracking import Tracker
+from fedveil.storage import disk
+from fedveil.tracking import Tracker, stores
+from fedveil.tracking.stores import Store
 
 _PICTURES = ("rounds.png", "roc.png", "budget_shape.png", "faces.png")
 
