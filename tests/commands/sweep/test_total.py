@@ -69,10 +69,19 @@ def test_a_run_without_protection_makes_the_total_infinite_and_says_what_the_res
     found = one(of_rows(ledger, {"a", "b"}))
     assert found.formal is not None
     assert (found.statement.epsilon, found.formal.epsilon, found.unprotected) == (None, 8.0, 1)
-    (said,) = total.sentences([found], all_public=False)
+    (said,) = total.sentences([found], all_public=False, fixed=True)
     assert "infinite: 1 run" in said
     assert "epsilon = 8 at delta = 0 (replace-one)" in said
     assert total.to_dicts([found])[0]["statement"]["epsilon"] is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("event", "named"), [(EIGHT, False), (GAUSS, True)])
+def test_a_total_that_adaptivity_would_break_says_what_it_assumes(event: LocalRelease, named: bool) -> None:
+    found = of_rows(rows(("a", "d", "spent", event), ("b", "d", "spent", event)), {"a", "b"})
+    (before,) = total.sentences(found, all_public=False, fixed=True)
+    (after,) = total.sentences(found, all_public=False, fixed=False)
+    assert ("the grid was fixed before its first run" in before) == named
+    assert ("if no value was added after seeing a result" in after) == named
 
 
 def test_fixed_noise_protects_nobody() -> None:
@@ -81,5 +90,5 @@ def test_fixed_noise_protects_nobody() -> None:
 
 
 def test_words_without_rows() -> None:
-    assert "public benchmark" in total.sentences([], all_public=True)[0]
-    assert "no release" in total.sentences([], all_public=False)[0]
+    assert "public benchmark" in total.sentences([], all_public=True, fixed=True)[0]
+    assert "no release" in total.sentences([], all_public=False, fixed=True)[0]

@@ -204,7 +204,7 @@ def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker)
     unit = unit_of(sweep.grid.axes)
     found = groups(outcomes, unit)
     spent, all_public = total.totals(outcomes)
-    said = total.sentences(spent, all_public)
+    said = total.sentences(spent, all_public, sweep.fixed)
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
     files = write(sweep, outcomes)
     for path in (*files, sweep.folder / "sweep.json"):

@@ -65,6 +65,11 @@ class Sweep:
         return Path(self.grid.cells[0].settings.runs.root)
 
     @property
+    def fixed(self) -> bool:
+        """Whether the grid was fixed before its first run: with a name of its own, values can be added later."""
+        return self.sweep_id == f"sweep-{self.grid.name}"
+
+    @property
     def folder(self) -> Path:
         """Where the sweep's own files are."""
         return self.root / self.sweep_id

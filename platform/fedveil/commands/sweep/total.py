@@ -51,9 +51,9 @@ def public_benchmark(federation: Federation) -> bool:
 def totals(outcomes: Sequence[Outcome]) -> tuple[list[Total], bool]:
     """Return the worst data set's total per unit over all runs of a sweep, and whether all people are public anyway.
 
-    Derived as an owner's totals are (`privacy.totals`), from the rows of this sweep's runs. Its grid was fixed before
-    the first of them, so later runs were not chosen knowing earlier results. A copy that was drawn before the sweep and
-    read again in it counts once. Runs on public people spend nothing.
+    Derived as an owner's totals are (`privacy.totals`), from the rows of this sweep's runs: by plain composition, which
+    holds for a grid that was fixed before its first run. A copy that was drawn before the sweep and read again in it
+    counts once. Runs on public people spend nothing.
     """
     public: dict[str, bool] = {}
     private: dict[Path, set[str]] = collections.defaultdict(set)
@@ -134,8 +134,15 @@ def _size(total: Total) -> tuple[int, float]:
     return total.unprotected, formal or 0.0
 
 
-def sentences(found: Sequence[Total], all_public: bool) -> list[str]:
-    """Return what the sweep cost the owners, in words."""
+def sentences(found: Sequence[Total], all_public: bool, fixed: bool) -> list[str]:
+    """Return what the sweep cost the owners, in words.
+
+    Args:
+        found: the worst totals.
+        all_public: nothing private was used.
+        fixed: the grid was fixed before its first run (`Sweep.fixed`). Where it was not, whoever added values may have
+            seen results, and only sums of pure losses hold then.
+    """
     if all_public:
         return ["owners' total over the sweep: public benchmark (public or drawn faces; nothing private was spent)"]
     if not found:
@@ -144,7 +151,8 @@ def sentences(found: Sequence[Total], all_public: bool) -> list[str]:
     for total in found:
         text = statements.claim(total.statement)
         if total.formal is not None:
-            rest = f"{total.formal.mechanism}; the grid was fixed before its first run"
+            why = "the grid was fixed before its first run" if fixed else "if no value was added after seeing a result"
+            rest = total.formal.mechanism if total.formal.delta == 0 else f"{total.formal.mechanism}; {why}"
             text = f"{statements.claim(total.formal)} ({rest})"
         if total.unprotected:
             also = f"; the protected releases alone: {text}" if total.formal is not None else ""
