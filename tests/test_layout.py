@@ -37,6 +37,12 @@ def test_a_source_root_holds_one_typed_package_and_is_none_itself(source_root: s
     assert (ROOT / source_root / package / "py.typed").is_file()
 
 
+def test_every_folder_of_code_is_a_package() -> None:
+    """One without an `__init__.py` works here and is missing from the wheel; pytest then puts our `platform` before Python's."""
+    folders = {path.parent for path in project_files() if path.suffix == ".py" and path.parts[0] in PACKAGES}
+    assert not [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
+
+
 @pytest.mark.parametrize("folder", [".", "platform", "experiments"])
 def test_the_standard_library_module_platform_is_not_hidden(folder: str) -> None:
     code = "import platform; assert platform.system(); import fedveil; print(fedveil.__file__)"
