@@ -38,7 +38,7 @@ def test_a_source_root_holds_one_typed_package_and_is_none_itself(source_root: s
 
 
 def test_every_folder_of_code_is_a_package() -> None:
-    """One without an `__init__.py` works here and is missing from the wheel; pytest then puts our `platform` before Python's."""
+    """One without `__init__.py` is missing from the wheel, and under pytest our `platform` then hides Python's."""
     folders = {path.parent for path in project_files() if path.suffix == ".py" and path.parts[0] in PACKAGES}
     assert not [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
 
