@@ -1,4 +1,4 @@
-"""What a run's folder holds, read back and checked: configuration, checkpoint, vaults, result.
+"""What a run's folder holds, read back and checked: configuration, checkpoint, ledger, vaults, result.
 
 A file that is damaged is refused with its name, what is wrong and what to do; where many runs are looked through,
 it is left out with a note.
@@ -14,6 +14,7 @@ from typing import Any
 
 from fedveil import checks, config, runs
 from fedveil.configuration.schema import Config
+from fedveil.privacy.ledger import GENESIS, Ledger
 from fedveil.privacy.statements import Statement
 from fedveil.runs import Arrays, Run
 from fedveil.storage.disk import NUMBER, Shape
@@ -75,6 +76,18 @@ def checkpoint_of(run: Run) -> tuple[Arrays, dict[str, Any]]:
     if wrong := runs.misfit(meta, _CHECKPOINT, ""):
         raise checks.UserError(f"{run.checkpoint} is not a readable fedveil checkpoint: {wrong}. {remedy}")
     return arrays, meta
+
+
+def ledger_of(run: Run) -> Ledger:
+    """Return the ledger of a run, which holds the row that its checkpoint was written after.
+
+    Raises:
+        fedveil.checks.UserError: the checkpoint is damaged, or the ledger was edited, cut, emptied or replaced.
+    """
+    ledger = Ledger(run.ledger)
+    ledger.head()
+    ledger.check_holds(str(checkpoint_of(run)[1].get("ledger_head", GENESIS)))
+    return ledger
 
 
 def vaults_of(run: Run) -> dict[str, str]:

@@ -23,7 +23,7 @@ from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import set_tensors
 from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID
 from fedveil.privacy.events import Event, LocalRelease
-from fedveil.privacy.ledger import GENESIS, Ledger, Row
+from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
 from fedveil.tracking import mirror
@@ -88,7 +88,7 @@ def _opened(
         tensors = phases.initial(federation, stage, state, backbone, {}, console.progress)
     optimiser = {name[10:]: value for name, value in arrays.items() if name.startswith("optimiser/")}
     admit(run)
-    Ledger(run.ledger).check_holds(str(meta.get("ledger_head", GENESIS)))
+    readback.ledger_of(run)  # refused here if it was cut since
     event = federation.release_event(state)
     _book(federation, run, event)
     plan = phases.plan_of(federation, stage, tensors)

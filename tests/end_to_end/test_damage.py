@@ -178,8 +178,14 @@ def test_a_sweeps_own_list_is_written_anew(copied: Path, how: str) -> None:
     assert json.loads(Path("runs/sweep-s/sweep.json").read_text())["state"] == "finished"
 
 
-def test_an_empty_ledger_is_no_ledger_without_rows(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [["ledger", TWO], ["ledger", TWO, "--picture", "grown.png"], ["audit", TWO], [*RESUME]],
+    ids=["ledger", "picture", "audit", "resume"],
+)  # fmt: skip
+def test_an_empty_ledger_is_no_ledger_without_rows(
+    copied: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file without rows would read as a run that claims nothing; the checkpoint remembers that there were some."""
-    Path(f"runs/{ONE}/ledger.sqlite").unlink()
-    assert cli.main(["ledger", ONE]) == 2
+    Path(f"runs/{TWO}/ledger.sqlite").unlink()
+    assert cli.main(command) == 2
     assert "cut, rolled back or replaced" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from fedveil.commands.audit import client, local
 from fedveil.commands.audit.report import CONFIDENCE, Bound, text, verdict
 from fedveil.federation.federation import Federation
 from fedveil.privacy.events import Release
-from fedveil.privacy.ledger import Ledger, Row
+from fedveil.privacy.ledger import Row
 
 __all__ = ["Bound", "Subject", "audit", "subject", "text", "verdict"]
 
@@ -49,9 +49,7 @@ def subject(words: Sequence[str]) -> Subject:
     _mistakes.only(words[1:], ("runs",), "an audit of a run")
     run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
     federation = Federation(readback.settings_of(run))
-    ledger = Ledger(run.ledger)
-    ledger.head()
-    rows = ledger.rows(run.run_id)
+    rows = readback.ledger_of(run).rows(run.run_id)
     booked = tuple(row for row in rows if row.status == "spent" and isinstance(row.event, Release))
     arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: value for name, value in arrays.items() if name.startswith("state/")}

@@ -41,7 +41,7 @@ def of_run(root: Path, run_id: str, path: Path) -> Path:
     """
     run = runs.open_run(root, run_id)
     federation = Federation(readback.settings_of(run))
-    curves = run_curves(Ledger(run.ledger).rows(run_id), federation)
+    curves = run_curves(readback.ledger_of(run).rows(run_id), federation)
     return pictures_ledger.spent(path, curves, f"Spent by run {run_id}", "round", statements.MEANINGFUL)
 
 

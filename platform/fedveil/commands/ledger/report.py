@@ -14,7 +14,7 @@ from fedveil.configuration.schema import Policy
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import totals
-from fedveil.privacy.ledger import GENESIS, Ledger, Row, deal_of, everybody_of
+from fedveil.privacy.ledger import Ledger, Row, deal_of, everybody_of
 from fedveil.privacy.spending import History, Past
 from fedveil.privacy.totals import Deltas
 
@@ -26,9 +26,8 @@ def of_run(root: Path, run_id: str) -> dict[str, Any]:
         fedveil.checks.UserError: no such run, a damaged file of it, or a ledger that was edited or cut.
     """
     run = runs.open_run(root, run_id)
-    ledger = Ledger(run.ledger)
+    ledger = readback.ledger_of(run)
     head, rows = ledger.head(), ledger.rows(run_id)
-    ledger.check_holds(str(readback.checkpoint_of(run)[1].get("ledger_head", GENESIS)))
     found = claims.of_run(Federation(readback.settings_of(run)), rows)
     return {
         "run_id": run_id,
