@@ -128,11 +128,22 @@ class Run:
         return self.folder / "result.json"
 
 
+def make_store(root: Path) -> None:
+    """Make a folder for runs that is its owner's alone: times of files tell others how long something took."""
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+
+
+def close_to_others(run: Run) -> None:
+    """Let nobody else look into a run's folder, where files change while it goes on; what it found may be copied."""
+    run.folder.chmod(0o700)
+
+
 def hide_times(run: Run) -> None:
-    """Give everything that others may read of a run the time at which it began: how long it took stays unsaid."""
+    """Give a run's folder and all in it the time at which it began: neither they nor a copy tell how long it took."""
     began = run.config.stat().st_mtime_ns
-    readable = [path for path in run.folder.iterdir() if path.stat().st_mode & 0o077]
-    for path in [*readable, run.folder]:
+    for path in [*run.folder.iterdir(), run.folder]:
         os.utime(path, ns=(began, began))
 
 
@@ -155,7 +166,8 @@ def lock(run: Run) -> Lock:
     Raises:
         fedveil.checks.UserError: another process has the run open.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    make_store(run.root)
+    run.folder.mkdir(exist_ok=True)
     handle = os.open(run.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

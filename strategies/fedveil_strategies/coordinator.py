@@ -59,6 +59,8 @@ def open_session(
     lock = runs.lock(run)
     before = [*run.folder.iterdir()]
     try:
+        if settings.privacy.client is not None:
+            runs.close_to_others(run)
         return _opened(federation, run, progress, parent, admit, lock)
     except BaseException as error:
         if isinstance(error, checks.UserError):

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from fedveil import cli, runs, tracking
+from fedveil.commands import simulate as command
+from fedveil.commands.sweep import sweep
 from fedveil.privacy.ledger import Ledger
 from fedveil_clients import training
 
@@ -114,7 +116,7 @@ def test_how_long_a_client_took_and_who_took_part_change_nothing_that_others_rea
         run = simulate("privacy.test_seed=3", "tracking=mlflow", "tracking.log_model=false")
         readable = [path for path in run.folder.iterdir() if path.stat().st_mode & 0o077]
         began = run.config.stat().st_mtime_ns
-        assert {path.stat().st_mtime_ns for path in [*readable, run.folder]} == {began}
+        assert {path.stat().st_mtime_ns for path in [*run.folder.iterdir(), run.folder]} == {began}
         ledger = [(row.status, row.event, row.note) for row in Ledger(run.ledger).rows()]
         seen.append(({path.name: path.stat().st_size for path in readable}, run.result.read_bytes(), ledger))
     assert seen[0] == seen[1]
@@ -138,6 +140,36 @@ def test_the_tracker_is_told_to_hide_times_under_a_client_level_claim_alone(tmp_
     monkeypatch.setattr(tracking, "open_tracker", lambda *_: Told())
     simulate("tracking=mlflow", *([] if level else ["privacy.client=none"]))
     assert asked == [level]
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_nobody_else_sees_when_files_of_a_client_level_run_change(tmp_path, monkeypatch, level):
+    monkeypatch.chdir(tmp_path)
+    run = simulate(*([] if level else ["privacy.client=none"]))
+    assert (run.folder.stat().st_mode & 0o077 == 0) == level
+    assert run.root.stat().st_mode & 0o077 == 0  # fedveil made it; what was there before stays as it is
+
+
+def test_no_reference_begins_when_a_client_level_run_ends(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = []
+    whole = command.simulate
+
+    def simulated(federation, *given):
+        began.append(federation.settings.privacy.client)
+        return whole(federation, *given)
+
+    monkeypatch.setattr(command, "simulate", simulated)
+    monkeypatch.setattr(command, "has_reference", lambda federation: True)
+    simulate()
+    assert [budget is None for budget in began] == [True, False]
+
+
+def test_a_sweep_starts_client_level_runs_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = sweep.prepare([*WORDS, "privacy.client.epsilon=8,none"])
+    order = sorted((sweep.Outcome(cell, cell.name) for cell in made.grid.cells), key=sweep._tells_time)
+    assert [outcome.cell.settings.privacy.client is None for outcome in order] == [True, False]
 
 
 @pytest.mark.parametrize("leak", ["wall_seconds", "cohort"])

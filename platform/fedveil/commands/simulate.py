@@ -137,6 +137,12 @@ def reference(federation: Federation, progress: str) -> tuple[str, dict[str, Any
     return run_id, simulate(Federation(bare), run_id, progress)
 
 
+def _compared(federation: Federation) -> tuple[str, dict[str, Any]] | None:
+    if has_reference(federation):
+        console.tell("the same recipe without protection, for comparison")
+    return reference(federation, "quiet")
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="group=name or section.key=value")
@@ -152,14 +158,17 @@ def run(chosen: argparse.Namespace) -> int:
     federation, run_id = prepare(chosen.words, chosen.resume)
     settings, mode = federation.settings, "plain" if chosen.plain else "auto"
     console.tell(f"run {run_id} in {settings.runs.root}/")
+    first = settings.privacy.client is not None  # when a later reference began would tell how long the run took
     try:
+        bare = _compared(federation) if first else None
         result = simulate(federation, run_id, mode)
-        if has_reference(federation):
-            console.tell("the same recipe without protection, for comparison")
-        bare = reference(federation, "quiet")
+        bare = bare or _compared(federation)
     except KeyboardInterrupt:
         again = f"fedveil simulate --resume {run_id}"
-        console.complain(f"\ninterrupted; `{again}` goes on after the last finished round")
+        if not runs.Run(Path(settings.runs.root), run_id).config.exists():
+            console.complain("\ninterrupted before the run began; nothing was released")
+        else:
+            console.complain(f"\ninterrupted; `{again}` goes on after the last finished round")
         return 130
     if bare is not None:
         result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}

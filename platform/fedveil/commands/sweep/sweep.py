@@ -122,7 +122,7 @@ def run(sweep: Sweep, workers: int, view: View, begin: Callable[[], None] = lamb
         try:
             while unfinished := [o for o in outcomes.values() if o.state in ("waiting", "running")]:
                 changed = False
-                for outcome in unfinished:
+                for outcome in sorted(unfinished, key=_tells_time):
                     new = _advance(sweep, outcome, running, workers)
                     changed |= new.state != outcome.state
                     outcomes[outcome.cell.name] = new
@@ -142,6 +142,11 @@ def run(sweep: Sweep, workers: int, view: View, begin: Callable[[], None] = lamb
         failed = any(outcome.state == "failed" for outcome in outcomes.values())
         _save(sweep, outcomes, "failed" if failed else "finished")
     return [*outcomes.values()]
+
+
+def _tells_time(outcome: Outcome) -> bool:
+    """Return whether how long a run takes is a secret: such runs come last, so that no other begins when one ends."""
+    return outcome.cell.settings.privacy.client is not None
 
 
 def cores() -> int:
@@ -227,7 +232,8 @@ def _alone(sweep: Sweep) -> Iterator[None]:
     """Hold the sweep's lock, which ends with this process however it ends."""
     import fcntl
 
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    runs.make_store(sweep.root)
+    sweep.folder.mkdir(exist_ok=True)
     with (sweep.folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
