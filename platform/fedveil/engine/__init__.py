@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedveil import checks
+from fedveil import checks, device
 from fedveil.configuration.schema import Engine
 
 SERVER_APP = "fedveil_strategies.app:app"
@@ -35,6 +35,8 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
     kind = kinds[engine.name]
     if kind is PoolGrid and sys.platform != "linux":
         kind = InlineGrid  # forking is safe on Linux alone; results are equal
+    if device.place(str(node_config.get("device", "cpu"))).device.type != "cpu":
+        kind = InlineGrid  # one process keeps one model on the device; another would only queue for it
     workers = engine.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     _memory.keep_freed_pages()  # workers that are forked later inherit it
     settings = _flower.Settings(clients, run_config, node_config, workers, engine.wire)
