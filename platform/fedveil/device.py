@@ -137,8 +137,19 @@ def place(word: str = "auto", precision: Precision = "fp32", batch: int | None =
 
 def existing() -> list[str]:
     """Return the devices of this machine by the words that name them."""
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]  # asks no driver that a fork would lose
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def shared(word: str) -> list[str]:
+    """Return the words of the devices that a simulation's clients share: every GPU, unless `word` names one device.
+
+    >>> shared("cpu"), shared("mps")
+    (['cpu'], ['mps'])
+    """
+    there = existing() if word in ("auto", "cuda") else []
+    gpus = [name for name in there if name.startswith("cuda")]
+    return gpus or ["cpu" if word == "auto" else word]
 
 
 def _named(word: str) -> torch.device:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ _LARGE = 2048  # positions from which programs are made narrower, so that there 
 
 @functools.cache
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # which Triton's launchers need
+    return compiler is not None and importlib.util.find_spec("triton") is not None
 
 
 def usable(x: torch.Tensor, groups: int) -> bool:
