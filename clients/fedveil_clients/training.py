@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, device, randomness
+from fedveil import checks, randomness
 from fedveil.federation import training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
@@ -53,28 +53,15 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
             precision=site.place.precision, device_batch=site.place.batch,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
-        raise _too_much(site, min(train.batch_size, count, site.place.batch or count)) from error
+        at_once = min(train.batch_size, count, site.place.batch or count)
+        raise training.too_much(
+            site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
+        ) from error
     after = dict(site.backbone.named_parameters())
     rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
     training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **rates)
     heads.save(round_number, start.detach().cpu().numpy())
     return Update(site.client_id, {name: after[name].detach().cpu().numpy() - tensors[name] for name in site.allowed})
-
-
-def _too_much(site: Site, images: int) -> checks.UserError:
-    """Return what to tell after a step that had no room for `images` images at once: how many fit, by trying."""
-
-    def trial(count: int) -> None:
-        features = torch.zeros(count, *site.layout, device=site.place.device)
-        labels, centres = site.labels.new_zeros(count), torch.ones(site.classes, 1, device=site.place.device)
-        with torch.no_grad():
-            centres = centres.expand(-1, site.backbone(features[:1]).shape[1]).clone()
-        training.local_sgd(
-            site.backbone, centres, site.federation.head, [(features, labels)], site.federation.settings.train.lr,
-            trainable=site.allowed, precision=site.place.precision,
-        )  # fmt: skip
-
-    return device.out_of_memory(site.place, images, device.largest(trial, images))
 
 
 def _batches(

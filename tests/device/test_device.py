@@ -230,6 +230,30 @@ def test_a_client_whose_device_is_full_says_how_many_fit(tmp_path: Any, monkeypa
     assert all(np.isfinite(value).all() for value in update.values())
 
 
+def test_an_evaluation_takes_smaller_batches_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedveil.evaluation import protocol
+
+    whole = protocol.embed
+    asked = []
+
+    def small(backbone: nn.Module, features: torch.Tensor, batch: int) -> torch.Tensor:
+        asked.append(batch)
+        if batch > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(backbone, features, batch)
+
+    monkeypatch.setattr(protocol, "embed", small)
+    features = torch.randn(40, 1, 2, 3, generator=torch.Generator().manual_seed(1))
+    network: Any = Penalised()
+    embedder = protocol._Embedder(network, plugins.build("protection", "none", {}), {}, None, 1, 64)  # type: ignore[arg-type]
+    room = 10
+    torch.testing.assert_close(embedder._embedded(features), whole(network, features))
+    assert asked == [64, 32, 16, 8]
+    room = 0
+    with pytest.raises(checks.UserError, match="Not one image fits"):
+        embedder._embedded(features)
+
+
 # --- states and transforms -------------------------------------------------------------------------------------------
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, randomness
 from fedveil.data.pairs import PairSet
-from fedveil.device import HOST, Place
+from fedveil.device import HOST, Place, out_of_memory
 from fedveil.evaluation import intervals, verification
 from fedveil.models.embedding import embed
 from fedveil.protections.base import Protection, State
@@ -156,8 +157,19 @@ class _Embedder:
             else:
                 released = self.protection.clean(pixels, self.state)
             features = self.place.fed(self.protection.features(released, self.state))
-            parts.append(embed(self.backbone, features, self.batch).cpu().numpy())
+            parts.append(self._embedded(features).cpu().numpy())
         return np.concatenate(parts)
+
+    def _embedded(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, in smaller batches where a device has no room for a whole one."""
+        batch = self.batch
+        while True:
+            try:
+                return embed(self.backbone, features, batch)
+            except torch.OutOfMemoryError as error:
+                if batch == 1:
+                    raise out_of_memory(self.place, 1, 0) from error
+                batch //= 2
 
 
 def _interval(

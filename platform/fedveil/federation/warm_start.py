@@ -91,9 +91,13 @@ def _on_public_faces(
             yield features, targets[place.fed(torch.from_numpy(index))]
             progress(step + 1, steps)
 
-    loss = training.local_sgd(
-        backbone, place.fed(centres), federation.head, place.ahead(batches()), settings.train.warm_lr,
-        momentum=_MOMENTUM, weight_decay=settings.train.weight_decay, precision=place.precision,
-        device_batch=place.batch,
-    )  # fmt: skip
+    try:
+        loss = training.local_sgd(
+            backbone, place.fed(centres), federation.head, place.ahead(batches()), settings.train.warm_lr,
+            momentum=_MOMENTUM, weight_decay=settings.train.weight_decay, precision=place.precision,
+            device_batch=place.batch,
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        layout, at_once = protection.layout(faces.size), min(size, len(faces), place.batch or size)
+        raise training.too_much(backbone, layout, int(people.size), federation.head, place, at_once) from error
     training.check_finite(loss, backbone.parameters(), **{"train.warm_lr": settings.train.warm_lr})
