@@ -5,7 +5,8 @@ Only the update of the allow-listed tensors leaves. The head (class centres), lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -46,17 +47,21 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         count, train.batch_size, settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
     indices = (index % images for index in indices)
-    try:
-        loss = training.local_sgd(
-            site.backbone, start, site.federation.head, site.place.ahead(_batches(site, indices, first)), train.lr,
-            weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
-            precision=site.place.precision, device_batch=site.place.batch,
-        )  # fmt: skip
-    except torch.OutOfMemoryError as error:
+    full = False
+    with contextlib.closing(site.place.ahead(_batches(site, indices, first))) as batches:
+        try:
+            loss = training.local_sgd(
+                site.backbone, start, site.federation.head, batches, train.lr,
+                weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
+                precision=site.place.precision, device_batch=site.place.batch,
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            full = True  # the error holds the step's tensors: how many fit is asked without it
+    if full:
         at_once = min(train.batch_size, count, site.place.batch or count)
         raise training.too_much(
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
-        ) from error
+        )
     after = dict(site.backbone.named_parameters())
     rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
     training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **rates)
@@ -66,7 +71,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
 
 def _batches(
     site: Site, indices: Iterator[NDArray[np.int64]], first: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
     for step, index in enumerate(indices, first):
         yield site.features(index, step), site.labels[site.place.fed(torch.from_numpy(index))]
 

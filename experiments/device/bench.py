@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=4)
-    parser.add_argument("--people", type=int, default=128)
+    parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=200.0, help="begin nothing new after this time")
     parser.add_argument("--json", type=Path, default=Path("device.json"))
     args = parser.parse_args()

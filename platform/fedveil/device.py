@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -88,9 +88,10 @@ class Place:
         """Return the module, moved to the device, where it stays."""
         return module.to(self.device)
 
-    def ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def ahead(self, batches: Generator[Batch]) -> Generator[Batch]:
         """Return the batches, made ahead of their use where the device computes by itself (a GPU), else as they come.
 
+        Close what is returned (`contextlib.closing`): a step that fails must not leave the thread and its batches.
         Decoding, copying and protecting then run in a thread and a stream of their own while the step before runs.
         """
         return ahead(batches, _side_stream(self.device)) if self.device.type == "cuda" else batches
@@ -105,6 +106,11 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast("cpu" if device.type == "meta" else device.type, dtype=torch.bfloat16)
+
+
+def exactly(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a part of a network computes as it is written, inside `autocast` too."""
+    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
 
 
 def place(word: str = "auto", precision: Precision = "fp32", batch: int | None = None) -> Place:

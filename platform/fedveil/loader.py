@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ _DEPTH = 3  # batches that wait: enough to ride out one slow read, few enough to
 _PATIENCE = 0.1  # seconds between looks at whether anybody still listens
 
 
-def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None, depth: int = _DEPTH) -> Iterator[Batch]:
+def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None, depth: int = _DEPTH) -> Generator[Batch]:
     """Yield the batches in order while the next ones are made; with an error at its place, and no thread left behind.
 
     Args:

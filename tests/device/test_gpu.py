@@ -55,9 +55,8 @@ def update(place: Place, protection: Any, batches: Any, name: str = "tiny_ir") -
     net = network(place, protection, name)
     before = get_tensors(net)
     centres = place.fed(training.head_init(5, 32, torch.Generator().manual_seed(2)))
-    training.local_sgd(
-        net, centres, HEAD, place.ahead(iter(batches)), 0.05, precision=place.precision, device_batch=place.batch
-    )
+    made = place.ahead(batch for batch in batches)
+    training.local_sgd(net, centres, HEAD, made, 0.05, precision=place.precision, device_batch=place.batch)
     return np.concatenate([(value - before[key]).ravel() for key, value in get_tensors(net).items()])
 
 
@@ -109,7 +108,7 @@ def test_the_same_steps_give_the_same_bits(name: str, precision: Any) -> None:
 def test_batches_made_ahead_are_the_same_ones(fitted: Any) -> None:
     _, protection, state = fitted
     place = there()
-    made = list(place.ahead(iter(batches(place, protection, state, 5))))
+    made = list(place.ahead(batch for batch in batches(place, protection, state, 5)))
     assert len(made) == 5
     assert all(torch.equal(batch[0], features(place, protection, state)) for batch in made)
 

@@ -131,6 +131,7 @@ def test_every_phase(fitted: Any) -> None:
             fed = phase.features(images(), placed, visit(4))
             assert fed.is_meta
             step(network, fed, plugins.build("head", "arcface", {}))
+        step(network, fed, plugins.build("head", "arcface", {}), "bf16")
 
 
 def test_what_a_network_computes_in_bfloat16(fitted: Any) -> None:

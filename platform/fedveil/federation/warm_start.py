@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def _on_public_faces(
         dimension = int(backbone(torch.zeros(1, *protection.layout(faces.size), device=place.device)).shape[1])
     centres = training.head_init(int(people.size), dimension, randomness.public_torch(settings.seed, "head", "public"))
 
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches() -> Generator[tuple[torch.Tensor, torch.Tensor]]:
         indices = training.batch_indices(len(faces), size, settings.seed, "batches", "public", steps=steps)
         for step, index in enumerate(indices):
             keys = [randomness.test_key(settings.seed, "warm start", step, place) for place in range(len(index))]
@@ -91,13 +92,17 @@ def _on_public_faces(
             yield features, targets[place.fed(torch.from_numpy(index))]
             progress(step + 1, steps)
 
-    try:
-        loss = training.local_sgd(
-            backbone, place.fed(centres), federation.head, place.ahead(batches()), settings.train.warm_lr,
-            momentum=_MOMENTUM, weight_decay=settings.train.weight_decay, precision=place.precision,
-            device_batch=place.batch,
-        )  # fmt: skip
-    except torch.OutOfMemoryError as error:
+    full = False
+    with contextlib.closing(place.ahead(batches())) as made:
+        try:
+            loss = training.local_sgd(
+                backbone, place.fed(centres), federation.head, made, settings.train.warm_lr,
+                momentum=_MOMENTUM, weight_decay=settings.train.weight_decay, precision=place.precision,
+                device_batch=place.batch,
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            full = True  # the error holds the step's tensors: how many fit is asked without it
+    if full:
         layout, at_once = protection.layout(faces.size), min(size, len(faces), place.batch or size)
-        raise training.too_much(backbone, layout, int(people.size), federation.head, place, at_once) from error
+        raise training.too_much(backbone, layout, int(people.size), federation.head, place, at_once)
     training.check_finite(loss, backbone.parameters(), **{"train.warm_lr": settings.train.warm_lr})

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedveil import frequency
+from fedveil import device, frequency
 from fedveil.configuration import plugins
 from fedveil.models import unet
 from fedveil.models.heads import base as heads
@@ -143,10 +143,12 @@ class GeneratorWithRecogniser(nn.Module):
 
     def with_penalty(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the embeddings and weight * mean|X - X'|, X' = 2 d(g(x)) - 1 without a clamp."""
-        encoded = encode((pictures + 1.0) * 127.5, self.unit).contiguous(memory_format=torch.channels_last)
+        with device.exactly(pictures.device):  # colours and frequencies are no layer's to round
+            encoded = encode((pictures + 1.0) * 127.5, self.unit).contiguous(memory_format=torch.channels_last)
         generated = self.generator(encoded)
-        decoded = 2.0 * decode(generated * self.unit.view(CHANNELS, 1, 1)) - 1.0
-        error = (pictures - decoded).abs().mean()
+        with device.exactly(pictures.device):
+            decoded = 2.0 * decode(generated * self.unit.view(CHANNELS, 1, 1)) - 1.0
+            error = (pictures - decoded).abs().mean()
         return cast(torch.Tensor, self.recogniser(encoded - generated)), self.weight * error
 
 

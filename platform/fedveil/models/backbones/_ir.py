@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from fedveil import checks
+from fedveil import checks, device
 from fedveil.models.backbones import _fused
 
 GROUP_CHANNELS = 8
@@ -33,7 +33,7 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(x)
         if _fused.usable(x, self.num_groups):
             return _fused.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        with torch.autocast(x.device.type, enabled=False):
+        with device.exactly(x.device):
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return nn.functional.group_norm(x, self.num_groups, weight, bias, self.eps)
 
