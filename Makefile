@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate ui lint test test-all mutants clean
+.PHONY: help setup simulate ui lint test test-all test-gpu mutants clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,7 +45,10 @@ lint: $(VENV)/.dev ## Check style, types and the import layers.
 	$(BIN)/lint-imports
 
 test: lint ## Run lint and every test that takes seconds, docstring examples included.
-	$(BIN)/pytest -q -m "not slow" $(ARGS)
+	$(BIN)/pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-gpu: $(VENV)/.dev ## Run the tests that need a GPU; each skips with its reason where there is none.
+	$(BIN)/pytest -q -rs -m gpu tests/device $(ARGS)
 
 test-all: lint ## Run lint and all tests, the slow ones too.
 	$(BIN)/pytest -q $(ARGS)

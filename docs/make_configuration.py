@@ -52,7 +52,8 @@ commas separate values, so a word with a comma stands in quotes there, too. A st
 
 `configs/base.yaml` holds every section and names one method per group; a method's settings stand in its own file and
 nowhere else. `runs/RUN_ID/config.json` is the complete configuration of a run, with everything filled in. Settings of
-`engine`, `tracking`, `runs` and `vault` never change a result, so they may differ when a run is resumed.
+`engine`, `tracking`, `runs` and `vault` never change a result, and `device` and `device_batch` change its rounding
+alone, so they may differ when a run is resumed.
 """
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):\s*(?P<value>.*?)\s*(?:#\s*(?P<note>.*))?$")
@@ -128,8 +129,8 @@ def base_tables() -> str:
             default = entry.value.removeprefix("{name: ").removesuffix("}")
             names = " or ".join(f"[`{name}`](#{section}{name})" for name in files.choices(section))
             choices.append(f"| `{section}` | `{default}` | {names} | {entry.note} |")
-        elif section == "seed":
-            general.append((entry.key, entry.value, kind(int), entry.note))
+        elif section in ("seed", "device", "device_batch", "precision"):
+            general.append((entry.key, entry.value, kind(hint_of(schema.Config, entry.key)), entry.note))
         elif entry.value.startswith("{root:"):
             key = f"{entry.key}.root"
             general.append((key, entry.value[7:-1], kind(hint_of(schema.Config, key)), entry.note))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import frequency, randomness
+from fedveil import device, frequency, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
@@ -36,7 +36,7 @@ def mechanism_id(federation: Federation, state: Mapping[str, torch.Tensor]) -> b
     parts = [method.name, dict(method.settings), list(federation.size), frequency.VERSION, noise.VERSION]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name in sorted(state):
-        values = np.ascontiguousarray(state[name].numpy())
+        values = np.ascontiguousarray(device.on_host(state)[name].numpy())
         digest.update(f"{name}\x1f{values.dtype}\x1f{values.shape}\x1f".encode() + values.tobytes())
     return digest.digest()
 
@@ -48,18 +48,25 @@ class Feeding:
     Attributes:
         state: the protection's public state.
         mechanism: `mechanism_id` of both.
+        place: where the features are computed and fed.
     """
 
     federation: Federation
     stage: Stage
     state: Mapping[str, torch.Tensor]
     mechanism: bytes
+    place: device.Place = device.HOST
+
+    @functools.cached_property
+    def placed(self) -> Mapping[str, torch.Tensor]:
+        """The state where protections run."""
+        return self.place.state(self.state)
 
     def kept(self, copies: Copies) -> Features:
         """Return the features of noisy copies: nothing else is read of those images."""
 
         def memoised(index: NDArray[np.int64], step: int) -> torch.Tensor:
-            return self._fed(copies.batch(index))
+            return self._fed(self.place.put(copies.batch(index).numpy()))
 
         return memoised
 
@@ -68,14 +75,14 @@ class Feeding:
 
         def noised(index: NDArray[np.int64], step: int) -> torch.Tensor:
             streams = [randomness.SecretStream(randomness.subkey(key, step, place)) for place in range(len(index))]
-            images = torch.from_numpy(faces.images(index))
-            return self._fed(self.federation.protection.release(images, self.state, streams))
+            images = self.place.put(faces.images(index))
+            return self._fed(self.federation.protection.release(images, self.placed, streams))
 
         return noised
 
     def _fed(self, released: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.federation.protection.features(released, self.state)
-        return found
+        found: torch.Tensor = self.federation.protection.features(released, self.placed)
+        return self.place.fed(found)
 
     def empirical(self, faces: FaceSet, where: str) -> Features:
         """Return features whose draws are public: of procedural faces, or of a protection without a formal guarantee.
@@ -90,8 +97,8 @@ class Feeding:
         trained: Any = protection.training_features if phase is None else phase.features
 
         def prepare(index: NDArray[np.int64]) -> torch.Tensor | None:
-            found: torch.Tensor | None = protection.prepared(torch.from_numpy(faces.images(index)), self.state)
-            return found
+            found: torch.Tensor | None = protection.prepared(self.place.put(faces.images(index)), self.placed)
+            return None if found is None else found.cpu()
 
         prepared, records = SHELF.of(self.mechanism, faces.keys, prepare), faces.records
 
@@ -106,9 +113,10 @@ class Feeding:
             keys = (randomness.test_key(seed, "draw", *use) for use in uses) if protection.noise else ()
             streams = [randomness.SecretStream(key) for key in keys]
             people = [person(int(label)) for label in faces.labels[index]]
-            visit = Visit(streams, people, prepared(index) if phase is None else None)
-            fed: torch.Tensor = trained(torch.from_numpy(faces.images(index)), self.state, visit)
-            return fed
+            rows = prepared(index) if phase is None else None
+            visit = Visit(streams, people, None if rows is None else self.place.put(rows.numpy()))
+            fed: torch.Tensor = trained(self.place.put(faces.images(index)), self.placed, visit)
+            return self.place.fed(fed)
 
         return features
 
@@ -124,6 +132,6 @@ def joined(own: Features, count: int, public: Features) -> Features:
             return public(index - count, step)
         both = torch.cat([own(index[mine], step), public(index[~mine] - count, step)])
         order = np.argsort(np.concatenate([np.flatnonzero(mine), np.flatnonzero(~mine)]))
-        return both[torch.from_numpy(order)]
+        return both[torch.from_numpy(order).to(both.device)]
 
     return features

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedveil import checks
+from fedveil import device as devices
 from fedveil.configuration.schema import Group, Policy
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
@@ -36,6 +37,8 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "client-delta": (float, "delta of max-client-epsilon"),
     "image-delta": (float, "delta at which image-level limits stand"),
     "max-delta": (float, "largest delta accepted where the number of units asks for less"),
+    "device": (str, "where this node computes: auto, cpu, cuda, cuda:1 or mps"),
+    "device-batch": (int, "images that pass a network together, where a device's memory asks for fewer than a batch"),
     "allow-test-seed": (bool, "accept fixed noise, which protects nobody"),
     "simulated": (bool, "data-root and vault-root serve all nodes of a simulation; each takes its share of the data"),
 }
@@ -67,6 +70,8 @@ class Node:
         data_root: where this owner's own pictures are; None where the source draws its faces.
         vault_root: where this owner's vault is; None: nowhere, so nothing can be accepted.
         simulated: one of a simulation's nodes, whose data and vault serve the whole registry.
+        device: where this node computes.
+        device_batch: images that pass a network together, at most; None: a whole batch.
     """
 
     data_set: str
@@ -75,6 +80,19 @@ class Node:
     data_root: str | None = None
     vault_root: str | None = None
     simulated: bool = False
+    device: str = "auto"
+    device_batch: int | None = None
+
+    def place(self, run: Federation) -> devices.Place:
+        """Return where this node computes, in the precision that the run asks for.
+
+        Raises:
+            NodeError: this node's device does not exist, or cannot compute in that precision.
+        """
+        try:
+            return devices.place(self.device, run.settings.precision, self.device_batch)
+        except checks.UserError as error:
+            raise NodeError(str(error), f"This node cannot compute in precision={run.settings.precision}.") from error
 
     def vault(self) -> Path:
         """Return where this owner's vault is; it need not exist."""
@@ -189,6 +207,8 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
         data_root=places["data-root"],
         vault_root=places["vault-root"],
         simulated=words.get("simulated", False) is True,
+        device=str(words.get("device", "auto")),
+        device_batch=_read("device-batch", words["device-batch"]) if "device-batch" in words else None,
     )
 
 

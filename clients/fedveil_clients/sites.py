@@ -12,6 +12,7 @@ import torch
 from fedveil import checks, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.data.stores import Unreadable
+from fedveil.device import Place
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
@@ -28,10 +29,10 @@ class Site:
 
     Attributes:
         stage: what is trained: a phase of the protection, or the recogniser.
-        features: image numbers (and the step, which keys fresh noise) -> (B, *layout) float32.
+        features: image numbers (and the step, which keys fresh noise) -> (B, *layout) float32, on the device.
         layout: shape of one image's features.
         views: how often a pass visits each image.
-        labels: (N,) local class of each image, 0..classes-1.
+        labels: (N,) local class of each image, 0..classes-1, on the device.
     """
 
     federation: Federation
@@ -46,6 +47,7 @@ class Site:
     classes: int
     backbone: torch.nn.Module
     allowed: tuple[str, ...]
+    place: Place
 
 
 def own_faces(home: Federation, client_id: str, node: policy.Node) -> FaceSet:
@@ -78,7 +80,8 @@ def open_site(
     faces = own_faces(home, client_id, node)
     policy.check_count(federation, node, event, len(faces))
     stage = federation.stage_of(round_number)
-    feeding = Feeding(federation, stage, state, mechanism_id(federation, state))
+    place = node.place(federation)
+    feeding = Feeding(federation, stage, state, mechanism_id(federation, state), place)
     vault = Vault(node.vault())
     vault.create()
     try:
@@ -102,7 +105,7 @@ def open_site(
     if bank is not None:
         labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
         own = joined(own, len(faces), feeding.empirical(bank, "bank"))
-    backbone = _skeleton(federation, stage, _Public(b"" if stage.phase is None else feeding.mechanism, state))
+    backbone = _skeleton(federation, stage, _Public(b"" if stage.phase is None else feeding.mechanism, state), place)
     layout = federation.protection.layout(federation.size)
     if stage.phase is not None:
         layout = tuple(own(np.zeros(1, np.int64), 0).shape[1:])
@@ -115,10 +118,11 @@ def open_site(
         features=own,
         layout=layout,
         views=1 if isinstance(event, LocalRelease) else federation.protection.views,
-        labels=torch.from_numpy(labels.astype(np.int64)),
+        labels=place.fed(torch.from_numpy(labels.astype(np.int64))),
         classes=classes,
         backbone=backbone,
         allowed=federation.trainable([name for name, _ in backbone.named_parameters()], stage),
+        place=place,
     )
 
 
@@ -157,12 +161,12 @@ class _Public:
 
 
 @functools.lru_cache(maxsize=4)
-def _skeleton(federation: Federation, stage: Stage, public: _Public) -> torch.nn.Module:
-    """One network per process and stage: a round sets all its tensors before it reads any.
+def _skeleton(federation: Federation, stage: Stage, public: _Public, place: Place) -> torch.nn.Module:
+    """One network per process and stage, resident on its device: a round sets all its tensors before it reads any.
 
     What is constant in a phase's network comes from the state; the recogniser depends on none.
     """
-    return federation.network(stage, public.state)
+    return place.module(federation.network(stage, public.state))
 
 
 def _bank(home: Federation) -> FaceSet | None:

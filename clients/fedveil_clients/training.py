@@ -5,7 +5,8 @@ Only the update of the allow-listed tensors leaves. The head (class centres), lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
             f"{heads.folder} holds {len(centres)} class centres for {site.classes} classes: they are another run's. "
             "Restore the vault from a backup, or start a new run."
         )
-    start = torch.from_numpy(centres) if centres is not None else _first_head(site)
+    start = site.place.fed(torch.from_numpy(centres) if centres is not None else _first_head(site))
     images = int(site.labels.numel())
     count = images * site.views
     steps = train.local.steps or training.steps_for_epochs(count, train.batch_size, train.local.epochs or 1)
@@ -46,27 +47,38 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         count, train.batch_size, settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
     indices = (index % images for index in indices)
-    loss = training.local_sgd(
-        site.backbone, start, site.federation.head, _batches(site, indices, first), train.lr,
-        weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
-    )  # fmt: skip
+    full = False
+    with contextlib.closing(site.place.ahead(_batches(site, indices, first))) as batches:
+        try:
+            loss = training.local_sgd(
+                site.backbone, start, site.federation.head, batches, train.lr,
+                weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
+                precision=site.place.precision, device_batch=site.place.batch,
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            full = True  # the error holds the step's tensors: how many fit is asked without it
+    if full:
+        at_once = min(train.batch_size, count, site.place.batch or count)
+        raise training.too_much(
+            site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
+        )
     after = dict(site.backbone.named_parameters())
     rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
     training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **rates)
-    heads.save(round_number, start.detach().numpy())
-    return Update(site.client_id, {name: after[name].detach().numpy() - tensors[name] for name in site.allowed})
+    heads.save(round_number, start.detach().cpu().numpy())
+    return Update(site.client_id, {name: after[name].detach().cpu().numpy() - tensors[name] for name in site.allowed})
 
 
 def _batches(
     site: Site, indices: Iterator[NDArray[np.int64]], first: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
     for step, index in enumerate(indices, first):
-        yield site.features(index, step), site.labels[torch.from_numpy(index)]
+        yield site.features(index, step), site.labels[site.place.fed(torch.from_numpy(index))]
 
 
 def _first_head(site: Site) -> torch.Tensor:
     label = () if site.stage.phase is None else (site.stage.index,)
     with torch.inference_mode():
-        dimension = int(site.backbone(torch.zeros(1, *site.layout)).shape[1])
+        dimension = int(site.backbone(torch.zeros(1, *site.layout, device=site.place.device)).shape[1])
     generator = randomness.public_torch(site.federation.settings.seed, "head", site.client_id, *label)
     return training.head_init(site.classes, dimension, generator)

@@ -176,9 +176,12 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def digest(config: Config) -> str:
-    """Return a SHA-256 over everything that can change a result: all but engine, tracking, run store and vault."""
+    """Return a SHA-256 over everything that a run computes: all but where it runs and is kept.
+
+    A device is where: it changes the rounding, as another processor does, and result.json says which it was.
+    """
     tree = to_tree(config)
-    for section in ("engine", "tracking", "runs", "vault"):
+    for section in ("engine", "tracking", "runs", "vault", "device", "device_batch"):
         tree.pop(section)
     return hashed(tree)
 

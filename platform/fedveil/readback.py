@@ -40,6 +40,7 @@ _RESULT: Shape = {
                     "assumptions": [str], "not_covered": [str]}],
     "model_sha256": str,
     "private": bool,
+    "device?": str,
     "wall_seconds?": NUMBER,
     "peak_memory_mb?": NUMBER,
     "warm_start?": _WARM,

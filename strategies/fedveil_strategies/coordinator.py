@@ -80,8 +80,10 @@ def _opened(
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
         console.say(protection_phase(federation))
-        state = protection.fit(public.images(), public.labels, settings.seed, console.progress)
-    backbone = federation.backbone()
+        state = protection.fit(
+            public.images(), public.labels, settings.seed, console.progress, federation.place.exact
+        )
+    backbone = federation.place.module(federation.backbone())
     stage = federation.stages[_stage(run, federation, meta)]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
     if arrays:
@@ -252,6 +254,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
         "collapsed": found.collapsed,
         "statements": [statement.to_dict() for statement in claimed.statements],
         "model_sha256": records.model_sha256(end.tensors),
+        "device": session.federation.place.name,
         **_missing(session, watch.history),
         "noise_source": claimed.noise_source,
         "private": claimed.private,

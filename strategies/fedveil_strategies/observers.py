@@ -106,6 +106,7 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
     return protocol.evaluate(
         session.backbone, federation.protection, session.state, federation.split.evaluation, draws=draws,
         seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats,
+        place=federation.place,
     )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ def advance(session: Session, end: rounds.State) -> Session:
     session.console.say(f"learnt: {session.stage.name} ({done} of {phase.rounds} rounds)")
     public = federation.split.public
     state, given = phase.finish(
-        end.tensors, session.state, public.images(), public.labels, settings.seed, session.console.progress
+        end.tensors, session.state, public.images(), public.labels, settings.seed, session.console.progress,
+        federation.place.exact,
     )
     stage = federation.stages[session.stage.index + 1]
     tensors = initial(federation, stage, state, session.backbone, given, session.console.progress)

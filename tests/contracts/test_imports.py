@@ -8,8 +8,8 @@ import sys
 
 # Loaded by name where they are used, never at import time by the core.
 BLOCKED = ("flwr", "mlflow", "opacus", "ray", "fedveil_clients", "fedveil_strategies", "matplotlib")
-# The only modules that may need a blocked one to be imported: Flower's Grids are classes of Flower.
-MAY_NEED = ("fedveil.engine",)
+# The only modules that may need more to be imported: Flower's Grids are classes of Flower, kernels are Triton's.
+MAY_NEED = ("fedveil.engine", "fedveil.models.backbones._kernels")
 
 SCRIPT = f"""
 import importlib, json, pkgutil, sys

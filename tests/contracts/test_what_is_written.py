@@ -56,6 +56,7 @@ KEYS = {
     "collapsed": MEASURED,
     "statements": PUBLIC,
     "model_sha256": NOISED,
+    "device": PUBLIC,  # the coordinator's own
     "noise_source": PUBLIC,
     "private": PUBLIC,
 }

@@ -38,8 +38,8 @@ def fingerprint(network: torch.nn.Module) -> str:
 
 
 def test_every_backbone_is_covered() -> None:
-    # IResNet-50 is IResNet-18's network at another depth; building it dozens of times would take a minute.
-    assert plugins.names("model") == sorted([*NAMES, "iresnet50"])
+    # IResNet-50 and -100 are IResNet-18's network at other depths; building them dozens of times would take minutes.
+    assert plugins.names("model") == sorted([*NAMES, "iresnet50", "iresnet100"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
 
-_FREE = ("runs", "engine", "tracking")
+_FREE = ("runs", "engine", "tracking", "device", "device_batch")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
 
 
@@ -92,6 +92,9 @@ def node_words(settings: Config) -> dict[str, Any]:
     They reach the nodes with the engine, in no message.
     """
     words: dict[str, Any] = {"simulated": True, "allow-test-seed": True, "vault-root": settings.vault.root}
+    words["device"] = settings.device
+    if settings.device_batch is not None:
+        words["device-batch"] = settings.device_batch
     place = instruction.place_of(settings.data.name)
     return words if place is None else {**words, "data-root": settings.data.settings.get(place, "")}
 

@@ -258,3 +258,10 @@ class Config:
     tracking: Tracking
     vault: Root
     runs: Root
+    device: str = "auto"
+    device_batch: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.device_batch is not None:
+            checks.positive(device_batch=self.device_batch)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedveil import checks
+from fedveil import checks, device
 from fedveil.configuration.schema import Engine
 
 SERVER_APP = "fedveil_strategies.app:app"
@@ -27,6 +27,7 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
     Whatever happens, Ctrl-C included, no worker process is left.
     """
     from fedveil.engine import _flower, _memory
+    from fedveil.engine.gpus import GpuGrid
     from fedveil.engine.inline import InlineGrid
     from fedveil.engine.pool import PoolGrid
 
@@ -35,10 +36,16 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
     kind = kinds[engine.name]
     if kind is PoolGrid and sys.platform != "linux":
         kind = InlineGrid  # forking is safe on Linux alone; results are equal
+    devices = device.shared(str(node_config.get("device", "cpu"))) if kind is PoolGrid else []
+    if devices != ["cpu"]:
+        kind = InlineGrid  # one process keeps one model on a device; another would only queue for it
     workers = engine.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     _memory.keep_freed_pages()  # workers that are forked later inherit it
     settings = _flower.Settings(clients, run_config, node_config, workers, engine.wire)
-    grid = kind(load(CLIENT_APP), settings)
+    if len(devices) > 1:
+        grid: _flower.LocalGrid = GpuGrid(CLIENT_APP, settings, devices[: engine.workers])
+    else:
+        grid = kind(load(CLIENT_APP), settings)
     try:
         load(SERVER_APP)(grid, _flower.server_context(settings))
     finally:

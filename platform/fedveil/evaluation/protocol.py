@@ -14,6 +14,7 @@ from torch import nn
 
 from fedveil import checks, randomness
 from fedveil.data.pairs import PairSet
+from fedveil.device import HOST, Place, out_of_memory
 from fedveil.evaluation import intervals, verification
 from fedveil.models.embedding import embed
 from fedveil.protections.base import Protection, State
@@ -70,14 +71,15 @@ def evaluate(
     fars: Iterable[float] = (0.1, 0.01, 0.001),
     batch: int = 256,
     repeats: int = 1000,
+    place: Place = HOST,
 ) -> Result:
     """Return how well the backbone verifies `pairs` on protected images.
 
     Both sides of a pair are protected as deployed, each with its own noise; `gallery="clean"` spares the right side the
     noise (not the transform). Each distinct image is embedded once per draw and side. Evaluation images are public, so
     their noise comes from keys derived from (seed, draw, side, image): the result is a function of the arguments.
-    Without flips. A protection without noise gets one draw. Pairs of a single fold (a held fold of LFW) are divided by
-    `verification.sub_folds`.
+    Without flips. The backbone is on `place.device` and runs in float32. A protection without noise gets one draw.
+    Pairs of a single fold (a held fold of LFW) are divided by `verification.sub_folds`.
 
     Raises:
         UserError: if the pairs are not declared public, or hold only one kind of pair.
@@ -94,7 +96,8 @@ def evaluate(
     folds = pairs.folds if len(np.unique(pairs.folds)) > 1 else verification.sub_folds(pairs.same)
     used = draws if protection.noise else 1
     numbers = math.prod(protection.layout(pairs.faces.size))
-    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)))
+    batch = max(1, min(batch, _NUMBERS // numbers))
+    embedder = _Embedder(backbone, protection, place.state(state), pairs, seed, batch, place)
     scores = [embedder.scores(draw, gallery) for draw in range(used)]
     found = [verification.kfold_accuracy(score, pairs.same, folds) for score in scores]
     accuracies = np.array([one.mean for one in found])
@@ -128,6 +131,7 @@ class _Embedder:
     pairs: PairSet
     seed: int
     batch: int
+    place: Place = HOST
 
     def scores(self, draw: int, gallery: Gallery) -> NDArray[np.float64]:
         """Return the (P,) cosines of one draw."""
@@ -146,15 +150,26 @@ class _Embedder:
         parts = []
         for start in range(0, len(images), self.batch):
             chosen = images[start : start + self.batch]
-            pixels = torch.from_numpy(self.pairs.faces.images(chosen))
+            pixels = self.place.put(self.pairs.faces.images(chosen))
             if noisy:
                 keys = (randomness.test_key(self.seed, "evaluation", draw, side, int(image)) for image in chosen)
                 released = self.protection.release(pixels, self.state, [randomness.SecretStream(key) for key in keys])
             else:
                 released = self.protection.clean(pixels, self.state)
-            features = self.protection.features(released, self.state)
-            parts.append(embed(self.backbone, features, self.batch).numpy())
+            features = self.place.fed(self.protection.features(released, self.state))
+            parts.append(self._embedded(features).cpu().numpy())
         return np.concatenate(parts)
+
+    def _embedded(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings, in smaller batches where a device has no room for a whole one."""
+        batch = self.batch
+        while True:
+            try:
+                return embed(self.backbone, features, batch)
+            except torch.OutOfMemoryError as error:
+                if batch == 1:
+                    raise out_of_memory(self.place, 1, 0) from error
+                batch //= 2
 
 
 def _interval(

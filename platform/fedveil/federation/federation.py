@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedveil import checks, config, randomness
+from fedveil import checks, config, device, randomness
 from fedveil.configuration.schema import Config, Group, Partition
 from fedveil.data.faces import FaceSet
 from fedveil.data.partition import Registry, Shares, deal
@@ -73,6 +73,15 @@ class Federation:
         """The data source's settings, with `load`."""
         return config.build(self.settings, "data")
 
+    @functools.cached_property
+    def place(self) -> device.Place:
+        """Where this machine computes, as the configuration says; a node's own words say where a node does.
+
+        Raises:
+            fedveil.checks.UserError: no such device, with those that exist.
+        """
+        return device.place(self.settings.device, self.settings.precision, self.settings.device_batch)
+
     # --- data and registry ---------------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -103,6 +112,7 @@ class Federation:
         Raises:
             fedveil.checks.UserError: naming the setting and the remedy.
         """
+        _ = self.place
         self.protection.representation(self.size)
         self.trainable([name for name, _ in self.backbone().named_parameters()])
         _ = self.shares  # once, and not by every client

@@ -20,7 +20,7 @@ from fedveil.configuration.schema import Config
 from fedveil.federation import federation
 from fedveil.federation.federation import Federation
 
-STAY = ("engine", "tracking", "runs", "vault")
+STAY = ("engine", "tracking", "runs", "vault", "device", "device_batch")
 """Sections that say where something runs or is kept."""
 PLACES = ("root", "path")
 """Settings of a data source that name a place."""
@@ -132,7 +132,7 @@ def _settings(tree: dict[str, Any]) -> Config:
 def own_keys(data: str) -> tuple[str, ...]:
     """Return what a coordinator's machine says for itself: sections, and settings of others, beside a bundle."""
     place = place_of(data)
-    keys = ("engine", "tracking", "runs", "train.warm_start", "train.warm_start_is_public")
+    keys = ("engine", "tracking", "runs", "device", "device_batch", "train.warm_start", "train.warm_start_is_public")
     return keys if place is None else (*keys, f"data.{place}")
 
 
@@ -178,7 +178,8 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
     )
     return Federation(
         dataclasses.replace(
-            arrived, engine=own.engine, tracking=own.tracking, runs=own.runs, train=train,
+            arrived, engine=own.engine, tracking=own.tracking, runs=own.runs, train=train, device=own.device,
+            device_batch=own.device_batch,
             data=dataclasses.replace(arrived.data, settings=data),
         )
     )  # fmt: skip

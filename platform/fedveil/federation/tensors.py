@@ -16,7 +16,8 @@ def get_tensors(module: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Return float32 copies of a module's parameters; modules with buffers are refused."""
     if any(True for _ in module.buffers()):
         raise checks.UserError("A backbone must have no buffers (use GroupNorm): they would need rules of their own.")
-    return {name: tensor.detach().numpy().astype(np.float32, copy=True) for name, tensor in module.named_parameters()}
+    host = {name: tensor.detach().cpu() for name, tensor in module.named_parameters()}
+    return {name: tensor.numpy().astype(np.float32, copy=True) for name, tensor in host.items()}
 
 
 def set_tensors(module: nn.Module, tensors: Any) -> None:

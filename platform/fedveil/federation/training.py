@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import nn
 
-from fedveil import checks, randomness
+from fedveil import checks, device, randomness
 from fedveil.models.heads import base
 
 
@@ -32,6 +32,8 @@ def local_sgd(
     trainable: Sequence[str] | None = None,
     restrict: torch.Tensor | None = None,
     extra_negatives: torch.Tensor | None = None,
+    precision: device.Precision = "fp32",
+    device_batch: int | None = None,
 ) -> float:
     """Train the backbone and the class centres in place by SGD, one step per batch, and return the mean loss.
 
@@ -55,9 +57,13 @@ def local_sgd(
         restrict: (K+E, K+E) bool; a sample of class k competes only with the classes that row k allows, which must
             include k itself. None allows all.
         extra_negatives: (E, D) fixed centres that stand behind `centres`, for instance of a public identity bank.
+        precision: of the backbone's forward pass (`device.Place`); parameters, cosines and steps stay float32.
+        device_batch: images that pass the backbone together, at most; None: each batch as it comes. The gradient is
+            the same up to rounding.
 
     Returns:
-        The mean loss over the batches, each taken before its step; NaN without a batch or after divergence.
+        The mean loss over the batches, each taken before its step; NaN without a batch, after divergence and on torch's
+        meta device, which has no values.
     """
     checks.positive(lr=lr)
     checks.non_negative(momentum=momentum, weight_decay=weight_decay)
@@ -70,19 +76,20 @@ def local_sgd(
     tensors = [*(named[name] for name in (named if trainable is None else trainable)), own_centres]
     velocity: list[torch.Tensor] | None = None
     losses: list[torch.Tensor] = []
-    for features, labels in batches:
+
+    def objective(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         rows = base.normalised(own_centres)
-        embeddings, penalty = _embedded(backbone, features)
+        embeddings, penalty = _embedded(backbone, features, precision)
         cosine = base.normalised(embeddings) @ (rows if fixed is None else torch.cat([rows, fixed])).T
         logits = head.logits(cosine, labels)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden[labels], -math.inf)
         loss = functional.cross_entropy(logits, labels)
-        if penalty is not None:
-            loss = loss + penalty
-        # A named tensor that the loss does not reach has no gradient: it keeps its value, weight decay apart.
-        step = list(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True))
-        losses.append(loss.detach())
+        return loss if penalty is None else loss + penalty
+
+    for features, labels in batches:
+        loss, step = _gradients(objective, features, labels, tensors, device_batch)
+        losses.append(loss)
         with torch.no_grad():
             if weight_decay:
                 step = list(torch._foreach_add(step, tensors, alpha=weight_decay))  # a gradient may be a view
@@ -94,7 +101,39 @@ def local_sgd(
                 step = velocity
             torch._foreach_add_(tensors[:-1], step[:-1], alpha=-lr)
             own_centres.add_(step[-1], alpha=-(lr if centre_lr is None else centre_lr))
-    return float(torch.stack(losses).mean()) if losses else math.nan
+    return math.nan if not losses or losses[0].is_meta else float(torch.stack(losses).mean())
+
+
+def too_much(
+    backbone: nn.Module,
+    layout: Sequence[int],
+    classes: int,
+    head: base.Head,
+    place: device.Place,
+    images: int,
+    trainable: Sequence[str] | None = None,
+) -> checks.UserError:
+    """Return what to tell after a step that had no room for `images` images at once: how many fit, found by trying.
+
+    Args:
+        backbone: of the step, on its device; its values are used up.
+        layout: shape of one image's features.
+        classes: number of class centres.
+        head: margin head.
+        place: whose memory is full.
+        images: how many passed the backbone together.
+        trainable: as for `local_sgd`.
+    """
+
+    def trial(count: int) -> None:
+        features = torch.zeros(count, *layout, device=place.device)
+        with torch.no_grad():
+            dimension = int(backbone(features[:1]).shape[1])
+        centres = torch.ones(classes, dimension, device=place.device)
+        batch = (features, torch.zeros(count, dtype=torch.int64, device=place.device))
+        local_sgd(backbone, centres, head, [batch], 1e-3, trainable=trainable, precision=place.precision)
+
+    return device.out_of_memory(place, images, device.largest(trial, images))
 
 
 def check_finite(loss: float, tensors: Iterable[torch.Tensor], **rates: float) -> None:
@@ -120,13 +159,37 @@ def check_finite(loss: float, tensors: Iterable[torch.Tensor], **rates: float) -
     raise checks.UserError(f"Training diverged: {what} is not finite. Lower {named}.")
 
 
-def _embedded(backbone: nn.Module, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the embeddings, and the network's own term of the loss where it has one."""
+def _gradients(
+    objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    tensors: Sequence[torch.Tensor],
+    largest: int | None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the loss of a batch and its gradients, found in parts of at most `largest` images: a mean of means."""
+    count = len(labels)
+    if largest is None or count <= largest:
+        loss = objective(features, labels)
+        # A named tensor that the loss does not reach has no gradient: it keeps its value, weight decay apart.
+        found = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
+        return loss.detach(), list(found)
+    total, sums = torch.zeros((), device=features.device), [torch.zeros_like(tensor) for tensor in tensors]
+    for part, those in zip(torch.split(features, largest), torch.split(labels, largest), strict=True):
+        one, gradients = _gradients(objective, part, those, tensors, None)
+        share = len(those) / count
+        total += share * one
+        torch._foreach_add_(sums, gradients, alpha=share)
+    return total, sums
+
+
+def _embedded(
+    backbone: nn.Module, features: torch.Tensor, precision: device.Precision
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the embeddings, float32, and the network's own term of the loss where it has one."""
     joint = getattr(backbone, "with_penalty", None)
-    if joint is None:
-        return backbone(features), None
-    embeddings, penalty = joint(features)
-    return embeddings, penalty
+    with device.autocast(precision, features.device):
+        embeddings, penalty = (backbone(features), None) if joint is None else joint(features)
+    return embeddings if precision == "fp32" else embeddings.float(), penalty
 
 
 def _forbidden(restrict: torch.Tensor) -> torch.Tensor:

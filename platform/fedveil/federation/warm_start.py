@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,23 +75,34 @@ def _on_public_faces(
     people, labels = np.unique(faces.labels, return_inverse=True)
     if people.size < 2:
         raise checks.UserError(f"train.warm_start=public needs 2 public people or more; the source has {people.size}.")
-    targets = torch.from_numpy(labels.astype(np.int64))
+    place, placed = federation.place, federation.place.state(state)
+    targets = place.fed(torch.from_numpy(labels.astype(np.int64)))
     steps, size = settings.train.warm_steps, settings.train.batch_size
     with torch.inference_mode():
-        dimension = int(backbone(torch.zeros(1, *protection.layout(faces.size))).shape[1])
+        dimension = int(backbone(torch.zeros(1, *protection.layout(faces.size), device=place.device)).shape[1])
     centres = training.head_init(int(people.size), dimension, randomness.public_torch(settings.seed, "head", "public"))
 
-    def batches() -> Any:
+    def batches() -> Generator[tuple[torch.Tensor, torch.Tensor]]:
         indices = training.batch_indices(len(faces), size, settings.seed, "batches", "public", steps=steps)
         for step, index in enumerate(indices):
             keys = [randomness.test_key(settings.seed, "warm start", step, place) for place in range(len(index))]
             streams = [randomness.SecretStream(key) for key in keys]
-            released = protection.release(torch.from_numpy(faces.images(index)), state, streams)
-            yield protection.features(released, state), targets[torch.from_numpy(index)]
+            released = protection.release(place.put(faces.images(index)), placed, streams)
+            features = place.fed(protection.features(released, placed))
+            yield features, targets[place.fed(torch.from_numpy(index))]
             progress(step + 1, steps)
 
-    loss = training.local_sgd(
-        backbone, centres, federation.head, batches(), settings.train.warm_lr,
-        momentum=_MOMENTUM, weight_decay=settings.train.weight_decay,
-    )  # fmt: skip
+    full = False
+    with contextlib.closing(place.ahead(batches())) as made:
+        try:
+            loss = training.local_sgd(
+                backbone, place.fed(centres), federation.head, made, settings.train.warm_lr,
+                momentum=_MOMENTUM, weight_decay=settings.train.weight_decay, precision=place.precision,
+                device_batch=place.batch,
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            full = True  # the error holds the step's tensors: how many fit is asked without it
+    if full:
+        layout, at_once = protection.layout(faces.size), min(size, len(faces), place.batch or size)
+        raise training.too_much(backbone, layout, int(people.size), federation.head, place, at_once)
     training.check_finite(loss, backbone.parameters(), **{"train.warm_lr": settings.train.warm_lr})

@@ -20,6 +20,7 @@ from fedveil.frequency.upsampled import (
     identically_zero_channels,
     to_upsampled_layout,
     upsampled_dct,
+    upsampled_dct_each,
 )
 
 AC = tuple(range(1, 64))
@@ -43,4 +44,5 @@ __all__ = [
     "to_upsampled_layout",
     "to_ycc",
     "upsampled_dct",
+    "upsampled_dct_each",
 ]

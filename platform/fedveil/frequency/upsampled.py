@@ -79,7 +79,7 @@ def _fill(images: torch.Tensor, chosen: tuple[int, ...], align_corners: bool, ou
     else:
         rows = sorted({u for _, u, _ in runs})
         source_of = {u: slice(index, index + 1) for index, u in enumerate(rows)}
-    vertical = operators.taps(height, align_corners).to(images.device)[rows]
+    vertical = operators.taps(height, align_corners)[rows].to(images.device)
     horizontal = operators.taps(width, align_corners).to(images.device)
     down = [vertical[:, shift].view(1, 1, len(rows), height, 1) for shift in range(3)]
     across = [[horizontal[v, shift].view(1, 1, len(v), 1, width) for shift in range(3)] for _, _, v in runs]
@@ -98,6 +98,46 @@ def _fill(images: torch.Tensor, chosen: tuple[int, ...], align_corners: bool, ou
             target = result[:, :, at : at + len(columns)]
             torch.mul(source[..., 0:width], weights[0], out=target)
             target.addcmul_(source[..., 1 : width + 1], weights[1]).addcmul_(source[..., 2 : width + 2], weights[2])
+
+
+@torch.no_grad()
+def upsampled_dct_each(
+    images: torch.Tensor, channels: Sequence[Sequence[int]], align_corners: bool = True
+) -> torch.Tensor:
+    """Return `upsampled_dct` of every image at channels of its own, bit for bit, all images at once: for GPUs.
+
+    A processor does better image by image, with `upsampled_dct`.
+
+    Args:
+        images: (B, 3, H, W), B at least 1.
+        channels: of each image, K frequencies 8u + v.
+        align_corners: as for `upsampled_dct`.
+
+    Returns:
+        (B, 3 * K, H, W) float32.
+
+    >>> images = (torch.arange(2 * 3 * 8 * 8) % 256).to(torch.uint8).view(2, 3, 8, 8)
+    >>> both = upsampled_dct_each(images, [[1, 8], [9, 3]])
+    >>> torch.equal(both[1:], upsampled_dct(images[1:], [9, 3]))
+    True
+    """
+    colour.check_images(images)
+    chosen = [block.check_channels(each) for each in channels]
+    checks.same_shape((len(images),), channels=(len(chosen),))
+    if len({len(each) for each in chosen}) != 1:
+        raise checks.UserError("Expected as many channels for every image as for the first, and an image.")
+    height, width = int(images.shape[2]), int(images.shape[3])
+    padded = torch.nn.functional.pad(colour.to_ycc(images).float(), (1, 1, 1, 1)).unsqueeze(2)
+    which = torch.tensor(chosen)
+    down = operators.taps(height, align_corners)[which // 8].to(images.device)[:, None, :, :, :, None]
+    across = operators.taps(width, align_corners)[which % 8].to(images.device)[:, None, :, :, None, :]
+    wide = padded[..., 0:height, :] * down[:, :, :, 0]
+    wide.addcmul_(padded[..., 1 : height + 1, :], down[:, :, :, 1])
+    wide.addcmul_(padded[..., 2 : height + 2, :], down[:, :, :, 2])
+    out = wide[..., 0:width] * across[:, :, :, 0]
+    out.addcmul_(wide[..., 1 : width + 1], across[:, :, :, 1])
+    out.addcmul_(wide[..., 2 : width + 2], across[:, :, :, 2])
+    return out.flatten(1, 2)
 
 
 def to_upsampled_layout(

@@ -15,7 +15,7 @@ def weighted_norms(z: torch.Tensor, weights: torch.Tensor, order: int) -> torch.
 
     Values are divided by the largest one first, so squares neither overflow nor vanish.
     """
-    weighted = (z.to(torch.float64) * weights.to(torch.float64)).abs().flatten(1)
+    weighted = (z.to(torch.float64) * weights.to(z.device, torch.float64)).abs().flatten(1)
     if weighted.shape[1] == 0:
         return weighted.new_zeros(weighted.shape[0])
     peak = weighted.amax(1, keepdim=True)

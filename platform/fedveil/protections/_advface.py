@@ -52,8 +52,29 @@ class Tail(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, 64), not normalised."""
-        pooled = functional.adaptive_avg_pool2d(self.units(x), _POOLED)
+        pooled = _pooled(self.units(x))
         return cast(torch.Tensor, self.embed(pooled.flatten(1)))
+
+
+def _pooled(x: torch.Tensor) -> torch.Tensor:
+    """Return `adaptive_avg_pool2d(x, 4)`; on a GPU by products, because that function's gradient there adds at random.
+
+    >>> x = torch.arange(2.0 * 5 * 7).view(1, 2, 5, 7)
+    >>> torch.allclose(_shares(5, x) @ x @ _shares(7, x).T, functional.adaptive_avg_pool2d(x, 4))
+    True
+    """
+    if x.device.type == "cpu":
+        return functional.adaptive_avg_pool2d(x, _POOLED)
+    return _shares(x.shape[2], x) @ x @ _shares(x.shape[3], x).T
+
+
+def _shares(side: int, like: torch.Tensor) -> torch.Tensor:
+    """Return the (4, side) weights with which each of the four cells averages."""
+    found = torch.zeros(_POOLED, side)
+    for cell in range(_POOLED):
+        first, last = cell * side // _POOLED, -(-(cell + 1) * side // _POOLED)
+        found[cell, first:last] = 1.0 / (last - first)
+    return found.to(like)
 
 
 class Whole(nn.Module):
@@ -122,7 +143,8 @@ def learn_recognition(
 ) -> None:
     """Train `trained`, parameters of the two networks, by a margin softmax over the public people (N,) 0..K-1."""
     head = plugins.build("head", "cosface", {"scale": 24.0, "margin": 0.2})
-    centres = torch.randn(int(labels.max()) + 1, _EMBEDDING, generator=generator).requires_grad_(True)
+    centres = torch.randn(int(labels.max()) + 1, _EMBEDDING, generator=generator).to(images.device)
+    centres.requires_grad_(True)
     optimiser = Adam([([*trained, centres], _RECOGNITION_LR)])
     for _ in range(steps):
         chosen = torch.randint(len(labels), (_batch(images),), generator=generator)

@@ -14,7 +14,7 @@ _SMALLEST = 1e-3  # grey levels; a channel that is zero on all public faces is n
 def rms(images: torch.Tensor, channels: Sequence[int] | None) -> torch.Tensor:
     """Return the root mean square of each channel over uint8 images (N, 3, H, W), (3 * len(channels),) float32."""
     count = 3 * (64 if channels is None else len(channels))
-    total = torch.zeros(count, dtype=torch.float64)
+    total = torch.zeros(count, dtype=torch.float64, device=images.device)
     for image in torch.split(images, 1):
         total += frequency.upsampled_dct(image, channels)[0].double().square().mean((1, 2))
     return (total / max(len(images), 1)).sqrt().clamp(min=_SMALLEST).float()

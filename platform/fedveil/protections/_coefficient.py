@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 
 from fedveil import checks, frequency
+from fedveil.device import on_host
 from fedveil.privacy import noise
 from fedveil.protections import base
 from fedveil.protections._learn import Draft, unit_noise
@@ -57,6 +59,7 @@ class CoefficientMechanism:
         """Raise `UserError` unless `state` is one of this mechanism at this size."""
         shape = (self.representation(size)[0], *self._grid(size, spatial))
         base.check_state(state, {"weights": shape, "variance": shape})
+        state = on_host(state)
         checks.positive(smallest_weight=float(state["weights"].min()))
         mean = float(state["weights"].double().mean())
         if abs(mean - 1.0) > _ROUNDING:  # the composed epsilon is stated for mean 1
@@ -81,11 +84,12 @@ class CoefficientMechanism:
 
     def scales(self, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return the noise scales b, float64 (C, H, W)."""
-        return self.widths(size) / (self.mean_epsilon * self._spread(state["weights"].double(), size))
+        weights = self._spread(state["weights"].double(), size)
+        return self.widths(size).to(weights.device) / (self.mean_epsilon * weights)
 
     def clipped(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
         """Return the coefficients within their ranges, float64 (B, C, H, W); non-finite ones become 0."""
-        half = self.widths((int(images.shape[2]), int(images.shape[3]))) / 2
+        half = self.widths((int(images.shape[2]), int(images.shape[3]))).to(images.device) / 2
         values = self.coefficients(images).double().nan_to_num(0.0, 0.0, 0.0)
         return torch.maximum(torch.minimum(values, half), -half)
 
@@ -107,9 +111,8 @@ class CoefficientMechanism:
 
     def _root_mean_square_widths(self, size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
         """Return (C, a, b) widths over `mean_epsilon`."""
-        return (
-            self._cells(self.widths(size).square(), (like.shape[1], like.shape[2])).sqrt() / self.mean_epsilon
-        ).float()
+        grid = (int(like.shape[1]), int(like.shape[2]))
+        return _root_mean_square_widths(self, size, grid).to(like.device)
 
     def _cells(self, values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Return the means (..., a, b) over the cells of a grid, of values (..., H, W)."""
@@ -146,7 +149,7 @@ class CoefficientMechanism:
         """Return the public statistics as a function from weights to a state."""
         size = (int(images.shape[2]), int(images.shape[3]))
         grid = self._grid(size, spatial)
-        total = torch.zeros(2, self.representation(size)[0], *grid, dtype=torch.float64)
+        total = torch.zeros(2, self.representation(size)[0], *grid, dtype=torch.float64, device=images.device)
         for at in range(0, len(images), _CHUNK):
             values = self.coefficients(images[at : at + _CHUNK])
             for moment, power in enumerate((values, values.square())):
@@ -171,3 +174,11 @@ class CoefficientMechanism:
         deviation = self.scales(state, size).float() * math.sqrt(2.0)
         gain = self._gain(state["variance"], self.noise_variance(state, size))
         return (values + deviation * unit_noise(values, "laplace", generator)) * self._spread(gain, size)
+
+
+@functools.lru_cache(maxsize=4)
+def _root_mean_square_widths(
+    mechanism: CoefficientMechanism, size: tuple[int, int], grid: tuple[int, int]
+) -> torch.Tensor:
+    """Return what `CoefficientMechanism._root_mean_square_widths` does, in the host's memory; do not modify."""
+    return (mechanism._cells(mechanism.widths(size).square(), grid).sqrt() / mechanism.mean_epsilon).float()

@@ -103,7 +103,7 @@ def packed_masks(images: torch.Tensor, state: State, width: float, roi: str) -> 
     """
     size = (int(images.shape[2]), int(images.shape[3]))
     weights = {f"net.{name.removeprefix(PREFIX)}": state[name] for name in state if name.startswith(PREFIX)}
-    given = (images, state["client_rms"], region(size, roi))
+    given = (images, state["client_rms"], region(size, roi).to(images.device))
     with torch.no_grad():
         return cast(torch.Tensor, torch.func.functional_call(_Masks(skeleton(width, size)), weights, given))
 
@@ -114,7 +114,7 @@ class _Masks(nn.Module):
         self.net = net
 
     def forward(self, images: torch.Tensor, scales: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
-        out = torch.empty(len(images), 1, *face.shape)
+        out = torch.empty(len(images), 1, *face.shape, device=images.device)
         for index in range(len(images)):
             taps = self.net.taps(client_features(images[index : index + 1], scales))
             out[index] = guided.packed(attention(taps, face), (face.shape[0], face.shape[1]))[0]
@@ -144,6 +144,7 @@ def train(
     head = plugins.build("head", "cosface", {"scale": 24.0, "margin": 0.2})
     embedding = net.embed.out_features
     centres = torch.randn(int(labels.max()) + 1, embedding, generator=generator).div_(math.sqrt(embedding))
+    centres = centres.to(images.device)
     tensors = [*net.parameters(), centres.requires_grad_(True)]
     velocity = [torch.zeros_like(tensor) for tensor in tensors]
     for step in range(steps):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fedveil import checks, frequency
+from fedveil.device import on_host
 from fedveil.frequency import colour
 from fedveil.privacy import clipping, gaussian, noise
 from fedveil.protections import base
@@ -61,6 +62,7 @@ class ImageMechanism:
         if self.input_layout == "upsampled":
             shapes["whitening"] = (189,)
         base.check_state(state, shapes)
+        state = on_host(state)
         checks.positive(radius=float(state["radius"]), smallest_weight=float(state["weights"].min()))
         checks.non_negative(smallest_variance=float(state["variance"].min()))
 
@@ -75,7 +77,8 @@ class ImageMechanism:
 
     def clipped(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
         """Return the clipped coefficients, float64 (B, 189, h, w): what the noise is added to."""
-        return clipping.clip_norm(self.coefficients(images), state["weights"], float(state["radius"]), self.order)
+        host = on_host(state)
+        return clipping.clip_norm(self.coefficients(images), host["weights"], float(host["radius"]), self.order)
 
     def noise(self, stream: SecretStream, scales: torch.Tensor) -> torch.Tensor:
         """Return one image's noise, float64."""
@@ -121,7 +124,7 @@ class ImageMechanism:
 
     def describe(self, state: base.State) -> dict[str, str | float | int | bool]:
         """Return the parameters that identify the mechanism beside its budget."""
-        return {"radius": float(state["radius"]), "total_epsilon": self.total_epsilon}
+        return {"radius": float(on_host(state)["radius"]), "total_epsilon": self.total_epsilon}
 
     def diameter(self, size: tuple[int, int]) -> float:
         """Return the budget: the weights and the radius cancel."""
@@ -176,7 +179,7 @@ class ImageMechanism:
         """
         clean = {**state, "radius": torch.tensor(1e-6)}  # practically no noise: shrinkage keeps everything
         generator = public_torch(0, "dctdp", "whitening")
-        totals = torch.zeros(2, 189, dtype=torch.float64)
+        totals = torch.zeros(2, 189, dtype=torch.float64, device=images.device)
         for at in range(0, len(images), _CHUNK):
             chunk = images[at : at + _CHUNK]
             pictures = (self.pixels(self.coefficients(chunk), clean), self.simulated(chunk, state, generator))

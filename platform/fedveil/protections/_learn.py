@@ -37,8 +37,8 @@ class Draft:
 def unit_noise(like: torch.Tensor, law: str, generator: torch.Generator) -> torch.Tensor:
     """Return noise of variance 1 for *public* faces only; what protects somebody comes from `privacy.noise`."""
     if law == "gaussian":
-        return torch.randn(like.shape, generator=generator)
-    centred = torch.rand(like.shape, generator=generator).clamp(min=1e-7) - 0.5
+        return torch.randn(like.shape, generator=generator).to(like.device)
+    centred = torch.rand(like.shape, generator=generator).to(like.device).clamp(min=1e-7) - 0.5
     return -centred.sign() * torch.log1p(-2.0 * centred.abs().clamp(max=0.5 - 1e-7)) / math.sqrt(2.0)
 
 
@@ -109,9 +109,10 @@ def through_recognition(
     batch = min(max(_VALUES // probe.numel(), _BATCHES[0]), _BATCHES[1], len(labels))
     network = plugins.build("model", "tiny_ir", {"embedding": _EMBEDDING}).build(
         int(probe.shape[1]), (int(probe.shape[2]), int(probe.shape[3])), generator
-    )
+    ).to(probe.device)
     head = plugins.build("head", "cosface", {"scale": 24.0, "margin": 0.2})
-    centres = torch.randn(int(labels.max()) + 1, _EMBEDDING, generator=generator).requires_grad_(True)
+    centres = torch.randn(int(labels.max()) + 1, _EMBEDDING, generator=generator).to(probe.device)
+    centres.requires_grad_(True)
     optimiser = Adam([([*network.parameters(), centres], 2e-3), (parameters, lr)])
     for step in range(steps):
         chosen = torch.randint(len(labels), (batch,), generator=generator)

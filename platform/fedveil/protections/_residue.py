@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedveil import frequency
+from fedveil import device, frequency
 from fedveil.configuration import plugins
 from fedveil.models import unet
 from fedveil.models.heads import base as heads
@@ -51,7 +51,7 @@ def decode(coefficients: torch.Tensor) -> torch.Tensor:
 
 def units(images: torch.Tensor) -> torch.Tensor:
     """Return the root mean square of every channel over public images, (192,), in units of white, at least 0.001."""
-    one = torch.ones(CHANNELS)
+    one = torch.ones(CHANNELS, device=images.device)
     mean = torch.stack([encode(image[None], one)[0].square().mean((1, 2)) for image in images]).mean(0)
     return mean.sqrt().clamp(min=_SMALLEST_UNIT)
 
@@ -91,8 +91,8 @@ def trunks(
     batch sizes may round differently. It shows the face: never release.
     """
     height, width = int(images.shape[2]), int(images.shape[3])
-    buffer = torch.empty(1, CHANNELS, height, width)
-    found = torch.ones(len(images), weights["last.weight"].shape[1] + 1, height, width)
+    buffer = torch.empty(1, CHANNELS, height, width, device=images.device)
+    found = torch.ones(len(images), weights["last.weight"].shape[1] + 1, height, width, device=images.device)
     for index in range(len(images)):
         encoded = encode(images[index : index + 1], unit, buffer)
         found[index, :-1] = torch.func.functional_call(network, dict(weights), (encoded,), {"last": False})[0]
@@ -133,16 +133,22 @@ class GeneratorWithRecogniser(nn.Module):
         self.unit = unit  # a plain attribute: neither trained nor aggregated
         self.weight = weight
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.unit = fn(self.unit)  # goes where the parameters go
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the embeddings (B, D)."""
         return self.with_penalty(pictures)[0]
 
     def with_penalty(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the embeddings and weight * mean|X - X'|, X' = 2 d(g(x)) - 1 without a clamp."""
-        encoded = encode((pictures + 1.0) * 127.5, self.unit).contiguous(memory_format=torch.channels_last)
+        with device.exactly(pictures.device):  # colours and frequencies are no layer's to round
+            encoded = encode((pictures + 1.0) * 127.5, self.unit).contiguous(memory_format=torch.channels_last)
         generated = self.generator(encoded)
-        decoded = 2.0 * decode(generated * self.unit.view(CHANNELS, 1, 1)) - 1.0
-        error = (pictures - decoded).abs().mean()
+        with device.exactly(pictures.device):
+            decoded = 2.0 * decode(generated * self.unit.view(CHANNELS, 1, 1)) - 1.0
+            error = (pictures - decoded).abs().mean()
         return cast(torch.Tensor, self.recogniser(encoded - generated)), self.weight * error
 
 
@@ -180,11 +186,13 @@ def trained(
     """
     size = (int(images.shape[2]), int(images.shape[3]))
     batch = min(max(_VALUES // (CHANNELS * size[0] * size[1]), _BATCHES[0]), _BATCHES[1], len(images))
-    made = unet.build(CHANNELS, CHANNELS, width, generator, copied=DC)
+    made = unet.build(CHANNELS, CHANNELS, width, generator, copied=DC).to(images.device)
     tiny = plugins.build("model", "tiny_ir", {"embedding": _EMBEDDING}).build(CHANNELS, size, generator)
+    tiny = tiny.to(images.device)
     network = GeneratorWithRecogniser(made, tiny, unit, weight)
     head = plugins.build("head", "cosface", {"scale": 24.0, "margin": 0.2})
-    centres = torch.randn(int(targets.max()) + 1, _EMBEDDING, generator=generator).requires_grad_(True)
+    centres = torch.randn(int(targets.max()) + 1, _EMBEDDING, generator=generator).to(images.device)
+    centres.requires_grad_(True)
     optimiser = _learn.Adam([([*tiny.parameters(), centres], _RECOGNISER_LR), (list(made.parameters()), lr)])
     for step in range(steps):
         chosen = torch.randint(len(images), (batch,), generator=generator)

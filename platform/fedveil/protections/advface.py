@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks
+from fedveil.device import on_host
 from fedveil.models.backbones import _ir
 from fedveil.models.decoder import Decoder
 from fedveil.privacy.events import NonPrivate
@@ -105,7 +106,12 @@ class AdvFace(base.Protection):
         return self.representation(size)
 
     def fit(
-        self, public: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, progress: base.Progress | None = None
+        self,
+        public: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        seed: int,
+        progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> dict[str, torch.Tensor]:
         """Return `f1/...`, `shadow/...`, `sigma`, `scale`, and with a guard `tail/...`.
 
@@ -113,27 +119,30 @@ class AdvFace(base.Protection):
         model's training. sigma, the unit of `strength`, and scale, by which the recogniser's input is divided, are the
         standard deviation of z.
         """
-        images, targets = self._public(public, labels)
+        images, targets = self._public(public, labels, device)
         generator = public_torch(seed, "advface", "fit")
         stem, tail = _advface.skeleton(_advface.Stem, self.width), _advface.skeleton(_advface.Tail, self.width)
         size = base.check_images(images)
         for network in (stem, tail):
             _ir.initialised(network, generator)
-        shadow = self._decoder.build(self.width, self.representation(size)[1:], size, generator)
+        shadow = self._decoder.build(self.width, self.representation(size)[1:], size, generator).to(device)
+        stem, tail = stem.to(device), tail.to(device)
         tick = _advface.Ticker(progress, self.fit_steps * (1 + self.shadow_ratio))
         trained = [*stem.parameters(), *tail.parameters()]
         _advface.learn_recognition(stem, tail, trained, images, targets, self.fit_steps, generator, tick)
         state = self._finished(stem, shadow, tail if self.guard > 0 else None, images, generator, tick)
-        return {**state, "scale": state["sigma"].clone()}
+        return base.fetched({**state, "scale": state["sigma"].clone()})
 
-    def _public(self, public: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        images = torch.from_numpy(np.ascontiguousarray(public))
+    def _public(
+        self, public: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        images = base.placed(public, device)
         self.representation(base.check_images(images))
         checks.same_shape((len(images),), labels=labels.shape)
         people, targets = np.unique(labels, return_inverse=True)
         if len(people) < 2:
             raise checks.UserError(f"Expected public faces of at least 2 people, got {len(images)} of {len(people)}.")
-        return images, torch.from_numpy(targets.astype(np.int64))
+        return images, torch.from_numpy(targets.astype(np.int64)).to(device)
 
     def _finished(
         self,
@@ -198,11 +207,11 @@ class AdvFace(base.Protection):
         base.check_released(table, (self.width, *table.shape[2:]))
         base.check_streams(table, streams)
         networks = self._networks(state)
-        radius = self.strength * float(state["sigma"])
+        radius = self.strength * float(on_host(state)["sigma"])
         out = torch.empty_like(table)
         for first in range(0, len(table), _CHUNK):
             rows = table[first : first + _CHUNK]
-            z, start = torch.zeros(2, _CHUNK, *table.shape[1:])
+            z, start = torch.zeros(2, _CHUNK, *table.shape[1:], device=table.device)
             z[: len(rows)] = rows
             for index, stream in enumerate(streams[first : first + _CHUNK]):
                 drawn = stream.uniform(start[index].numel()) - 0.5  # so U(-radius / 2, radius / 2)
@@ -215,7 +224,8 @@ class AdvFace(base.Protection):
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
         """Return z, one image at a time; from it S and its like draw the face, so it must never leave."""
-        found = torch.empty(len(images), *self.representation(base.check_images(images)))
+        shape = self.representation(base.check_images(images))
+        found = torch.empty(len(images), *shape, device=images.device)
         stem = self._networks(state)["f1"]
         with torch.no_grad():
             for index in range(len(images)):
@@ -277,7 +287,7 @@ class SplitPhase(base.Phase):
         """Return the configured backbone behind f1, which starts from its public values."""
         stem = self.protection._networks({name: value.clone() for name, value in state.items()})["f1"]
         behind = self.protection.network(model, size, generator)
-        return _advface.Whole(stem.requires_grad_(True), behind, float(state["scale"]))
+        return _advface.Whole(stem.requires_grad_(True), behind, float(on_host(state)["scale"]))
 
     def finish(
         self,
@@ -287,6 +297,7 @@ class SplitPhase(base.Phase):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> tuple[dict[str, torch.Tensor], dict[str, NDArray[np.float32]]]:
         """Return the state with the aggregated f1, and the recogniser's tensors to go on from.
 
@@ -294,12 +305,13 @@ class SplitPhase(base.Phase):
         again; scale stays, so that the recogniser goes on with the input that it was trained on.
         """
         method = self.protection
-        images, targets = method._public(public, labels)
+        images, targets = method._public(public, labels, device)
         generator = public_torch(seed, "advface", "finish")
         own = {name.removeprefix("f1."): value for name, value in tensors.items() if name.startswith("f1.")}
         aggregated = {f"f1/{name}": torch.from_numpy(np.array(value, np.float32)) for name, value in own.items()}
         before = {name: value.clone() for name, value in state.items()}
-        networks = method._networks({**before, **aggregated})
+        aggregated = {name: value.to(device) for name, value in {**before, **aggregated}.items()}
+        networks = method._networks(aggregated)
         stem, shadow = networks["f1"], networks["shadow"].requires_grad_(True)
         tail = networks.get("tail")
         tick = _advface.Ticker(progress, method.fit_steps * (method.shadow_ratio + (tail is not None)))
@@ -308,7 +320,7 @@ class SplitPhase(base.Phase):
             _advface.learn_recognition(stem, tail, trained, images, targets, method.fit_steps, generator, tick)
         after = method._finished(stem, shadow, tail, images, generator, tick)
         following = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        return {**after, "scale": before["scale"]}, following
+        return base.fetched({**after, "scale": before["scale"]}), following
 
 
 METHOD = AdvFace

@@ -3,6 +3,9 @@
 A protection is one frozen dataclass in one file. Its clean input is seen by `fit` (public faces only), `release`, and,
 for a method without a formal guarantee, by `training_features` and its phases; everything after `release` is
 post-processing of what left and never sees a clean value.
+
+Tensors are computed where the images are: a state that is handed over is on their device (`device.Placed`), new tensors
+are made there, and what a check reads is read of the state `on_host`. Noise is drawn on the host.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks
+from fedveil.device import on_host
 from fedveil.frequency import colour
 from fedveil.privacy.events import Event, NonPrivate
 from fedveil.randomness import SecretStream
 
 State = Mapping[str, torch.Tensor]
 """Public tensors a protection needs beside its settings; saved with every checkpoint and sent to clients."""
+
+CPU = torch.device("cpu")
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -91,10 +97,12 @@ class Phase(Protocol):
         labels: NDArray[np.int64],
         seed: int,
         progress: Progress | None = None,
+        device: torch.device = CPU,
     ) -> tuple[dict[str, torch.Tensor], dict[str, NDArray[np.float32]]]:
         """Return the state after the phase, and tensors that the next network starts from ({}: from its own values).
 
-        The coordinator calls it once with the phase's aggregated tensors; it may train on the public faces.
+        The coordinator calls it once with the phase's aggregated tensors; it may train on the public faces, on
+        `device`. What it takes and returns is in the host's memory.
         """
         ...
 
@@ -139,11 +147,17 @@ class Protection(Protocol):
         ...
 
     def fit(
-        self, public: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, progress: Progress | None = None
+        self,
+        public: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        seed: int,
+        progress: Progress | None = None,
+        device: torch.device = CPU,
     ) -> dict[str, torch.Tensor]:
         """Return the public state, learnt from public or procedural faces (N, 3, H, W) only; {} when none is needed.
 
-        It is complete: everything else works with it, also before or without the method's federated phases.
+        It is complete: everything else works with it, also before or without the method's federated phases. It may be
+        learnt on `device`; what is returned is in the host's memory.
         """
         return {}
 
@@ -231,6 +245,16 @@ class Protection(Protocol):
         return None
 
 
+def placed(public: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Return public images as a tensor on a device."""
+    return torch.from_numpy(np.ascontiguousarray(public)).to(device)
+
+
+def fetched(state: State) -> dict[str, torch.Tensor]:
+    """Return a learnt state in the host's memory."""
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
 def check_images(images: torch.Tensor) -> tuple[int, int]:
     """Return (H, W); raise `UserError` unless `images` is uint8 of shape (B, 3, H, W)."""
     colour.check_images(images)
@@ -253,6 +277,7 @@ def check_released(released: torch.Tensor, shape: Shape) -> None:
 
 def check_state(state: State, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise `UserError` unless the state holds exactly these float tensors, finite and of these shapes."""
+    state = on_host(state)
     if set(state) != set(shapes):
         raise checks.UserError(f"Expected a state with {sorted(shapes)}, got {sorted(state)}; fit it again.")
     for name, shape in shapes.items():

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, frequency
+from fedveil.device import on_host
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import _channels, base
 from fedveil.randomness import SecretStream
@@ -44,9 +45,10 @@ class AllChannels(base.Protection):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> dict[str, torch.Tensor]:
         """Return `scale` (192,), from public faces."""
-        return {"scale": _channels.scales(torch.from_numpy(public), None)}
+        return {"scale": _channels.scales(base.placed(public, device), None).cpu()}
 
     def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return the channels; the streams are not used."""
@@ -70,7 +72,7 @@ class AllChannels(base.Protection):
     def check_state(self, state: base.State, size: tuple[int, int]) -> None:
         """Raise `UserError` unless the state holds a positive scale per channel."""
         base.check_state(state, {"scale": (_CHANNELS,)})
-        checks.positive(smallest_scale=float(state["scale"].min()))
+        checks.positive(smallest_scale=float(on_host(state)["scale"].min()))
 
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: the transform is invertible."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, frequency
+from fedveil.device import on_host
 from fedveil.privacy.events import LocalRelease
 from fedveil.protections import _learn, _shape, base
 from fedveil.protections._coefficient import CoefficientMechanism
@@ -111,6 +112,7 @@ class DCTDP(base.Protection):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> dict[str, torch.Tensor]:
         """Return the public state: `weights`, `variance`, and in mode image `mean` and `radius`.
 
@@ -119,8 +121,9 @@ class DCTDP(base.Protection):
             labels: (N,) identities, for the recognition loss.
             seed: public seed.
             progress: told after each step.
+            device: where it is learnt.
         """
-        images = torch.from_numpy(np.ascontiguousarray(public))
+        images = base.placed(public, device)
         size = base.check_images(images)
         self.representation(size)
         checks.same_shape((len(images),), labels=labels.shape)
@@ -140,11 +143,11 @@ class DCTDP(base.Protection):
                 return mechanism.simulated(images[index], state, generator)
 
             generator = public_torch(seed, "dctdp", "fit")
-            targets_tensor = torch.from_numpy(targets.astype(np.int64))
+            targets_tensor = torch.from_numpy(targets.astype(np.int64)).to(device)
             _learn.through_recognition(
                 features, parameters, targets_tensor, generator, self.fit_steps, self.fit_lr, progress
             )
-        return mechanism.finished(images, draft, self._weights(parameters).detach())
+        return base.fetched(mechanism.finished(images, draft, self._weights(parameters).detach()))
 
     def _weights(self, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
         return _shape.weights_of(sum(parameters[1:], parameters[0]), self.cap)
@@ -152,9 +155,9 @@ class DCTDP(base.Protection):
     def _start(self, draft: _learn.Draft) -> list[torch.Tensor]:
         """Return the starting logits: one per channel, and one per cell of the map if spatial."""
         second = draft.second.clamp(min=1e-8)
-        parameters = [torch.zeros(second.shape[0], 1, 1)]
+        parameters = [second.new_zeros(second.shape[0], 1, 1)]
         if self.spatial:
-            parameters.append(torch.zeros(1, *second.shape[1:]))
+            parameters.append(second.new_zeros(1, *second.shape[1:]))
         if self.init == "energy":
             parameters[0] += second.mean((1, 2), keepdim=True).log()
 
@@ -177,11 +180,11 @@ class DCTDP(base.Protection):
         size = self._checked(images, state)
         base.check_streams(images, streams)
         mechanism = self._mechanism
-        scales = mechanism.scales(state, size)
-        out = torch.empty((len(images), *scales.shape))
+        scales = mechanism.scales(on_host(state), size)
+        out = torch.empty((len(images), *scales.shape), device=images.device)
         for index, stream in enumerate(streams):  # one at a time: float64 intermediates of one image only
             clipped = mechanism.clipped(images[index : index + 1], state)[0]
-            out[index] = clipped + mechanism.noise(stream, scales)
+            out[index] = clipped + mechanism.noise(stream, scales).to(images.device)
         return out
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:

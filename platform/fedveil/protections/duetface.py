@@ -95,9 +95,10 @@ class DuetFace(base.Protection):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> dict[str, torch.Tensor]:
         """Return `server_scale` (162,) and `client_rms` (30,) of the channels, and the client net's tensors."""
-        images = torch.from_numpy(np.ascontiguousarray(public))
+        images = base.placed(public, device)
         size = base.check_images(images)
         self.representation(size)
         checks.same_shape((len(images),), labels=labels.shape)
@@ -108,12 +109,14 @@ class DuetFace(base.Protection):
                 f"{len(identities)}; give more, or set protection.fit_steps: 0 and give at least 1 face."
             )
         generator = public_torch(seed, "duetface", "fit")
-        net = _duet.client_model(self.client_width).build(3 * len(_duet.CLIENT), size, generator)
+        net = _duet.client_model(self.client_width).build(3 * len(_duet.CLIENT), size, generator).to(device)
         scales = _channels.rms(images, _duet.CLIENT)
         if self.fit_steps > 0:
-            _duet.train(net, images, scales, torch.from_numpy(targets), generator, self.fit_steps, progress)
+            _duet.train(net, images, scales, torch.from_numpy(targets).to(device), generator, self.fit_steps, progress)
         trained = {_duet.PREFIX + name: tensor.detach().clone() for name, tensor in net.named_parameters()}
-        return {"client_rms": scales, "server_scale": _channels.scales(images, _duet.SERVER), **trained}
+        return base.fetched(
+            {"client_rms": scales, "server_scale": _channels.scales(images, _duet.SERVER), **trained}
+        )
 
     def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return (B, 163, H, W); the streams are not used. Each image by itself, so that no batch changes a bit."""
@@ -121,9 +124,12 @@ class DuetFace(base.Protection):
 
     def _released(self, images: torch.Tensor, state: base.State, masks: torch.Tensor | None) -> torch.Tensor:
         size = self._checked(images, state)
-        out = torch.empty(len(images), *self.representation(size))
-        for index in range(len(images)):
-            frequency.upsampled_dct(images[index : index + 1], _duet.SERVER, out=out[index : index + 1, :_SENT])
+        out = torch.empty(len(images), *self.representation(size), device=images.device)
+        if images.device.type == "cpu":
+            for index in range(len(images)):
+                frequency.upsampled_dct(images[index : index + 1], _duet.SERVER, out=out[index : index + 1, :_SENT])
+        else:
+            out[:, :_SENT] = frequency.upsampled_dct(images, _duet.SERVER)
         out[:, _SENT:] = self.prepared(images, state) if masks is None else masks
         return out
 
@@ -215,6 +221,7 @@ class ClientPhase:
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> tuple[dict[str, torch.Tensor], dict[str, NDArray[np.float32]]]:
         """Return the state with the aggregated client net in it, and nothing for the recogniser to start from."""
         trained = {_duet.PREFIX + name: torch.from_numpy(value.copy()) for name, value in tensors.items()}

@@ -95,6 +95,7 @@ class MinusFace(base.Protection):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> dict[str, torch.Tensor]:
         """Return the public state: generator/*, `unit` (192,) of its channels, `spread` of protected images.
 
@@ -103,8 +104,9 @@ class MinusFace(base.Protection):
             labels: (N,) identities, for the margin loss.
             seed: public seed.
             progress: told after each step.
+            device: where it is learnt.
         """
-        images = torch.from_numpy(np.ascontiguousarray(public))
+        images = base.placed(public, device)
         self.representation(base.check_images(images))
         checks.same_shape((len(images),), labels=labels.shape)
         identities, targets = np.unique(labels, return_inverse=True)
@@ -116,7 +118,7 @@ class MinusFace(base.Protection):
         unit = _residue.units(images)
         tensors = _residue.trained(
             images,
-            torch.from_numpy(targets.astype(np.int64)),
+            torch.from_numpy(targets.astype(np.int64)).to(device),
             unit,
             self.generator_width,
             self.image_weight,
@@ -125,12 +127,12 @@ class MinusFace(base.Protection):
             public_torch(seed, "minusface", "fit"),
             progress,
         )
-        return self.completed(images, {**tensors, "unit": unit}, seed)
+        return base.fetched(self.completed(images, {**tensors, "unit": unit}, seed))
 
     def completed(self, public: torch.Tensor, state: base.State, seed: int) -> dict[str, torch.Tensor]:
         """Return the state with the `spread` that this generator gives public faces: uint8 (N, 3, H, W)."""
         chosen = public[:: max(len(public) // _SPREAD_IMAGES, 1)][:_SPREAD_IMAGES]
-        draft = {**state, "spread": torch.tensor(1.0)}
+        draft = {**state, "spread": torch.tensor(1.0, device=public.device)}
         streams = [SecretStream(test_key(seed, "minusface", "spread", index)) for index in range(len(chosen))]
         spread = self.features(self.release(chosen, draft, streams), draft).square().mean().sqrt()
         return {**state, "spread": spread.clamp(min=1e-3)}
@@ -173,15 +175,15 @@ class MinusFace(base.Protection):
     ) -> torch.Tensor:
         height, width = int(images.shape[2]), int(images.shape[3])
         weights = _residue.parameters(state)
-        out = torch.empty(len(images), self.stacks, 3, height, width)
-        left, shuffled = torch.empty(2, 1, _residue.CHANNELS, height, width)
+        out = torch.empty(len(images), self.stacks, 3, height, width, device=images.device)
+        left, shuffled = torch.empty(2, 1, _residue.CHANNELS, height, width, device=images.device)
         for index in range(len(images)):
             image = images[index : index + 1]
             trunk = self.prepared(image, state)[0] if trunks is None else trunks[index]
             _residue.residue(image, trunk, weights, state["unit"], left)
             for stack in range(self.stacks):
                 if streams is not None:
-                    order = torch.from_numpy(_residue.permutation(streams[index]))
+                    order = torch.from_numpy(_residue.permutation(streams[index])).to(images.device)
                     torch.index_select(left, 1, order, out=shuffled)
                 out[index, stack] = _residue.decode(left if streams is None else shuffled)[0]
         return out.clamp_(0.0, 1.0).flatten(1, 2)
@@ -263,6 +265,7 @@ class GeneratorPhase(base.Phase):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> tuple[dict[str, torch.Tensor], dict[str, NDArray[np.float32]]]:
         """Return the state with the aggregated g, and {}: f is discarded and the recogniser of X_p starts afresh."""
         learnt = {
@@ -272,8 +275,8 @@ class GeneratorPhase(base.Phase):
         }
         if set(learnt) != set(_residue.shapes(self.settings.generator_width)):
             raise checks.UserError("Expected every tensor of the generator from its phase; the plan was changed.")
-        images = torch.from_numpy(np.ascontiguousarray(public))
-        return self.settings.completed(images, {**state, **learnt}, seed), {}
+        learnt = {name: tensor.to(device) for name, tensor in {**state, **learnt}.items()}
+        return base.fetched(self.settings.completed(base.placed(public, device), learnt, seed)), {}
 
 
 METHOD = MinusFace

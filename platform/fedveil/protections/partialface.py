@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, frequency
+from fedveil.device import on_host
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import base
 from fedveil.randomness import SecretStream, public_rng, subkey
@@ -105,6 +106,7 @@ class PartialFace(base.Protection):
         labels: NDArray[np.int64],
         seed: int,
         progress: base.Progress | None = None,
+        device: torch.device = base.CPU,
     ) -> dict[str, torch.Tensor]:
         """Return the public table: `subsets` (6, 9) frequencies 8u + v, `permutations` (6, 9) places in a subset.
 
@@ -191,7 +193,7 @@ def _sizes(released: torch.Tensor) -> torch.Tensor:
 def _table(state: base.State) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the checked (subsets, permutations) of a state."""
     base.check_state(state, _SHAPES)
-    subsets, orders = (state[name].cpu().numpy().astype(np.int64) for name in _SHAPES)
+    subsets, orders = (on_host(state)[name].numpy().astype(np.int64) for name in _SHAPES)
     if sorted(subsets.flat) != list(KEPT) or any(sorted(order) != list(range(LENGTH)) for order in orders):
         raise checks.UserError(
             "Expected a state whose subsets partition the 54 kept channels and whose permutations order 0..8; "
@@ -203,10 +205,11 @@ def _table(state: base.State) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _channels(images: torch.Tensor, state: base.State, ranks: Sequence[int]) -> torch.Tensor:
     """Return (B, 27, H, W): only the nine channels of each image's rank are computed, in the rank's order."""
     subsets, orders = _table(state)
-    out = torch.empty((len(images), 3 * LENGTH, *images.shape[2:]), device=images.device)
-    for index, rank in enumerate(ranks):
-        subset, order = divmod(rank, PERMUTATIONS)
-        channels = subsets[subset][orders[order]].tolist()
+    chosen = [subsets[rank // PERMUTATIONS][orders[rank % PERMUTATIONS]].tolist() for rank in ranks]
+    if images.device.type != "cpu":
+        return frequency.upsampled_dct_each(images, chosen)
+    out = torch.empty((len(images), 3 * LENGTH, *images.shape[2:]))
+    for index, channels in enumerate(chosen):
         frequency.upsampled_dct(images[index : index + 1], channels, out=out[index : index + 1])
     return out
 

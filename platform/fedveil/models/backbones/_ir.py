@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from fedveil import checks
+from fedveil import checks, device
+from fedveil.models.backbones import _fused
 
 GROUP_CHANNELS = 8
 """Channels that one normalisation group holds, so every width is a multiple of it."""
@@ -20,12 +21,36 @@ Hook = Callable[[torch.Tensor], torch.Tensor]
 """Replaces the output (B, C, h, w) of a stage by a tensor of the same shape; called once per stage, in order."""
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that keeps its input's type: autocast would widen every map to float32 and back.
+
+    Means and variances are taken in float32 either way.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalised maps, of the shape and type of `x`."""
+        if x.dtype == torch.float32:
+            return super().forward(x)
+        if _fused.usable(x, self.num_groups):
+            return _fused.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        with device.exactly(x.device):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return nn.functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return the norm that stands in for BatchNorm: it mixes no images, so per-image gradients and clients stay apart.
 
     Group normalisation: Wu and He 2018, https://arxiv.org/abs/1803.08494.
     """
-    return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
+    return GroupNorm(channels // GROUP_CHANNELS, channels)
+
+
+def norm_act(norm: nn.GroupNorm, act: nn.PReLU, x: torch.Tensor) -> torch.Tensor:
+    """Return act(norm(x)), in one kernel where there is one."""
+    if _fused.usable(x, norm.num_groups):
+        return _fused.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act.weight)
+    return cast(torch.Tensor, act(norm(x)))
 
 
 class IRUnit(nn.Module):
@@ -53,15 +78,15 @@ class IRUnit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, channels_out, ceil(H / stride), ceil(W / stride))."""
-        inner = self.norm2(self.conv2(self.act(self.norm1(self.conv1(self.norm0(x))))))
+        inner = self.norm2(self.conv2(norm_act(self.norm1, self.act, self.conv1(self.norm0(x)))))
         return cast(torch.Tensor, inner + self.shortcut(x))
 
 
 def run_stem(stem: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return stem(x) in the channels-last layout, in which every later convolution is faster on a CPU.
+    """Return stem(x) in the channels-last layout, in which every later convolution is faster.
 
-    A few channels are turned before the stem. The frequency methods' up to 192 go in as they come: turning them takes
-    as long as the convolution does.
+    That holds in float32 on a CPU and in bfloat16 on a GPU (`_fused`). A few channels are turned before the stem. The
+    frequency methods' up to 192 go in as they come: turning them takes as long as the convolution does.
     """
     if x.shape[1] <= _FEW_CHANNELS:
         x = x.contiguous(memory_format=torch.channels_last)

@@ -69,6 +69,6 @@ class IResNet(nn.Module):
         """Return (B, embedding); `after` is applied to what each stage puts out."""
         units = iter(self.units)
         stages = [[next(units) for _ in range(count)] for _, count in self._stages]
-        x = self.act(self.norm(_ir.run_stem(self.stem, x)))
+        x = _ir.norm_act(self.norm, self.act, _ir.run_stem(self.stem, x))
         x = self.norm_map(_ir.run_stages(stages, x, after))
         return cast(torch.Tensor, self.norm_embedding(self.embed(x.flatten(1))))

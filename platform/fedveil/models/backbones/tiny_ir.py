@@ -74,7 +74,7 @@ class _TinyNetwork(nn.Module):
         self.embed = nn.Linear(widths[-1] * (math.prod(sides) if self.flatten else 1), model.embedding)
 
     def forward(self, x: torch.Tensor, after: _ir.Hook | None = None) -> torch.Tensor:
-        x = self.act(self.norm(_ir.run_stem(self.stem, x)))
+        x = _ir.norm_act(self.norm, self.act, _ir.run_stem(self.stem, x))
         x = _ir.run_stages([[unit] for unit in self.units], x, after)
         return cast(torch.Tensor, self.embed(x.flatten(1) if self.flatten else x.mean((2, 3))))
 
