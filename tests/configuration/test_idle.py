@@ -27,6 +27,7 @@ CASES = [
     ("privacy.client.quantile=0.5", CLIENT),
     ("privacy.client.on_exhausted=stop privacy.client.noise_multiplier=1", CLIENT),
     ("privacy.client.clip=1 privacy.client.epsilon=8 privacy.client=none", CLIENT),
+    ("evaluation.pairs_are_public=true", "evaluation.pairs=FILE"),
     ("evaluation.reference=true protection=none", "a protection"),
     ("evaluation.reference=true policy.max_total_epsilon=8", "no limit of policy"),
     ("engine.workers=2 engine=inline", "engine=pool"),

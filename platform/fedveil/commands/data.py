@@ -6,6 +6,7 @@ import argparse
 
 from fedveil import config, console
 from fedveil.data import inspect
+from fedveil.federation.federation import Federation
 
 EXAMPLES = """examples:
   fedveil data inspect data=procedural
@@ -22,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Print the report."""
     settings = config.load(chosen.words)
-    report = inspect.inspect(settings.data.name, config.build(settings, "data"), settings.seed)
+    pairs = Federation(settings).pairs if settings.evaluation.pairs is not None else None
+    report = inspect.inspect(settings.data.name, config.build(settings, "data"), settings.seed, pairs)
     console.tell(str(report))
     return 0

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedveil.data.caps import images_per_identity
 from fedveil.data.faces import FaceSet
+from fedveil.data.pairs import PairSet
 from fedveil.data.split import Split
 from fedveil.data.stores import Problem
 
@@ -128,10 +129,14 @@ def _bars(part: Part) -> list[str]:
     return lines
 
 
-def inspect(source_name: str, source: Source, seed: int) -> Report:
-    """Load a source, read every image once and return the report; errors of loading pass through."""
+def inspect(source_name: str, source: Source, seed: int, pairs: PairSet | None = None) -> Report:
+    """Load a source, read every image once and return the report; `pairs` replace the source's own.
+
+    Errors of loading pass through.
+    """
     split = source.load(seed)
-    sets = {"train": split.train, "evaluation": split.evaluation.faces, "public": split.public}
+    used = split.evaluation if pairs is None else pairs
+    sets = {"train": split.train, "evaluation": used.faces, "public": split.public}
     parts, seen = [], collections.defaultdict(list)
     for name, faces in sets.items():
         part, hashes = _inspect_part(name, faces)
@@ -141,9 +146,9 @@ def inspect(source_name: str, source: Source, seed: int) -> Report:
     return Report(
         source=source_name,
         parts=tuple(parts),
-        pairs=len(split.evaluation),
-        same=int(split.evaluation.same.sum()),
-        folds=int(np.unique(split.evaluation.folds).size),
+        pairs=len(used),
+        same=int(used.same.sum()),
+        folds=int(np.unique(used.folds).size),
         public_benchmark=split.public_benchmark,
         shared=tuple(tuple(names) for names in seen.values() if len(names) > 1),
     )
