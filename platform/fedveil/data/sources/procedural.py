@@ -126,6 +126,10 @@ class Procedural:
         """Return what tells these pictures from others of equal names, whatever their size and number."""
         return f"seed {seed}, difficulty {self.difficulty!r}"
 
+    def whole(self, seed: int) -> FaceSet:
+        """Return the people to train on; nothing is drawn yet."""
+        return draw_faces(seed, 0, self.identities, self._used_images, self.size, self.difficulty)
+
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the three disjoint sets of people; nothing is drawn yet. `size_hint` replaces `size`."""
         size = size_hint or self.size

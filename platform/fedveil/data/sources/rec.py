@@ -55,6 +55,11 @@ class Rec(HeldOut):
         self.require_declaration()
         return self.split(read_rec(self.path, size_hint or self.size), seed)
 
+    def whole(self, seed: int) -> FaceSet:
+        """Return everybody, nobody left out or held out; pictures are not read yet."""
+        self.require_place("path", self.path, _LAYOUT)
+        return read_rec(self.path, self.size)
+
 
 def read_rec(path: str, size: int) -> FaceSet:
     """Return the pictures of a .rec file; a record is PERSON/record KEY.
@@ -109,11 +114,14 @@ def read_rec(path: str, size: int) -> FaceSet:
         return np.stack(made)
 
     def key(index: int) -> str:
-        return f"sha256:{hashlib.sha256(contents(np.array([index]))[0]).hexdigest()}:{index}:{size}"
+        return f"sha256:{hashlib.sha256(encoded(index)).hexdigest()}:{index}:{size}"
+
+    def encoded(index: int) -> bytes:
+        return contents(np.array([index]))[0]
 
     notes = (f"{junk.sum()} records are of nobody (label below 0) and left out",) if junk.any() else ()
     return FaceSet(
-        store=CachedStore(chosen.size, (size, size), make, key, record),
+        store=CachedStore(chosen.size, (size, size), make, key, record, encoded=encoded),
         index=np.arange(chosen.size),
         labels=labels,
         names=names,

@@ -1,4 +1,4 @@
-"""Inspect a data source: what it holds, what is wrong with it."""
+"""`fedveil data inspect`: what a data set holds, what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from fedveil import config, console
 from fedveil.data import inspect
 from fedveil.federation.federation import Federation
 
-EXAMPLES = """examples:
-  fedveil data inspect data=procedural
-  fedveil data inspect data=folder data.root=faces data.evaluation=procedural
-"""
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("action", choices=["inspect"])
-    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. data=folder data.root=faces")
+OPTIONS = ()
 
 
 def run(chosen: argparse.Namespace) -> int:
