@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.data import drawing, people
-from fedveil.data.faces import FaceSet
+from fedveil.data.faces import FaceSet, whole_numbers
 from fedveil.data.numbered import Numbered
 from fedveil.data.pairs import balanced_pairs
 from fedveil.data.split import Split
@@ -46,12 +46,13 @@ def draw_faces(
         who, which = divmod(index, images_per_identity)
         return f"{names[who]}/{which}"
 
-    count, names = identities * images_per_identity, Numbered("p", range(first, first + identities))
+    count, kind = identities * images_per_identity, whole_numbers(identities * images_per_identity)
+    names = Numbered("p", range(first, first + identities))
     return FaceSet(
         # A drawn picture is a function of its place, so its key serves as its rank, too.
         store=CachedStore(count, (size, size), make, key, record, rank=key),
-        index=np.arange(count),
-        labels=np.repeat(np.arange(identities), images_per_identity),
+        index=np.arange(count, dtype=kind),
+        labels=np.repeat(np.arange(identities, dtype=kind), images_per_identity),
         names=names,
         size=(size, size),
         synthetic=True,
