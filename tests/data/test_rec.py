@@ -175,10 +175,10 @@ def test_an_index_in_pieces_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     rows = [(i, 40 * i) for i in range(1000)]
     path.write_bytes("\r\n".join(f"{a} \t{b}" for a, b in rows).encode())
     monkeypatch.setattr(indexed, "_PIECE", 64)
-    assert indexed.read_pairs_of_numbers(path, "").tolist() == [list(row) for row in rows]
+    assert indexed.read_numbers(path, "KEY OFFSET").tolist() == [list(row) for row in rows]
     path.write_bytes(path.read_bytes().replace(b"\n700 ", b"\n7o0 "))
     with pytest.raises(checks.UserError, match="line 701: expected"):
-        indexed.read_pairs_of_numbers(path, "KEY OFFSET")
+        indexed.read_numbers(path, "KEY OFFSET")
 
 
 @pytest.mark.parametrize("index", [True, False])

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.data import files
-from fedveil.data.indexed import read_pairs_of_numbers
+from fedveil.data.indexed import read_numbers
 
 MAGIC = 0xCED7230A
 _LENGTH = (1 << 29) - 1
@@ -94,7 +94,7 @@ def listing(path: Path) -> Listing:
 
 def _indexed(index: Path, path: Path, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return keys, offsets and line numbers of an index, by ascending key."""
-    found = read_pairs_of_numbers(index, "KEY OFFSET")
+    found = read_numbers(index, "KEY OFFSET")
     if not len(found):
         raise checks.UserError(
             f"{index} lists no record; copy it again, or remove it and {path.name} is walked through."

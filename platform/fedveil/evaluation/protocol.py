@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, randomness
+from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.evaluation import intervals, verification
 from fedveil.models.embedding import embed
@@ -155,6 +156,23 @@ class _Embedder:
             features = self.protection.features(released, self.state)
             parts.append(embed(self.backbone, features, self.batch).numpy())
         return np.concatenate(parts)
+
+
+def embedded(
+    backbone: nn.Module,
+    protection: Protection,
+    state: State,
+    faces: FaceSet,
+    images: NDArray[np.int64],
+    seed: int,
+    batch: int = 256,
+) -> NDArray[np.float32]:
+    """Return (B, D) the embeddings of some public faces, protected as deployed, with noise from public keys."""
+    none = np.empty(0, np.int64)
+    pairs = PairSet(faces, none, none, none.astype(bool), none, declared_public=True)
+    numbers = math.prod(protection.layout(faces.size))
+    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)))
+    return embedder._embed(images, 0, "template", noisy=True)
 
 
 def _interval(
