@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   fedveil data pack data=folder data.root=faces data.size=112 --out faces.npz
   fedveil data pack data=rec data.path=train.rec --out ms1m.npz
   fedveil data align --photographs photos/ --landmarks points.csv --out faces/
+  fedveil data align --photographs photos/ --detector yunet.onnx --out faces/
 """
 
 ACTIONS = {"inspect": "inspecting", "pack": "packing", "align": "aligning"}
@@ -31,13 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", type=int, metavar="N", help="pack: of JPEG, 1 to 100 (95)")
     parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="align: PERSON/PICTURE")
     parser.add_argument("--landmarks", type=Path, metavar="FILE", help="align: CSV, five points of every face")
+    parser.add_argument("--detector", type=Path, metavar="FILE", help="align: OpenCV's YuNet, an .onnx file")
     parser.add_argument("--size", type=int, metavar="N", help="align: pixels, a multiple of 8 (112)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Do what the action says; an option of another action is refused."""
     action = importlib.import_module(f"{__name__}.{ACTIONS[chosen.action]}")
-    for option in ("out", "quality", "photographs", "landmarks", "size"):
+    for option in ("out", "quality", "photographs", "landmarks", "detector", "size"):
         if getattr(chosen, option) is not None and option not in action.OPTIONS:
             chosen.parser.error(f"--{option} does nothing for `fedveil data {chosen.action}`.")
     status: int = action.run(chosen)

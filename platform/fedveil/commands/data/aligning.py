@@ -6,26 +6,27 @@ import argparse
 from pathlib import Path
 
 from fedveil import checks, console
-from fedveil.data import aligning
+from fedveil.data import aligning, detection
 
-OPTIONS = ("out", "photographs", "landmarks", "size")
+OPTIONS = ("out", "photographs", "landmarks", "detector", "size")
 _LISTED = 10
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Align every face of the list, and say what was done."""
-    for option in ("photographs", "landmarks"):
-        if getattr(chosen, option) is None:
-            raise checks.UserError(
-                f"--{option} is missing: `fedveil data align --photographs FOLDER --landmarks FILE.csv`. fedveil finds "
-                "no faces itself; docs/data.md says what the file holds and how to make it."
-            )
+    if chosen.photographs is None or (chosen.landmarks is None) == (chosen.detector is None):
+        raise checks.UserError(
+            "`fedveil data align --photographs FOLDER` needs one of --landmarks FILE.csv and --detector FILE.onnx; "
+            "docs/data.md says what they are and where they come from."
+        )
     if chosen.words:
         raise checks.UserError(f"{chosen.words[0]} does nothing here: `fedveil data align` reads no words.")
-    out = chosen.out or Path("aligned")
-    bar = console.Console()
+    find: aligning.Find = (
+        detection.Yunet(chosen.detector) if chosen.landmarks is None else aligning.Listed(chosen.landmarks)
+    )
+    out, bar = chosen.out or Path("aligned"), console.Console()
     done = aligning.align(
-        chosen.photographs, chosen.landmarks, out, chosen.size or 112,
+        chosen.photographs, find, out, chosen.size or 112,
         lambda ready, total: bar.progress(ready, total, "aligning"),
     )  # fmt: skip
     lines = [f"{out}: {done.written} aligned faces of {chosen.size or 112} pixels"]
