@@ -13,6 +13,7 @@ from PIL import Image
 
 from fedveil import checks, cli
 from fedveil.data import aligning, detection
+from fedveil.data import landmarks as columns
 from fedveil.data.alignment import TEMPLATE
 from fedveil.data.sources.folder import read_folder
 from fedveil.data.sources.procedural import draw_faces
@@ -22,7 +23,7 @@ FACES = draw_faces(3, 0, 3, 2, 112)
 
 def photographs(root: Path) -> list[str]:
     """Write drawn faces, each turned, scaled and put somewhere in a larger picture; return the lines of landmarks."""
-    lines = [",".join(aligning.COLUMNS)]
+    lines = [",".join(columns.COLUMNS)]
     for i, pixels in enumerate(FACES.images().transpose(0, 2, 3, 1)):
         angle, scale, where = 0.3 * (i - 2), 1.5 + 0.3 * i, np.array([90.0 + 20 * i, 70.0])
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -100,7 +101,7 @@ def test_points_in_another_order_are_no_face(tmp_path: Path) -> None:
     mirrored = [*numbers[2:4], *numbers[0:2], *numbers[4:6], *numbers[8:10], *numbers[6:8]]
     path = landmarks(tmp_path, [lines[0], ",".join([name, *mirrored])])
     with pytest.raises(checks.UserError, match=r"line 2: expected the eyes, the nose .* left in the picture first"):
-        aligning.read_landmarks(path)
+        columns.read(path)
 
 
 def test_the_command_says_what_it_needs_and_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

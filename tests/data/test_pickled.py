@@ -125,4 +125,4 @@ def test_damage_anywhere_is_refused_or_plain(data: st.DataObject) -> None:
         found = read(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
     except pickled.Refused:
         return
-    assert found is None or isinstance(found, (list, tuple, str, int, float, bytes, pickled._Name, pickled._Type))
+    assert found is None or isinstance(found, (list, tuple, str, int, float, bytes, pickled.Name, pickled.Type))

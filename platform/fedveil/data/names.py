@@ -90,7 +90,8 @@ def fault(name: str) -> str | None:
     """
     if not key(name):
         return "is empty"
-    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _BIDI for c in name):
+    plain = name.isascii() and name.isprintable()
+    if not plain and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _BIDI for c in name):
         return "holds control characters or bytes that are no text"
     if "/" in name or "\\" in name or name in (".", ".."):
         return "holds a path separator" if name not in (".", "..") else "is a path"

@@ -2,8 +2,8 @@
 
 A pickle is a program for a stack machine, and Python's own reader calls whatever the program names. This one is another
 machine: it knows the instructions that lists of pictures and answers are made of, and looks no name up. The few names
-that real files hold (below) become plain values by code that stands here; any other name, and any instruction that
-could make an object, ends the reading with a message that says what the file wanted to do.
+that real files hold become plain values by the code of `pickled_values`; any other name, and any instruction that could
+make an object, ends the reading with a message that says what the file wanted to do.
 
 Strings of bytes are not copied: they stay where they are in the file, as slices of what was given. Nothing is allocated
 on the word of a length field. Reference: the comments of CPython's `Lib/pickletools.py`.
@@ -11,49 +11,19 @@ on the word of a length field. Reference: the comments of CPython's `Lib/picklet
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import struct
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from fedveil.data.pickled_values import NAMES, Array, Name, Type, array, moved, refuse
+from fedveil.data.pickled_values import Refused as Refused
+from fedveil.data.pickled_values import finished as finished
 
 _MOST = 50_000_000  # instructions; a benchmark of 7,000 pairs has about 60,000
-_KINDS = "bBiuf"  # of array elements: truth values and numbers
-
-
-class Refused(Exception):
-    """The bytes are no pickle of plain values; the message says why, and where in the file."""
 
 
 class _Mark:
     """Where a group of values begins on the stack."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-    module: str
-    name: str
-
-
-@dataclasses.dataclass
-class _Array:
-    """What NumPy's `_reconstruct` returns, until its state follows."""
-
-    value: NDArray[Any] | None = None
-
-
-@dataclasses.dataclass
-class _Type:
-    """What NumPy's `dtype` returns; its state says the byte order."""
-
-    code: str
-    order: str = "|"
-
-    def real(self) -> np.dtype[Any]:
-        return np.dtype(("<" if self.order in "|=" else self.order) + self.code)
 
 
 def read(data: memoryview) -> Any:
@@ -157,7 +127,7 @@ class _Machine:
         if line in ("00", "01"):
             self._push(line == "01")
         else:
-            self._push(int(line) if len(line) < 20 else _refuse("a number of too many digits"))
+            self._push(int(line) if len(line) < 20 else refuse("a number of too many digits"))
 
     def _long(self) -> None:
         length = self._number("<B")
@@ -169,8 +139,8 @@ class _Machine:
     def _named(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Refused("damaged (a name is no text)")
-        found = _Name(_moved(module), name)
-        if found not in _NAMES:
+        found = Name(moved(module), name)
+        if found not in NAMES:
             raise Refused(f"it names {module[:60]!a}.{name[:60]!a}: it is a program, not a list of pictures")
         self._push(found)
 
@@ -184,7 +154,7 @@ class _Machine:
 
     def _reduce(self) -> None:
         arguments, called = self._pop(), self._pop()
-        made = _NAMES.get(called) if isinstance(called, _Name) else None
+        made = NAMES.get(called) if isinstance(called, Name) else None
         if made is None or not isinstance(arguments, tuple):
             raise Refused("it calls something that is no function of a list of pictures")
         value = made(*map(finished, arguments))
@@ -199,72 +169,13 @@ class _Machine:
 
     def _build(self) -> None:
         state, target = self._pop(), self._stack[-1]
-        if isinstance(target, _Type) and isinstance(state, tuple):
-            target.order = state[1] if state[1] in ("|", "<", ">", "=") else _refuse("an unknown byte order")
-        elif isinstance(target, _Array) and isinstance(state, tuple):
-            target.value = _array(state[1], state[2], state[4], bool(state[3]))
+        if isinstance(target, Type) and isinstance(state, tuple):
+            target.order = state[1] if state[1] in ("|", "<", ">", "=") else refuse("an unknown byte order")
+        elif isinstance(target, Array) and isinstance(state, tuple):
+            target.value = array(state[1], state[2], state[4], bool(state[3]))
             self._spend(target.value)
         else:
             raise Refused("it sets the state of an object, which lists of pictures do not hold")
-
-
-def _refuse(reason: str) -> Any:
-    raise Refused(reason)
-
-
-def _moved(module: str) -> str:
-    """Return what NumPy 2 calls a module, without its underscore, and Python 3 Python 2's."""
-    return {"__builtin__": "builtins"}.get(module, module.replace("numpy._core.", "numpy.core."))
-
-
-def finished(value: Any) -> Any:
-    """Return a value without the machine's own stand-ins."""
-    if isinstance(value, _Array):
-        return value.value if value.value is not None else _refuse("an array without content")
-    return value
-
-
-def _array(shape: Any, kind: Any, content: Any, fortran: bool) -> NDArray[Any]:
-    """Return an array over `content`, if it holds exactly what shape and kind say."""
-    sound = isinstance(shape, tuple) and all(isinstance(n, int) and 0 <= n < 2**31 for n in shape) and len(shape) < 5
-    if not sound or not isinstance(kind, _Type):
-        raise Refused("damaged (an array's shape or type)")
-    real, found = kind.real(), bytes(content.encode("latin-1") if isinstance(content, str) else content)
-    if len(found) != math.prod(shape) * real.itemsize:
-        raise Refused(f"an array of {shape} needs {math.prod(shape) * real.itemsize} bytes and has {len(found)}")
-    return np.frombuffer(found, real).reshape(shape, order="F" if fortran else "C")
-
-
-def _type(code: Any, *_: Any) -> _Type:
-    word = str(code, "ascii") if isinstance(code, memoryview) else str(code)
-    if len(word) != 2 or word[0] not in _KINDS or word[1] not in "1248":
-        raise Refused(f"an array of {word[:20]!a}, where truth values or numbers were expected")
-    return _Type(word)
-
-
-def _scalar(kind: Any, content: Any) -> Any:
-    return _array((), kind, content, False).item()
-
-
-def _encoded(text: Any, encoding: Any = "latin1") -> memoryview:
-    """Return bytes as Python 3 writes them for Python 2: text, and how it is to be encoded."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refused("damaged (bytes in an unknown encoding)")
-    return memoryview(text.encode("latin-1"))
-
-
-_NAMES: dict[_Name, Callable[..., Any] | None] = {
-    _Name("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
-    _Name("numpy.core.multiarray", "scalar"): _scalar,
-    _Name("numpy.core.numeric", "_frombuffer"): lambda data, kind, shape, order: _array(
-        shape, kind, data, order == "F"
-    ),
-    _Name("numpy", "dtype"): _type,
-    _Name("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
-    _Name("_codecs", "encode"): _encoded,
-    _Name("builtins", "bytes"): lambda *given: memoryview(b"") if not given else _refuse("it calls bytes"),
-}
-"""What real files name, and what becomes of it: values made here, none looked up."""
 
 
 def _binary(form: str) -> Callable[[_Machine], None]:
