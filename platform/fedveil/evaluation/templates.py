@@ -22,7 +22,7 @@ from fedveil.evaluation import protocol, verification
 from fedveil.protections.base import Protection, State
 
 _AT_ONCE = 1024  # pictures whose features are in memory
-_PAIRS_AT_ONCE = 65536
+_PAIRS_AT_ONCE = 2048
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
