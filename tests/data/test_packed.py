@@ -306,11 +306,12 @@ def test_a_large_file_that_changes_or_lies_is_named(tmp_path: Path, monkeypatch:
     with pytest.raises(checks.UserError, match=r"jpeg\.npy of \(9+,\) does not fill its place"):
         write_nothing(path).load(1)
     central = data.rindex(b"PK\x01\x02", 0, data.rindex(b"jpeg.npy"))
-    moved = bytearray(data)
-    moved[central + 42 : central + 46] = (7).to_bytes(4, "little")
-    path.write_bytes(moved)
-    with pytest.raises(checks.UserError, match=r"faces\.npz cannot be read as an \.npz"):
-        write_nothing(path).load(1)
+    for place in (7, len(data) - 9, len(data) - 200, 2**31):
+        moved = bytearray(data)
+        moved[central + 42 : central + 46] = place.to_bytes(4, "little")
+        path.write_bytes(moved)
+        with pytest.raises(checks.UserError, match=r"faces\.npz cannot be read as an \.npz"):
+            write_nothing(path).load(1)
 
 
 def write_nothing(path: Path) -> Packed:

@@ -108,7 +108,7 @@ def stored(stream: BinaryIO, path: Path, member: zipfile.ZipInfo) -> Stored | No
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 or member.file_size < LARGE:
         return None
     stream.seek(member.header_offset)
-    mark, name, extra = _LOCAL.unpack(stream.read(_LOCAL.size))
+    mark, name, extra = _LOCAL.unpack(stream.read(_LOCAL.size).ljust(_LOCAL.size, b"\0"))
     start = member.header_offset + _LOCAL.size + name + extra
     stream.seek(start)
     version = np.lib.format.read_magic(stream)
