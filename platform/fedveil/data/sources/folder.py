@@ -72,7 +72,7 @@ def read_folder(root: str, size: int, checked: bool = True) -> FaceSet:
         raise checks.UserError(f"data.root={root!r} is {files.kind(top)}, not a folder; {_LAYOUT}.")
     listed, problems = _list(top)
     people = Names([person.name for person, _ in listed], f"data.root={root!r}")
-    records = [f"{person.name}/{file.name}" for person, pictures in listed for file in pictures]
+    records = [f"{person.name}/{name}" for person, pictures in listed for name in pictures]
     read = _Pictures(top, records, size)
     faces = FaceSet(
         store=CachedStore(len(records), (size, size), read.make, read.key, records.__getitem__, encoded=read.encoded),
@@ -150,9 +150,9 @@ class _Pictures:
         return decode.notes([(w, h) for w, h in self._original[seen].tolist()], int(self._grey.sum()), self._size)
 
 
-def _list(top: Path) -> tuple[list[tuple[Path, list[Path]]], list[Problem]]:
-    """Return the people's folders with what is called like a picture in them, and what was left out."""
-    people: list[tuple[Path, list[Path]]] = []
+def _list(top: Path) -> tuple[list[tuple[Path, list[str]]], list[Problem]]:
+    """Return the people's folders with the names of what is called like a picture in them, and what was left out."""
+    people: list[tuple[Path, list[str]]] = []
     problems: list[Problem] = []
     for person in files.listing(top):
         kind = files.kind(person)
@@ -169,7 +169,7 @@ def _list(top: Path) -> tuple[list[tuple[Path, list[Path]]], list[Problem]]:
             elif fault(file.name):
                 problems.append(Problem(name, f"its name {fault(file.name)}; rename it"))
             else:
-                pictures.append(file)
+                pictures.append(file.name)
         people.append((person, pictures))
     return people, problems
 
