@@ -89,14 +89,14 @@ class Console:
             console=self._out, transient=True,
         )  # fmt: skip
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, what: str = "learning") -> None:
         """Show how far a preparation has come; the shape of `protections.base.Progress`."""
         if not self._live:
             return
         if self._learning is None:
             bar = self._progress()
             bar.start()
-            self._learning = (bar, bar.add_task("learning", total=total))
+            self._learning = (bar, bar.add_task(what, total=total))
         bar, task = self._learning
         bar.update(task, completed=done)
         if done >= total:

@@ -104,7 +104,7 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
     """Evaluate the session's backbone on its public pairs, with `repeats` bootstrap samples for an interval."""
     federation, wanted = session.federation, session.settings.evaluation
     return protocol.evaluate(
-        session.backbone, federation.protection, session.state, federation.split.evaluation, draws=draws,
+        session.backbone, federation.protection, session.state, federation.pairs, draws=draws,
         seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats,
         place=federation.place,
     )  # fmt: skip

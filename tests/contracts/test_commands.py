@@ -95,7 +95,12 @@ def test_the_readme_shows_the_command(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if commands.reads(commands.load(name))])
 def test_a_word_that_the_command_does_not_read_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    places = {"enrol": ["a-run", "faces", "--owner", "me"], "summary": ["a-run"], "ledger": ["a-run"]}.get(name, [])
+    places = {
+        "enrol": ["a-run", "faces", "--owner", "me"],
+        "summary": ["a-run"],
+        "ledger": ["a-run"],
+        "verify": ["a-run", "lfw.bin"],
+    }.get(name, [])
     assert cli.main([name, *places, "train.rounds=3"]) == 2
     read = ", ".join(commands.reads(commands.load(name)))
     assert f"train.rounds=3 does nothing here: `fedveil {name}` reads {read}" in capsys.readouterr().err

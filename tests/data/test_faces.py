@@ -142,3 +142,24 @@ def test_one_person_of_many_is_found_without_counting_everybody() -> None:
 
 def test_problem_reads_as_one_line() -> None:
     assert str(Problem("a.jpg", "truncated")) == "a.jpg: truncated"
+
+
+def test_a_set_of_very_many_is_narrow_and_dealt_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedveil.configuration.schema import Partition
+    from fedveil.data import faces as module
+    from fedveil.data.partition import deal
+    from fedveil.data.sources.procedural import draw_faces
+
+    wide = draw_faces(3, 5, 40, 7, 32)
+    monkeypatch.setattr(module, "_MANY", 100)
+    monkeypatch.setattr(module, "_AT_ONCE", 33)
+    narrow = draw_faces(3, 5, 40, 7, 32)
+    assert narrow.index.dtype == narrow.labels.dtype == np.int32
+    assert narrow.identities.tolist() == wide.identities.tolist()
+    choice = Partition(kind="long_tailed", max_images_per_identity=5)
+    for client, share in deal(narrow, 6, 1, choice).items():
+        assert np.array_equal(share, deal(wide, 6, 1, choice)[client])
+        one, other = narrow.subset(share), wide.subset(share)
+        assert one.labels.dtype == one.index.dtype == np.int64
+        assert (one.keys, one.labels.tolist()) == (other.keys, other.labels.tolist())
+    assert np.array_equal(narrow.images([3, 200]), wide.images([3, 200]))

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fedveil import checks
-from fedveil.data import archive
+from fedveil.data import archive, in_place, packed_faces
 from fedveil.data.inspect import inspect
 from fedveil.data.sources.packed import Packed
 from fedveil.data.sources.procedural import draw_faces
@@ -252,6 +252,70 @@ def test_damage_inside_a_picture_is_named_when_it_is_read(tmp_path: Path) -> Non
     train = write(tmp_path / "faces.npz", fields).load(1).train
     with pytest.raises(checks.UserError, match=r"faces\.npz: p0001/position 4: picture 4 cannot be decoded"):
         train.images([4])
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "jpeg"])
+def test_a_large_file_is_read_in_place_and_shows_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "faces.npz", some_fields(kind))
+    loaded = source.load(1).train
+    monkeypatch.setattr(in_place, "LARGE", 1000)
+    placed = source.load(1).train
+    opened = archive.open_archive(source.path, packed_faces.FIELDS)
+    assert set(opened.large) == {"jpeg" if kind == "jpeg" else "images"}
+    assert np.array_equal(placed.images(), loaded.images())
+    assert (placed.keys, placed.records, placed.notes) == (loaded.keys, loaded.records, loaded.notes)
+    compressed = tmp_path / "small.npz"
+    np.savez_compressed(compressed, **some_fields(kind))
+    assert not archive.open_archive(str(compressed), packed_faces.FIELDS).large
+
+
+def test_broken_pictures_in_place_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = some_fields("jpeg")
+    fields["jpeg"] = fields["jpeg"].copy()
+    fields["jpeg"][fields["offsets"][4]] = 0
+    fields["jpeg"][fields["offsets"][8] - 1] = 0
+    fields["offsets"] = fields["offsets"].copy()
+    fields["offsets"][12] = fields["offsets"][11] + 2  # two bytes are no picture, and the next does not begin like one
+    source = write(tmp_path / "faces.npz", fields)
+    loaded = source.load(1).train
+    assert [str(problem).partition(": ")[2] for problem in loaded.skipped] == [
+        "not a JPEG", "truncated JPEG", "not a JPEG", "not a JPEG",
+    ]  # fmt: skip
+    monkeypatch.setattr(in_place, "LARGE", 1000)
+    assert source.load(1).train.skipped == loaded.skipped
+
+
+def test_a_large_file_that_changes_or_lies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_place, "LARGE", 1000)
+    path = tmp_path / "faces.npz"
+    train = write(path, some_fields("jpeg")).load(1).train
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    for read in (lambda: train.images([3]), lambda: train.keys):
+        with pytest.raises(Unreadable, match=r"faces\.npz: p000[01]/position [03]: .*its file has changed since"):
+            read()
+    path.unlink()
+    with pytest.raises(Unreadable, match="its file is missing"):
+        train.images([3])
+    # A header that promises another shape, and a place in the archive that is none.
+    shape = re.search(rb"'shape': \((\d+),\)", data[data.index(b"jpeg.npy") :])
+    assert shape is not None
+    path.write_bytes(data.replace(shape[0], shape[0].replace(shape[1], b"9" * len(shape[1]))))
+    with pytest.raises(checks.UserError, match=r"jpeg\.npy of \(9+,\) does not fill its place"):
+        write_nothing(path).load(1)
+    central = data.rindex(b"PK\x01\x02", 0, data.rindex(b"jpeg.npy"))
+    for place in (7, len(data) - 9, len(data) - 200, 2**31):
+        moved = bytearray(data)
+        moved[central + 42 : central + 46] = place.to_bytes(4, "little")
+        path.write_bytes(moved)
+        with pytest.raises(checks.UserError, match=r"faces\.npz cannot be read as an \.npz"):
+            write_nothing(path).load(1)
+
+
+def write_nothing(path: Path) -> Packed:
+    return Packed(path=str(path), size=32, evaluation="procedural", pairs=20)
 
 
 @pytest.mark.skipif(not ORL.is_file(), reason="needs shared/data/orl.npz, which is not part of the repository")

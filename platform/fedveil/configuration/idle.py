@@ -88,6 +88,12 @@ RULES = (
         "privacy.client.epsilon=8 or privacy.client.noise_multiplier=1",
     ),
     Rule(("evaluation.reference",), _without, "a protection, and no limit of policy over all runs"),
+    Rule(
+        ("data.pairs", "data.evaluation_identities", "data.evaluation_images"),
+        lambda at: at("evaluation.pairs") is None,
+        "evaluation.pairs=none",
+    ),
+    Rule(("evaluation.pairs_are_public",), lambda at: at("evaluation.pairs") is not None, "evaluation.pairs=FILE"),
     Rule(("engine.workers",), _is("engine.name", "pool"), "engine=pool"),
     Rule(("tracking.uri", "tracking.experiment"), _is("tracking.name", "mlflow"), "tracking=mlflow"),
     Rule(

@@ -160,6 +160,8 @@ class Evaluation:
     every: int
     bootstrap: int
     reference: bool
+    pairs: str | None = None
+    pairs_are_public: bool = False
 
     def __post_init__(self) -> None:
         checks.positive(draws=self.draws, every=self.every)

@@ -11,6 +11,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.data import files
+from fedveil.data.in_place import Stored, stored
 
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 200  # arrays of pictures shrink to a half, or to a tenth where they are drawn
 # What NumPy and the unpackers raise on damaged or hostile bytes.
@@ -29,23 +31,38 @@ _BROKEN = (
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """The fields of an .npz file that were asked for; every access checks one and names the file in messages."""
+    """The fields of an .npz file that were asked for; every access checks one and names the file in messages.
+
+    `fields` are in memory; `large` ones, arrays of bytes, are where they are in the file.
+    """
 
     path: str
     fields: dict[str, NDArray[Any]]
     present: tuple[str, ...]
+    large: dict[str, Stored] = dataclasses.field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields or name in self.large
+
+    def bytes_of(self, name: str) -> NDArray[Any] | Stored:
+        """Return a field of bytes, in memory or, when it is large, where it is in the file."""
+        return self.large[name] if name in self.large else self.fields[name]
 
     def require(self, *names: str) -> None:
         """Refuse an archive without these fields."""
-        missing = [name for name in names if name not in self.fields]
+        missing = [name for name in names if name not in self]
         if missing:
             raise checks.UserError(f"{self.path} lacks the fields {missing}; it has {sorted(self.present)}.")
+
+    def _loaded(self, name: str) -> NDArray[Any]:
+        found = self.bytes_of(name)
+        return found.rows(0, len(found)) if isinstance(found, Stored) else found
 
     def whole_numbers(
         self, name: str, shape: tuple[int | None, ...], low: int, high: int | None, meaning: str = ""
     ) -> NDArray[np.int64]:
         """Return a field of whole numbers in low..high of this shape; None stands for any length or no limit."""
-        field = self.fields[name]
+        field = self._loaded(name)
         expected = f"({', '.join('N' if length is None else str(length) for length in shape)}{',' * (len(shape) == 1)})"
         right = field.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, field.shape, strict=True))
         if field.dtype.kind not in "iu" or not right:
@@ -59,7 +76,7 @@ class Archive:
 
     def words(self, name: str, count: int | None = None) -> list[str]:
         """Return a field (N,) of words; numbers are written out, bytes read as UTF-8."""
-        field = self.fields[name]
+        field = self._loaded(name)
         if field.ndim != 1 or field.dtype.kind not in "USiu" or (count is not None and field.size != count):
             wanted = "(N,)" if count is None else f"({count},)"
             raise checks.UserError(
@@ -84,11 +101,12 @@ def open_archive(path: str, wanted: Iterable[str], setting: str = "data.path") -
         raise checks.UserError(f"{setting}={path!r} is {found}; expected an .npz file with labels, names and images.")
     try:
         with files.opened(place) as stream:
-            _refuse_bomb(stream, path)
+            large = _large(stream, place, _members(stream, path))
             with np.load(stream, allow_pickle=False) as archive:
                 present = tuple(archive.files)
                 chosen = [name for name in present if name in set(wanted)]
-                return Archive(path, {name: _array(archive[name], name) for name in chosen}, present)
+                fields = {name: _array(archive[name], name) for name in chosen if name not in large}
+                return Archive(path, fields, present, {name: large[name] for name in chosen if name in large})
     except checks.UserError:
         raise
     except _BROKEN as error:
@@ -102,8 +120,15 @@ def _array(field: Any, name: str) -> NDArray[Any]:
     return field
 
 
-def _refuse_bomb(stream: Any, path: str) -> None:
-    """Refuse a file that is no .npz, that has a field twice, or that unpacks to far more than it holds."""
+def _large(stream: Any, place: Path, members: list[zipfile.ZipInfo]) -> dict[str, Stored]:
+    """Return the arrays of bytes that stay in the file."""
+    found = {member.filename.removesuffix(".npy"): stored(stream, place, member) for member in members}
+    stream.seek(0)
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _members(stream: Any, path: str) -> list[zipfile.ZipInfo]:
+    """Return what an .npz holds; refuse one that is none, has a field twice, or unpacks to far more than it holds."""
     if not zipfile.is_zipfile(stream):
         raise ValueError("it is no archive of arrays")
     stream.seek(0, 2)
@@ -119,4 +144,4 @@ def _refuse_bomb(stream: Any, path: str) -> None:
             f"{path} of {size:,} bytes unpacks to {unpacked:,}: no set of faces shrinks like that. Save it with "
             "np.savez."
         )
-    stream.seek(0)
+    return listed

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil.data.faces import FaceSet
+from fedveil.data.faces import FaceSet, counts
 from fedveil.data.stores import Problem
 
 _CHUNK = 4096  # names hashed at a time
@@ -34,7 +34,7 @@ def ranks(seed: int, purpose: str, names: Iterable[str], count: int) -> NDArray[
 
 def images_per_identity(faces: FaceSet) -> NDArray[np.int64]:
     """Return (len(names),) the number of images of each identity, readable or not; zeros included."""
-    return np.bincount(faces.labels, minlength=len(faces.names)).astype(np.int64, copy=False)
+    return counts(faces.labels, len(faces.names))
 
 
 def within_cap(faces: FaceSet, limit: int | None, seed: int) -> NDArray[np.bool_]:
@@ -47,7 +47,10 @@ def within_cap(faces: FaceSet, limit: int | None, seed: int) -> NDArray[np.bool_
     if limit is None:
         return keep
     checks.positive(max_images_per_identity=limit)
-    places = np.flatnonzero((images_per_identity(faces) > limit)[faces.labels])
+    many = images_per_identity(faces) > limit
+    if not many.any():
+        return keep
+    places = np.flatnonzero(many[faces.labels])
     names = (faces.store.rank(int(i)) for i in faces.index[places])
     order = places[np.lexsort((ranks(seed, "cap", names, places.size), faces.labels[places]))]
     labels = faces.labels[order]
@@ -67,10 +70,10 @@ def enough_images(faces: FaceSet, min_images: int) -> FaceSet:
     Raises:
         UserError: nobody has enough.
     """
-    counts = images_per_identity(faces)
-    few = faces.identities[counts[faces.identities] < min_images]
+    held = images_per_identity(faces)
+    few = faces.identities[held[faces.identities] < min_images]
     problems = tuple(
-        Problem(faces.names[i], f"{counts[i]} image(s) of this person, fewer than min_images={min_images}") for i in few
+        Problem(faces.names[i], f"{held[i]} image(s) of this person, fewer than min_images={min_images}") for i in few
     )
     kept = faces.subset(~np.isin(faces.labels, few))
     if not len(kept):

@@ -12,8 +12,9 @@ import dataclasses
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 _MAX_PIXELS = 2**26  # decoded at once, 200 MB of colours; a large JPEG is decoded at a fraction of its size
 _MAX_ASPECT = 20  # a strip is no face, and its centred square shows next to nothing
+
+_Found = TypeVar("_Found")
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # it prints what it thinks of a damaged file
 
@@ -48,11 +51,25 @@ def decode(source: Path | bytes, size: int) -> Decoded:
     Raises:
         Undecodable: no regular file, truncated, no picture, or one that cannot be read without guessing.
     """
+    return _read(source, lambda stream: _decoded(stream, size))
+
+
+def upright(source: Path | bytes) -> Image.Image:
+    """Return a whole picture, RGB, its EXIF orientation applied: what landmarks are measured in.
+
+    Raises:
+        Undecodable: as for `decode`.
+    """
+    return _read(source, lambda stream: _opened(stream, None)[0])
+
+
+def _read(source: Path | bytes, read: Callable[[BinaryIO], _Found]) -> _Found:
+    """Return what `read` makes of a picture; whatever it raises becomes `Undecodable`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
             with io.BytesIO(source) if isinstance(source, bytes) else files.opened(source) as stream:
-                return _decoded(stream, size)
+                return read(stream)
     except Undecodable:
         raise
     except UnidentifiedImageError as error:
@@ -66,16 +83,22 @@ def decode(source: Path | bytes, size: int) -> Decoded:
 
 
 def _decoded(stream: BinaryIO, size: int) -> Decoded:
+    rgb, original, grey = _opened(stream, size)
+    return Decoded(fit(rgb, size), original, grey)
+
+
+def _opened(stream: BinaryIO, size: int | None) -> tuple[Image.Image, tuple[int, int], bool]:
+    """Return an upright RGB picture, its size in the file and whether it is grey; all pixels without `size`."""
     with Image.open(stream, formats=_FORMATS) as image:
         original, how = image.size, colours.stored(image)
         if reason := odd_shape(*original):
             raise Undecodable(reason)
-        # A JPEG far larger than needed is decoded at a half, a quarter or an eighth, never below twice `size`.
-        image.draft("RGB", (2 * size, 2 * size))
+        if size is not None:  # a far larger JPEG is decoded at a half, a quarter or an eighth, never below twice `size`
+            image.draft("RGB", (2 * size, 2 * size))
         if image.width * image.height > _MAX_PIXELS:
             raise Undecodable(f"{original[0]}x{original[1]} is more than {_MAX_PIXELS:,} pixels; scale it down")
         rgb, grey = colours.to_rgb(ImageOps.exif_transpose(image), how)
-    return Decoded(fit(rgb, size), original, grey)
+        return rgb, original, grey
 
 
 def odd_shape(width: int, height: int) -> str | None:

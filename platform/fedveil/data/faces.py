@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,9 @@ from fedveil import checks
 from fedveil.data.names import Names, printable
 from fedveil.data.numbered import Numbered
 from fedveil.data.stores import ArrayStore, Problem, Store, Unreadable
+
+_MANY = 2**22  # images
+_AT_ONCE = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +27,7 @@ class FaceSet:
 
     Attributes:
         store: where pixels come from.
-        index: (N,) number of each image in the store.
+        index: (N,) number of each image in the store; like `labels` narrow (`whole_numbers`) in a set of very many.
         labels: (N,) identity of each image, an index into `names`.
         names: identity names, no two alike; those without an image here are allowed.
         size: height and width in pixels.
@@ -40,8 +44,8 @@ class FaceSet:
     """
 
     store: Store
-    index: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    index: NDArray[Any]
+    labels: NDArray[Any]
     names: Sequence[str]
     size: tuple[int, int]
     synthetic: bool = False
@@ -83,7 +87,7 @@ class FaceSet:
         """Sorted labels that have at least one image here, readable or not."""
         if self.labels.size < len(self.names) // 32:  # one client of a million: do not visit everybody
             return np.unique(self.labels)
-        return np.flatnonzero(np.bincount(self.labels, minlength=len(self.names)))
+        return np.flatnonzero(counts(self.labels, len(self.names)))
 
     @property
     def present_names(self) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ class FaceSet:
         if self.unreadable is not None and self.unreadable[where].any():
             first = int(self.index[where[self.unreadable[where]][0]])
             raise Unreadable(Problem(self.store.record(first), "cannot be read"), "`fedveil data inspect` says why")
-        return self.store.read(self.index[where])
+        return self.store.read(self.index[where].astype(np.int64, copy=False))
 
     def subset(self, index: ArrayLike) -> FaceSet:
         """Return the faces at `index` (numbers or a boolean mask); labels and names stay as they are."""
@@ -113,7 +117,9 @@ class FaceSet:
         if where.size == 0:
             where = where.astype(np.int64)
         unreadable = None if self.unreadable is None else self.unreadable[where]
-        return dataclasses.replace(self, index=self.index[where], labels=self.labels[where], unreadable=unreadable)
+        chosen = self.index[where].astype(np.int64, copy=False)
+        labels = self.labels[where].astype(np.int64, copy=False)
+        return dataclasses.replace(self, index=chosen, labels=labels, unreadable=unreadable)
 
     def batches(self, size: int = 256) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], list[Problem]]]:
         """Yield places (B,), their images (B, 3, H, W), and which pictures of the batch turned out to be unreadable.
@@ -148,6 +154,31 @@ class FaceSet:
             return self
         kept = self.subset(np.concatenate(places))
         return dataclasses.replace(kept, skipped=tuple(problems), unreadable=None)
+
+
+def whole_numbers(count: int) -> type[np.int32] | type[np.int64]:
+    """Return the type of the numbers of `count` images: half as wide where so many are in memory.
+
+    Subsets, and so whatever a client or an evaluation reads, always hold int64.
+    """
+    return np.int32 if _MANY <= count < 2**31 else np.int64
+
+
+def counts(labels: NDArray[Any], people: int) -> NDArray[np.int64]:
+    """Return (people,) how many images each identity has.
+
+    >>> counts(np.array([0, 2, 2], np.int32), 4).tolist()
+    [1, 0, 2, 0]
+    """
+    if labels.dtype == np.int64 or labels.size <= _AT_ONCE:
+        return np.bincount(labels, minlength=people).astype(np.int64, copy=False)
+    found = np.zeros(people, np.int64)
+    for start in range(0, labels.size, _AT_ONCE):  # bincount would make a wide copy of all
+        some = labels[start : start + _AT_ONCE]
+        low = int(some.min())
+        part = np.bincount(some - low)
+        found[low : low + part.size] += part
+    return found
 
 
 def from_array(

@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 
 from fedveil import checks
-from fedveil.data.caps import cap_images, enough_images
+from fedveil.data.caps import cap_images, enough_images, ranks
 from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import balanced_pairs
 from fedveil.data.sources.procedural import Procedural
 from fedveil.data.split import Split
-from fedveil.randomness import derive_seed, public_rng
+from fedveil.randomness import public_rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,9 @@ class HeldOut:
         evaluation = drawn.evaluation
         train = faces
         if self.evaluation == "held_out":
-            people = sorted(faces.identities, key=lambda i: derive_seed(seed, "held out", faces.names[i]))
+            listed = faces.identities
+            names = (faces.names[i] for i in listed.tolist())
+            people = listed[np.argsort(ranks(seed, "held out", names, listed.size), kind="stable")]
             held = max(2, round(self.evaluation_fraction * len(people)))
             if len(people) - held < 1:
                 raise checks.UserError(

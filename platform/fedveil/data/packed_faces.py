@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil.data import decode, names
+from fedveil.data import decode, in_place, names, packed_records
 from fedveil.data.archive import Archive
-from fedveil.data.faces import FaceSet, positions
+from fedveil.data.faces import FaceSet
 from fedveil.data.stores import CachedStore, Problem, Unreadable
 
-FIELDS = ("labels", "names", "images", "jpeg", "offsets", "files")
+FIELDS = ("labels", "names", "images", "jpeg", "offsets", "files", "provenance")
 
 
 class _Reader(Protocol):
@@ -36,6 +37,9 @@ class _Reader(Protocol):
     def notes(self, size: int) -> tuple[str, ...]:
         """Return what reading changes."""
 
+    def encoded(self, index: int) -> bytes | None:
+        """Return the picture file that is stored, if it is one."""
+
 
 def faces_of(archive: Archive, size: int, records: Sequence[str] | None = None) -> FaceSet:
     """Return all faces of an opened archive; those without a JPEG's first or last marker are marked unreadable.
@@ -47,19 +51,22 @@ def faces_of(archive: Archive, size: int, records: Sequence[str] | None = None) 
         UserError: missing fields, or fields of the wrong kind, shape or range.
     """
     archive.require("labels", "names")
-    if "images" not in archive.fields:
+    if "images" not in archive:
         archive.require("jpeg", "offsets")
     path = archive.path
     people = names.Names(archive.words("names"), path)
     meaning = f" ({len(people)} names)"
     labels = archive.whole_numbers("labels", (None,), 0, len(people) - 1, meaning)
-    reader: _Reader = _Arrays(archive) if "images" in archive.fields else _Jpegs(archive)
+    reader: _Reader = _Arrays(archive) if "images" in archive else _Jpegs(archive)
     if reader.count != labels.size:
         raise checks.UserError(f"{path}: {labels.size} labels but {reader.count} images.")
     if not reader.count:
         raise checks.UserError(f"{path} holds no picture; expected at least one label and image.")
-    called, notes = _records(archive, labels, people) if records is None else (records, ())
-    broken = reader.broken()
+    called, notes = packed_records.records_of(archive, labels, people) if records is None else (records, ())
+    try:
+        broken = reader.broken()
+    except decode.Undecodable as error:
+        raise checks.UserError(f"{path} cannot be read: {error}; copy it again.") from error
     if len(broken) == reader.count:
         raise checks.UserError(f"{path} holds no picture that can be read: the first is {broken[0]}. Repack it.")
     unreadable = np.isin(np.arange(reader.count), list(broken))
@@ -71,37 +78,39 @@ def faces_of(archive: Archive, size: int, records: Sequence[str] | None = None) 
         try:
             return reader.one(index, size)
         except decode.Undecodable as error:
-            problem = Problem(called[index], f"picture {index} cannot be decoded ({error})")
-            raise Unreadable(problem, "repack it", path) from error
+            raise failed(index, error) from error
+
+    def failed(index: int, error: Exception) -> Unreadable:
+        return Unreadable(Problem(called[index], f"picture {index} cannot be decoded ({error})"), "repack it", path)
 
     def key(index: int) -> str:
-        return f"sha256:{hashlib.sha256(reader.own(index)).hexdigest()}:{index}:{size}"
+        try:
+            return f"sha256:{hashlib.sha256(reader.own(index)).hexdigest()}:{index}:{size}"
+        except decode.Undecodable as error:
+            raise failed(index, error) from error
 
     return FaceSet(
-        store=CachedStore(reader.count, (size, size), make, key, lambda index: called[index]),
+        store=CachedStore(reader.count, (size, size), make, key, called.__getitem__, encoded=reader.encoded),
         index=np.arange(reader.count),
         labels=labels,
         names=people,
         size=(size, size),
         skipped=tuple(Problem(called[i], reason) for i, reason in broken.items()),
-        notes=(*reader.notes(size), *notes),
+        notes=(*reader.notes(size), *notes, *_provenance(archive)),
         unreadable=unreadable if broken else None,
     )
 
 
-def _records(
-    archive: Archive, labels: NDArray[np.int64], people: Sequence[str]
-) -> tuple[Sequence[str], tuple[str, ...]]:
-    """Return the pictures' public ids and what is to be said of them; one unusable file name makes all positions."""
-    numbered = positions(labels, people)
-    if "files" not in archive.fields:
-        return numbered, ()
-    listed = archive.words("files", labels.size)
-    named = [f"{people[label]}/{file}" for label, file in zip(labels.tolist(), listed, strict=True)]
-    twice, odd = len(named) - len(set(named)), sum(not file.isprintable() or not file for file in listed)
-    if twice or odd:
-        return numbered, (f"{twice} file names are not one picture's and {odd} cannot be printed: positions name them",)
-    return named, names.alike(named)
+def _provenance(archive: Archive) -> tuple[str, ...]:
+    """Return what `fedveil data pack` wrote of where the pictures come from, for a note."""
+    if "provenance" not in archive:
+        return ()
+    try:
+        found = json.loads(archive.words("provenance", 1)[0])
+        said = [f"{key} {found[key]}" for key in ("made_by", "source", "place", "size", "quality") if key in found]
+    except (ValueError, TypeError, RecursionError):
+        said = ["something unreadable"]
+    return (names.printable(f"packed: {', '.join(said)}"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +118,7 @@ class _Arrays:
     archive: Archive
 
     def __post_init__(self) -> None:
-        images = self.archive.fields["images"]
+        images = self.archive.bytes_of("images")
         shape = images.shape
         if images.dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
             raise checks.UserError(
@@ -120,22 +129,24 @@ class _Arrays:
             raise checks.UserError(f"{self.archive.path}: images of {reason}; expected (N, height, width, 3).")
 
     @property
-    def _images(self) -> NDArray[np.uint8]:
-        images: NDArray[np.uint8] = self.archive.fields["images"]
-        return images
+    def _images(self) -> in_place.Bytes:
+        return self.archive.bytes_of("images")
 
     @property
     def count(self) -> int:
         return len(self._images)
 
     def own(self, index: int) -> bytes:
-        return bytes(self._images[index].tobytes())
+        return in_place.rows(self._images, index, index + 1).tobytes()
+
+    def encoded(self, index: int) -> None:
+        return None
 
     def broken(self) -> dict[int, str]:
         return {}
 
     def one(self, index: int, size: int) -> NDArray[np.uint8]:
-        return decode.fit_array(self._images[index], size)
+        return decode.fit_array(in_place.rows(self._images, index, index + 1)[0], size)
 
     def notes(self, size: int) -> tuple[str, ...]:
         height, width = self._images.shape[1:3]
@@ -145,7 +156,7 @@ class _Arrays:
 
 class _Jpegs:
     def __init__(self, archive: Archive) -> None:
-        self._jpeg: NDArray[np.uint8] = archive.fields["jpeg"]
+        self._jpeg: in_place.Bytes = archive.bytes_of("jpeg")
         if self._jpeg.dtype != np.uint8 or self._jpeg.ndim != 1:
             raise checks.UserError(
                 f"{archive.path}: jpeg must be uint8 (B,), got {self._jpeg.dtype} {self._jpeg.shape}."
@@ -158,15 +169,22 @@ class _Jpegs:
             )
         self.count = self._ends.size - 1
 
-    def _bytes(self, index: int) -> NDArray[np.uint8]:
-        return self._jpeg[self._ends[index] : self._ends[index + 1]]
-
     def own(self, index: int) -> bytes:
-        return self._bytes(index).tobytes()
+        return in_place.rows(self._jpeg, int(self._ends[index]), int(self._ends[index + 1])).tobytes()
+
+    def encoded(self, index: int) -> bytes:
+        return self.own(index)
 
     def broken(self) -> dict[int, str]:
-        found = ((i, decode.check_jpeg(self._bytes(i))) for i in range(self.count))
-        return {i: reason for i, reason in found if reason}
+        """Return which have not a JPEG's first and last marker; two bytes of each end are read."""
+        starts, lengths = self._ends[:-1], np.diff(self._ends)
+        long = np.flatnonzero(lengths >= 4)
+        begins = (in_place.at(self._jpeg, starts[long], 2) == (0xFF, 0xD8)).all(1)
+        ends = (in_place.at(self._jpeg, starts[long] + lengths[long] - 2, 2) == (0xFF, 0xD9)).all(1)
+        none = np.ones(self.count, bool)
+        none[long[begins]] = False
+        wrong = dict.fromkeys(np.flatnonzero(none).tolist(), "not a JPEG")
+        return dict(sorted((wrong | dict.fromkeys(long[begins & ~ends].tolist(), "truncated JPEG")).items()))
 
     def one(self, index: int, size: int) -> NDArray[np.uint8]:
         return decode.decode(self.own(index), size).pixels

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from fedveil import checks
 from fedveil.data.faces import FaceSet
@@ -140,6 +142,17 @@ def disjoint_folds(left: NDArray[np.int64], right: NDArray[np.int64], folds: int
         result[own] = fold
         filled[fold] += own.sum()
     return result
+
+
+def joined_people(pictures: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (pictures,) who is who: pairs (P,) of one person's pictures join people, everybody else is apart.
+
+    >>> joined_people(4, np.array([0, 1]), np.array([1, 2])).tolist()
+    [0, 0, 0, 1]
+    """
+    edges = sparse.coo_array((np.ones(left.size, bool), (left, right)), shape=(pictures, pictures))
+    people: NDArray[np.int64] = csgraph.connected_components(edges, directed=False)[1].astype(np.int64)
+    return people
 
 
 def _same_pairs(labels: NDArray[np.int64], members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

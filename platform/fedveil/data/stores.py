@@ -66,6 +66,13 @@ class Store(Protocol):
     def rank(self, index: int) -> str:
         """Return what a random choice hashes for image `index`: the record, or another function of its place alone."""
 
+    def encoded(self, index: int) -> bytes | None:
+        """Return the picture file that image `index` is decoded from, None where there is none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
 
 class ArrayStore:
     """Images that are already in memory; the key is a hash of the pixels unless keys are given."""
@@ -93,6 +100,9 @@ class ArrayStore:
         """Return the record."""
         return self.record(index)
 
+    def encoded(self, index: int) -> None:
+        """Return nothing: there are pixels alone."""
+
 
 class CachedStore:
     """Images that `make` decodes or draws when first asked for, then kept as uint8 (memory is touched only then).
@@ -108,11 +118,13 @@ class CachedStore:
         key: Callable[[int], str],
         record: Callable[[int], str],
         rank: Callable[[int], str] | None = None,
+        encoded: Callable[[int], bytes | None] = lambda index: None,
     ) -> None:
         kept = count if 3 * count * size[0] * size[1] <= _MAX_CACHE_BYTES else 0
         self._cache: NDArray[np.uint8] = np.zeros((kept, 3, *size), np.uint8)
         self._ready = np.zeros(kept, bool)
         self._make, self._key, self._record, self._rank = make, key, record, rank or record
+        self._encoded = encoded
 
     def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images (B, 3, H, W); each is made once."""
@@ -137,3 +149,7 @@ class CachedStore:
     def rank(self, index: int) -> str:
         """Return what a random choice hashes for image `index`."""
         return self._rank(index)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Return the picture file that image `index` is decoded from, if any."""
+        return self._encoded(index)

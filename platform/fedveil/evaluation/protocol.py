@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, randomness
+from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.device import HOST, Place, out_of_memory
 from fedveil.evaluation import intervals, verification
@@ -170,6 +171,23 @@ class _Embedder:
                 if batch == 1:
                     raise out_of_memory(self.place, 1, 0) from error
                 batch //= 2
+
+
+def embedded(
+    backbone: nn.Module,
+    protection: Protection,
+    state: State,
+    faces: FaceSet,
+    images: NDArray[np.int64],
+    seed: int,
+    batch: int = 256,
+) -> NDArray[np.float32]:
+    """Return (B, D) the embeddings of some public faces, protected as deployed, with noise from public keys."""
+    none = np.empty(0, np.int64)
+    pairs = PairSet(faces, none, none, none.astype(bool), none, declared_public=True)
+    numbers = math.prod(protection.layout(faces.size))
+    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)))
+    return embedder._embed(images, 0, "template", noisy=True)
 
 
 def _interval(

@@ -18,7 +18,9 @@ from torch import nn
 
 from fedveil import checks, config, device, randomness
 from fedveil.configuration.schema import Config, Group, Partition
+from fedveil.data import verification
 from fedveil.data.faces import FaceSet
+from fedveil.data.pairs import PairSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
 from fedveil.federation import planning, schedule, training
@@ -89,6 +91,14 @@ class Federation:
         """The data; a process decodes one source once, whoever asks, and forked workers inherit it."""
         return _split(config.to_json(_only_data(self.settings)), self.settings.seed)
 
+    @functools.cached_property
+    def pairs(self) -> PairSet:
+        """The verification pairs: those of `evaluation.pairs`, else the source's; read once per process."""
+        wanted = self.settings.evaluation
+        if wanted.pairs is None:
+            return self.split.evaluation
+        return _pairs(wanted.pairs, self.size[0], wanted.pairs_are_public, self.data.place(self.settings.seed))
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images, pixels; no image is read to know them."""
@@ -115,7 +125,7 @@ class Federation:
         _ = self.place
         self.protection.representation(self.size)
         self.trainable([name for name, _ in self.backbone().named_parameters()])
-        _ = self.shares  # once, and not by every client
+        _ = self.shares, self.pairs  # once, and not by every client
 
     def faces_of(self, client_id: str) -> FaceSet:
         """Return the faces of one client of the registry.
@@ -262,6 +272,11 @@ def _only_data(settings: Config) -> Config:
 def _split(data_json: str, seed: int) -> Split:
     loaded: Split = config.build(config.from_json(data_json), "data").load(seed)
     return loaded
+
+
+@functools.lru_cache(maxsize=2)
+def _pairs(place: str, size: int, public: bool, training: str) -> PairSet:
+    return verification.read(place, size, public, training)
 
 
 @functools.lru_cache(maxsize=2)

@@ -57,7 +57,8 @@ def place_of(data: str) -> str | None:
 def to_wire(settings: Config) -> str:
     """Return a configuration as an owner may see it, one line of JSON: what is computed, and nothing of this machine.
 
-    A backbone that starts from an earlier run is the coordinator's alone: an owner is sent its tensors.
+    A backbone that starts from an earlier run is the coordinator's alone: an owner is sent its tensors. So is a file of
+    verification pairs: owners evaluate nothing.
     """
     tree = config.to_tree(settings)
     for section in STAY:
@@ -66,6 +67,7 @@ def to_wire(settings: Config) -> str:
         tree["data"].pop(name, None)
     if tree["train"]["warm_start"] != "public":
         tree["train"] |= {"warm_start": None, "warm_start_is_public": False}
+    tree["evaluation"] |= {"pairs": None, "pairs_are_public": False}
     return json.dumps(tree, sort_keys=True)
 
 
@@ -126,13 +128,15 @@ def _settings(tree: dict[str, Any]) -> Config:
     data = {key: value for key, value in tree["data"].items() if key not in PLACES}
     if place is not None:
         data[place] = NOWHERE
-    return config.parse({**tree, **own, "vault": {"root": NOWHERE}, "data": data})
+    evaluation = {**tree["evaluation"], "pairs": None, "pairs_are_public": False}
+    return config.parse({**tree, **own, "vault": {"root": NOWHERE}, "data": data, "evaluation": evaluation})
 
 
 def own_keys(data: str) -> tuple[str, ...]:
     """Return what a coordinator's machine says for itself: sections, and settings of others, beside a bundle."""
     place = place_of(data)
-    keys = ("engine", "tracking", "runs", "device", "device_batch", "train.warm_start", "train.warm_start_is_public")
+    keys: tuple[str, ...] = ("engine", "tracking", "runs", "device", "device_batch")
+    keys += ("train.warm_start", "train.warm_start_is_public", "evaluation.pairs", "evaluation.pairs_are_public")
     return keys if place is None else (*keys, f"data.{place}")
 
 
@@ -176,10 +180,13 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
     train = dataclasses.replace(
         arrived.train, warm_start=warm, warm_start_is_public=own.train.warm_start_is_public
     )
+    evaluation = dataclasses.replace(
+        arrived.evaluation, pairs=own.evaluation.pairs, pairs_are_public=own.evaluation.pairs_are_public
+    )
     return Federation(
         dataclasses.replace(
-            arrived, engine=own.engine, tracking=own.tracking, runs=own.runs, train=train, device=own.device,
-            device_batch=own.device_batch,
+            arrived, engine=own.engine, tracking=own.tracking, runs=own.runs, train=train, evaluation=evaluation,
+            device=own.device, device_batch=own.device_batch,
             data=dataclasses.replace(arrived.data, settings=data),
         )
     )  # fmt: skip

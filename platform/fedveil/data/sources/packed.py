@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from fedveil.data import archive, files, packed_faces
+from fedveil.data.faces import FaceSet
 from fedveil.data.held_out import HeldOut
 from fedveil.data.split import Split
+
+_LAYOUT = "expected an .npz with labels, names and images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +37,15 @@ class Packed(HeldOut):
             UserError: a missing or damaged file, missing fields, labels out of range, or evaluation that nobody
                 declared public.
         """
-        self.require_place("path", self.path, "expected an .npz with labels, names and images")
+        self.require_place("path", self.path, _LAYOUT)
         self.require_declaration()
         opened = archive.open_archive(self.path, packed_faces.FIELDS)
         return self.split(packed_faces.faces_of(opened, size_hint or self.size), seed)
+
+    def whole(self, seed: int) -> FaceSet:
+        """Return everybody, nobody left out or held out."""
+        self.require_place("path", self.path, _LAYOUT)
+        return packed_faces.faces_of(archive.open_archive(self.path, packed_faces.FIELDS), self.size)
 
 
 METHOD = Packed

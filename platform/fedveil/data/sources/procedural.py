@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.data import drawing, people
-from fedveil.data.faces import FaceSet
+from fedveil.data.faces import FaceSet, whole_numbers
 from fedveil.data.numbered import Numbered
 from fedveil.data.pairs import balanced_pairs
 from fedveil.data.split import Split
@@ -46,12 +46,13 @@ def draw_faces(
         who, which = divmod(index, images_per_identity)
         return f"{names[who]}/{which}"
 
-    count, names = identities * images_per_identity, Numbered("p", range(first, first + identities))
+    count, kind = identities * images_per_identity, whole_numbers(identities * images_per_identity)
+    names = Numbered("p", range(first, first + identities))
     return FaceSet(
         # A drawn picture is a function of its place, so its key serves as its rank, too.
         store=CachedStore(count, (size, size), make, key, record, rank=key),
-        index=np.arange(count),
-        labels=np.repeat(np.arange(identities), images_per_identity),
+        index=np.arange(count, dtype=kind),
+        labels=np.repeat(np.arange(identities, dtype=kind), images_per_identity),
         names=names,
         size=(size, size),
         synthetic=True,
@@ -125,6 +126,10 @@ class Procedural:
     def place(self, seed: int) -> str:
         """Return what tells these pictures from others of equal names, whatever their size and number."""
         return f"seed {seed}, difficulty {self.difficulty!r}"
+
+    def whole(self, seed: int) -> FaceSet:
+        """Return the people to train on; nothing is drawn yet."""
+        return draw_faces(seed, 0, self.identities, self._used_images, self.size, self.difficulty)
 
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the three disjoint sets of people; nothing is drawn yet. `size_hint` replaces `size`."""
