@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness
-from fedveil.federation import training
+from fedveil.federation import rates, training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
 from fedveil_clients.sites import Site
@@ -46,13 +46,14 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         count, train.batch_size, settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
     indices = (index % images for index in indices)
+    rate = rates.factor(train.schedule, site.stage, round_number)
     loss = training.local_sgd(
-        site.backbone, start, site.federation.head, _batches(site, indices, first), train.lr,
-        weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
+        site.backbone, start, site.federation.head, _batches(site, indices, first), rate * train.lr,
+        weight_decay=train.weight_decay, centre_lr=rate * train.head_lr, trainable=site.allowed,
     )  # fmt: skip
     after = dict(site.backbone.named_parameters())
-    rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
-    training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **rates)
+    settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
+    training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **settings_of_rates)
     heads.save(round_number, start.detach().numpy())
     return Update(site.client_id, {name: after[name].detach().numpy() - tensors[name] for name in site.allowed})
 

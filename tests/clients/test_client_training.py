@@ -361,3 +361,18 @@ def test_beside_a_client_level_claim_the_reason_stays_with_the_owner(settings, c
     reply, _ = ask(settings(*words))
     reason = str(reply.content.config_records["refusal"]["reason"])
     assert said in reason if said else "1e+30" not in reason and reason.startswith("the client could not")
+
+
+def test_a_round_steps_at_the_rates_of_its_place_in_the_schedule(settings):
+    """One step is linear in the rates, so the scheduled update and centres are the plain ones times the factor."""
+    words = ("train.local.steps=1", "train.rounds=8")
+    plain, falling = settings(*words), settings(*words, "train.schedule.kind=cosine")
+    tensors, updates, heads = start(plain), [], []
+    for run, chosen in (("plain", plain), ("falling", falling)):
+        site = site_of(chosen, run=run)
+        updates.append(training.train_round(site, 3, tensors))
+        heads.append(site.vault.heads(run, "c0002").before(4) - training._first_head(site).numpy())
+    factor = (1 + np.cos(np.pi * 2 / 8)) / 2
+    for name, value in updates[0].tensors.items():
+        assert np.allclose(updates[1].tensors[name], factor * value, rtol=1e-3, atol=1e-7)
+    assert np.allclose(heads[1], factor * heads[0], rtol=1e-3, atol=1e-6)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
+from fedveil.configuration.recipe import Schedule
 
 INFINITE = "may be inf"
 """Mark of a number that may be infinite; every other number is finite, and none is nan."""
@@ -89,6 +90,7 @@ class Train:
     warm_lr: float
     bank_identities: int
     min_clients: int = 1
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
