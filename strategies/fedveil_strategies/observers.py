@@ -105,7 +105,7 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
     federation, wanted = session.federation, session.settings.evaluation
     return protocol.evaluate(
         session.backbone, federation.protection, session.state, federation.split.evaluation, draws=draws,
-        seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats,
+        seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats, flip=wanted.flip,
     )  # fmt: skip
 
 

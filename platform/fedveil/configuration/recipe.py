@@ -37,3 +37,14 @@ class Schedule:
             raise checks.UserError(
                 f"Expected milestones={shares!r} as one rising share of the rounds or more, each in (0, 1)."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """How images are varied from visit to visit in training.
+
+    Attributes:
+        flip: mirror each left to right with probability 1/2; of a kept noisy copy, the copy.
+    """
+
+    flip: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
-from fedveil.configuration.recipe import Schedule
+from fedveil.configuration.recipe import Augment, Schedule
 
 INFINITE = "may be inf"
 """Mark of a number that may be infinite; every other number is finite, and none is nan."""
@@ -91,6 +91,7 @@ class Train:
     bank_identities: int
     min_clients: int = 1
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    augment: Augment = dataclasses.field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
@@ -162,6 +163,7 @@ class Evaluation:
     every: int
     bootstrap: int
     reference: bool
+    flip: bool = False
 
     def __post_init__(self) -> None:
         checks.positive(draws=self.draws, every=self.every)

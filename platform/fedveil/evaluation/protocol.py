@@ -70,13 +70,16 @@ def evaluate(
     fars: Iterable[float] = (0.1, 0.01, 0.001),
     batch: int = 256,
     repeats: int = 1000,
+    flip: bool = False,
 ) -> Result:
     """Return how well the backbone verifies `pairs` on protected images.
 
     Both sides of a pair are protected as deployed, each with its own noise; `gallery="clean"` spares the right side the
     noise (not the transform). Each distinct image is embedded once per draw and side. Evaluation images are public, so
     their noise comes from keys derived from (seed, draw, side, image): the result is a function of the arguments.
-    Without flips. A protection without noise gets one draw. Pairs of a single fold (a held fold of LFW) are divided by
+    With `flip` an embedding is the sum of those of the release and of its mirror image, as the field does it; the
+    second is computed from the first (`Protection.mirrored`) and is no other draw. A protection without noise gets one
+    draw. Pairs of a single fold (a held fold of LFW) are divided by
     `verification.sub_folds`.
 
     Raises:
@@ -94,7 +97,7 @@ def evaluate(
     folds = pairs.folds if len(np.unique(pairs.folds)) > 1 else verification.sub_folds(pairs.same)
     used = draws if protection.noise else 1
     numbers = math.prod(protection.layout(pairs.faces.size))
-    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)))
+    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)), flip)
     scores = [embedder.scores(draw, gallery) for draw in range(used)]
     found = [verification.kfold_accuracy(score, pairs.same, folds) for score in scores]
     accuracies = np.array([one.mean for one in found])
@@ -128,6 +131,7 @@ class _Embedder:
     pairs: PairSet
     seed: int
     batch: int
+    flip: bool = False
 
     def scores(self, draw: int, gallery: Gallery) -> NDArray[np.float64]:
         """Return the (P,) cosines of one draw."""
@@ -152,9 +156,16 @@ class _Embedder:
                 released = self.protection.release(pixels, self.state, [randomness.SecretStream(key) for key in keys])
             else:
                 released = self.protection.clean(pixels, self.state)
-            features = self.protection.features(released, self.state)
-            parts.append(embed(self.backbone, features, self.batch).numpy())
+            embedded = self._embedded(released)
+            if self.flip:
+                embedded += self._embedded(self.protection.mirrored(released))
+            parts.append(embedded)
         return np.concatenate(parts)
+
+    def _embedded(self, released: torch.Tensor) -> NDArray[np.float32]:
+        features = self.protection.features(released, self.state)
+        found: NDArray[np.float32] = embed(self.backbone, features, self.batch).numpy()
+        return found
 
 
 def _interval(

@@ -1,0 +1,34 @@
+"""What a recipe may not ask of a protection: refused on both sides before anything is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedveil import checks
+from fedveil.configuration.schema import Config
+from fedveil.privacy.events import LocalRelease
+
+
+def check(settings: Config, protection: Any) -> None:
+    """Refuse settings that this protection cannot follow, or only by releasing a face once more.
+
+    Raises:
+        fedveil.checks.UserError: naming the setting, why, and the remedy.
+    """
+    name = settings.protection.name
+    if settings.evaluation.flip and not protection.mirrors:
+        raise checks.UserError(
+            f"evaluation.flip=true needs a release that gives its mirror image without another draw, and that of "
+            f"protection={name} does not; leave it out, or choose none, dct or dctdp."
+        )
+    if settings.train.augment.flip and not protection.mirrors and _formal(settings, protection):
+        raise checks.UserError(
+            f"train.augment.flip=true would need a second draw of every face under protection={name}, whose release "
+            "does not give its mirror image; leave it out."
+        )
+
+
+def _formal(settings: Config, protection: Any) -> bool:
+    """Return whether what leaves of an image is bounded, so that training reads what leaves and nothing else."""
+    side = int(settings.data.settings["size"])
+    return isinstance(protection.planned((side, side)), LocalRelease)
