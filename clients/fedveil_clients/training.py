@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness
-from fedveil.federation import rates, training
+from fedveil.federation import pulls, rates, training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
 from fedveil_clients.sites import Site
@@ -50,12 +50,22 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     loss = training.local_sgd(
         site.backbone, start, site.federation.head, _batches(site, indices, first), rate * train.lr,
         weight_decay=train.weight_decay, centre_lr=rate * train.head_lr, trainable=site.allowed,
+        pull=_pull(site),
     )  # fmt: skip
     after = dict(site.backbone.named_parameters())
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
     training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **settings_of_rates)
     heads.save(round_number, start.detach().numpy())
     return Update(site.client_id, {name: after[name].detach().numpy() - tensors[name] for name in site.allowed})
+
+
+def _pull(site: Site) -> pulls.Pull | None:
+    """Return what the local steps follow beside the loss; the backbone is where the round begins."""
+    strength = site.federation.settings.train.proximal
+    if not strength:
+        return None
+    named = dict(site.backbone.named_parameters())
+    return pulls.proximal([named[name] for name in site.allowed], strength)
 
 
 def _batches(

@@ -376,3 +376,13 @@ def test_a_round_steps_at_the_rates_of_its_place_in_the_schedule(settings):
     for name, value in updates[0].tensors.items():
         assert np.allclose(updates[1].tensors[name], factor * value, rtol=1e-3, atol=1e-7)
     assert np.allclose(heads[1], factor * heads[0], rtol=1e-3, atol=1e-6)
+
+
+def test_fedprox_holds_the_update_back_and_leaves_centres_free(settings):
+    words = ("train.local.steps=4",)
+    updates = []
+    for strength in (0.0, 3.0):
+        chosen = settings(*words, f"train.proximal={strength}")
+        updates.append(training.train_round(site_of(chosen, run=f"run{strength}"), 1, start(chosen)).tensors)
+    sizes = [sum(float(np.square(value).sum()) for value in update.values()) for update in updates]
+    assert 0 < sizes[1] < 0.95 * sizes[0]

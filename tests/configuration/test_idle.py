@@ -19,6 +19,7 @@ CASES = [
     ("train.schedule.final=0.1 train.schedule.kind=steps", "train.schedule.kind=cosine"),
     ("train.schedule.milestones=[0.4] train.schedule.kind=cosine", "train.schedule.kind=steps"),
     ("train.schedule.factor=0.5", "train.schedule.kind=steps"),
+    ("train.proximal=0.1 train.local.steps=1", "train.local.steps above 1"),
     ("train.warm_steps=3", "train.warm_start=public"),
     ("train.warm_lr=0.1 train.warm_start=some-run", "train.warm_start=public"),
     ("train.warm_start_is_public=true", "train.warm_start=RUN_ID"),
@@ -68,7 +69,8 @@ def test_every_rule_has_a_case_and_names_settings_that_exist() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "train.schedule.kind=cosine train.schedule.final=0.1", "train.schedule.warm_up=0.1",
+        "train.schedule.kind=cosine train.schedule.final=0.1", "train.proximal=0.1",
+        "train.proximal=0.1 train.local.epochs=1", "train.schedule.warm_up=0.1",
         "train.schedule.kind=steps train.schedule.milestones=[0.5] train.schedule.factor=0.2",
         "train.cohort.rate=0.5", "train.cohort.kind=fixed train.cohort.size=3", "train.local.epochs=1",
         "train.warm_start=public train.warm_steps=3 train.warm_lr=0.1", "data.difficulty=1",

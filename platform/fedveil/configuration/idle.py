@@ -76,6 +76,11 @@ RULES = (
         _is("train.schedule.kind", "steps"),
         "train.schedule.kind=steps",
     ),
+    Rule(
+        ("train.proximal",),  # the first step starts where the round does
+        lambda at: at("train.local.steps") != 1,
+        "train.local.steps above 1, or train.local.epochs",
+    ),
     Rule(("train.warm_steps", "train.warm_lr"), _is("train.warm_start", "public"), "train.warm_start=public"),
     Rule(
         ("train.warm_start_is_public",),

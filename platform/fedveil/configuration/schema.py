@@ -92,12 +92,14 @@ class Train:
     min_clients: int = 1
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     augment: Augment = dataclasses.field(default_factory=Augment)
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
         checks.positive(lr=self.lr, head_lr=self.head_lr)
         checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
-        checks.non_negative(weight_decay=self.weight_decay, bank_identities=self.bank_identities)
+        checks.non_negative(weight_decay=self.weight_decay, proximal=self.proximal)
+        checks.non_negative(bank_identities=self.bank_identities)
         if self.cohort.size is not None and self.cohort.size > self.clients:
             raise checks.UserError(f"train.cohort.size={self.cohort.size} exceeds train.clients={self.clients}.")
         if self.min_clients > self.clients:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, randomness
+from fedveil.federation.pulls import Pull
 from fedveil.models.heads import base
 
 
@@ -32,6 +33,7 @@ def local_sgd(
     trainable: Sequence[str] | None = None,
     restrict: torch.Tensor | None = None,
     extra_negatives: torch.Tensor | None = None,
+    pull: Pull | None = None,
 ) -> float:
     """Train the backbone and the class centres in place by SGD, one step per batch, and return the mean loss.
 
@@ -55,6 +57,7 @@ def local_sgd(
         restrict: (K+E, K+E) bool; a sample of class k competes only with the classes that row k allows, which must
             include k itself. None allows all.
         extra_negatives: (E, D) fixed centres that stand behind `centres`, for instance of a public identity bank.
+        pull: what the backbone's steps follow beside loss and decay (see `pulls`); None: nothing.
 
     Returns:
         The mean loss over the batches, each taken before its step; NaN without a batch or after divergence.
@@ -86,6 +89,8 @@ def local_sgd(
         with torch.no_grad():
             if weight_decay:
                 step = list(torch._foreach_add(step, tensors, alpha=weight_decay))  # a gradient may be a view
+            if pull is not None:
+                step[:-1] = pull(tensors[:-1], step[:-1])
             if momentum:
                 if velocity is None:
                     velocity = [torch.zeros_like(tensor) for tensor in tensors]
