@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness
-from fedveil.federation import pulls, rates, training
+from fedveil.federation import classes, pulls, rates, training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
 from fedveil_clients.sites import Site
@@ -51,6 +51,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         site.backbone, start, site.federation.head, _batches(site, indices, first), rate * train.lr,
         weight_decay=train.weight_decay, centre_lr=rate * train.head_lr, trainable=site.allowed,
         pull=_pull(site),
+        competing=classes.of_client(site.classes, train.class_share, settings.seed, site.client_id, first),
     )  # fmt: skip
     after = dict(site.backbone.named_parameters())
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}

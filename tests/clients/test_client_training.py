@@ -386,3 +386,18 @@ def test_fedprox_holds_the_update_back_and_leaves_centres_free(settings):
         updates.append(training.train_round(site_of(chosen, run=f"run{strength}"), 1, start(chosen)).tensors)
     sizes = [sum(float(np.square(value).sum()) for value in update.values()) for update in updates]
     assert 0 < sizes[1] < 0.95 * sizes[0]
+
+
+def test_a_share_of_the_classes_competes_and_a_round_run_again_draws_the_same(settings):
+    chosen = settings("train.class_share=0.5", "train.local.steps=1", "train.batch_size=1", "train.bank_identities=4")
+    tensors, site = start(chosen), site_of(chosen)
+    assert site.classes >= 6
+    first = training._first_head(site).numpy()
+    update = training.train_round(site, 3, tensors)
+    moved = (site.vault.heads("run", "c0002").before(4) != first).any(1)
+    assert moved.sum() == -(-site.classes // 2)
+    again = training.train_round(site_of(chosen, run="again"), 3, tensors)
+    assert model_sha256(again.tensors) == model_sha256(update.tensors)
+    whole = training.train_round(site_of(settings(
+        "train.local.steps=1", "train.batch_size=1", "train.bank_identities=4"), run="whole"), 3, tensors)  # fmt: skip
+    assert model_sha256(whole.tensors) != model_sha256(update.tensors)

@@ -93,10 +93,12 @@ class Train:
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     augment: Augment = dataclasses.field(default_factory=Augment)
     proximal: float = 0.0
+    class_share: float = 1.0
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
         checks.positive(lr=self.lr, head_lr=self.head_lr)
+        checks.fraction(class_share=self.class_share)
         checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
         checks.non_negative(weight_decay=self.weight_decay, proximal=self.proximal)
         checks.non_negative(bank_identities=self.bank_identities)

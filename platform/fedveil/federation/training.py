@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, randomness
+from fedveil.federation.classes import Competing
 from fedveil.federation.pulls import Pull
 from fedveil.models.heads import base
 
@@ -34,6 +35,7 @@ def local_sgd(
     restrict: torch.Tensor | None = None,
     extra_negatives: torch.Tensor | None = None,
     pull: Pull | None = None,
+    competing: Competing | None = None,
 ) -> float:
     """Train the backbone and the class centres in place by SGD, one step per batch, and return the mean loss.
 
@@ -58,6 +60,8 @@ def local_sgd(
             include k itself. None allows all.
         extra_negatives: (E, D) fixed centres that stand behind `centres`, for instance of a public identity bank.
         pull: what the backbone's steps follow beside loss and decay (see `pulls`); None: nothing.
+        competing: which of the centres each batch computes (see `classes`); the others keep their values. Without
+            `momentum`, `restrict` and `extra_negatives`. None: all.
 
     Returns:
         The mean loss over the batches, each taken before its step; NaN without a batch or after divergence.
@@ -66,6 +70,8 @@ def local_sgd(
     checks.non_negative(momentum=momentum, weight_decay=weight_decay)
     if momentum >= 1.0:
         raise checks.UserError(f"Expected momentum={momentum!r} < 1; from 1 on the steps grow without end.")
+    if competing is not None and (momentum or restrict is not None or extra_negatives is not None):
+        raise checks.UserError("Expected competing without momentum, restrict and extra_negatives; leave them out.")
     forbidden = None if restrict is None else _forbidden(restrict)
     fixed = None if extra_negatives is None else base.normalised(extra_negatives.detach())
     named = dict(backbone.named_parameters())
@@ -73,8 +79,12 @@ def local_sgd(
     tensors = [*(named[name] for name in (named if trainable is None else trainable)), own_centres]
     velocity: list[torch.Tensor] | None = None
     losses: list[torch.Tensor] = []
-    for features, labels in batches:
-        rows = base.normalised(own_centres)
+    for number, (features, labels) in enumerate(batches):
+        if competing is not None:
+            chosen = competing(number, labels)
+            labels = torch.searchsorted(chosen, labels)
+            tensors[-1] = own_centres.detach()[chosen].requires_grad_()
+        rows = base.normalised(tensors[-1])
         embeddings, penalty = _embedded(backbone, features)
         cosine = base.normalised(embeddings) @ (rows if fixed is None else torch.cat([rows, fixed])).T
         logits = head.logits(cosine, labels)
@@ -98,7 +108,11 @@ def local_sgd(
                 torch._foreach_add_(velocity, step)
                 step = velocity
             torch._foreach_add_(tensors[:-1], step[:-1], alpha=-lr)
-            own_centres.add_(step[-1], alpha=-(lr if centre_lr is None else centre_lr))
+            back = -(lr if centre_lr is None else centre_lr)
+            if competing is not None:
+                own_centres.index_add_(0, chosen, step[-1], alpha=back)
+            else:
+                own_centres.add_(step[-1], alpha=back)
     return float(torch.stack(losses).mean()) if losses else math.nan
 
 
