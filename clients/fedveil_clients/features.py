@@ -75,7 +75,7 @@ class Feeding:
 
         def noised(index: NDArray[np.int64], step: int) -> torch.Tensor:
             streams = [randomness.SecretStream(randomness.subkey(key, step, place)) for place in range(len(index))]
-            images = torch.from_numpy(faces.images(index))
+            images = torch.from_numpy(varied.distorted(faces.images(index), step))
             released = self.federation.protection.release(images, self.state, streams)
             return self._fed(released, varied.mirrored(step, len(index)))
 
@@ -102,11 +102,9 @@ class Feeding:
         trained: Any = protection.training_features if phase is None else phase.features
         varied, count = self._varied(where), len(faces)
 
-        def pixels(index: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> torch.Tensor:
-            return torch.from_numpy(flipped(faces.images(index), mirrored))
-
         def prepare(index: NDArray[np.int64]) -> torch.Tensor | None:  # from `count` on, the mirrored images
-            found: torch.Tensor | None = protection.prepared(pixels(index % count, index >= count), self.state)
+            pixels = torch.from_numpy(flipped(faces.images(index % count), index >= count))
+            found: torch.Tensor | None = protection.prepared(pixels, self.state)
             return found
 
         names, records = faces.keys, faces.records
@@ -126,8 +124,10 @@ class Feeding:
             streams = [randomness.SecretStream(key) for key in keys]
             people = [person(int(label)) for label in faces.labels[index]]
             mirrored = varied.mirrored(step, len(index))
-            visit = Visit(streams, people, prepared(index + count * mirrored) if phase is None else None)
-            fed: torch.Tensor = trained(pixels(index, mirrored), self.state, visit)
+            pixels = varied.distorted(flipped(faces.images(index), mirrored), step)
+            once = phase is None and not varied.distorts  # what is prepared serves every visit of an image
+            visit = Visit(streams, people, prepared(index + count * mirrored) if once else None)
+            fed: torch.Tensor = trained(torch.from_numpy(pixels), self.state, visit)
             return fed
 
         return features

@@ -9,12 +9,13 @@ import torch
 from fedveil import checks, frequency
 from fedveil.configuration.recipe import Augment
 from fedveil.data.faces import FaceSet
+from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy.ledger import Ledger
 from fedveil.protections.dctdp import DCTDP
 from fedveil.records import model_sha256
-from fedveil_clients import sites, training
+from fedveil_clients import distortion, sites, training
 from fedveil_clients.augmentation import Augmentation, flipped
 from fedveil_clients.policy import Node
 from fedveil_clients.prepared import SHELF
@@ -156,3 +157,60 @@ def test_a_flip_that_would_be_a_second_draw_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(DCTDP, "mirrors", False)
     with pytest.raises(checks.UserError, match=r"train\.augment\.flip=true would need a second draw .*=dctdp"):
         federation("dctdp", FLIP)
+
+
+@pytest.mark.parametrize("word", ["train.augment.crop=0.1", "train.augment.jitter=0.2"])
+def test_what_changes_a_picture_before_its_noise_is_refused_where_a_copy_is_kept(word) -> None:
+    with pytest.raises(checks.UserError, match=rf"{word} changes a picture before its noise, .*another release"):
+        federation("dctdp", word)
+    arrived = instruction.to_wire(federation("none", word).settings).replace('"name": "none"', '"name": "dctdp"', 1)
+    with pytest.raises(instruction.BadInstruction, match="another release"):  # nor is an owner talked into it
+        instruction.from_wire(arrived)
+    assert federation("dctdp", word, "protection.memoise=false").planned_event.releases > 1
+
+
+def test_a_crop_is_the_picture_of_the_part() -> None:
+    """Of a plane that is linear in x and y, a bilinear crop is linear again, from the box's edge to its other edge."""
+    x, y = np.meshgrid((np.arange(40) + 0.5) / 40, (np.arange(40) + 0.5) / 40)
+    images = np.stack([200 * x, 200 * y, 100 * x + 100 * y]).round().astype(np.uint8)[None].repeat(2, 0)
+    side, left, top = 0.6, 0.3, 0.1
+    found = distortion.cropped(images, np.array([[side, left, top], [1.0, 0.0, 0.0]]))
+    inner = slice(2, -2)
+    across, down = left + side * x, top + side * y
+    expected = np.stack([200 * across, 200 * down, 100 * across + 100 * down])
+    assert np.abs(found[0].astype(float) - expected)[:, inner, inner].max() <= 1.5
+    assert np.array_equal(found[1], images[1])
+
+
+def test_jitter_changes_what_it_names_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(60, 160, (4, 3, 16, 16), dtype=np.uint8)
+    factors = np.array([[1.0, 1.0, 1.0], [1.3, 1.0, 1.0], [1.0, 0.5, 1.0], [1.0, 1.0, 0.0]])
+    same, bright, flat, grey = distortion.jittered(images, factors).astype(float)
+    assert np.array_equal(same, images[0])
+    assert np.abs(bright - 1.3 * images[1]).max() <= 0.5 + 1e-3
+    luma = np.tensordot([0.299, 0.587, 0.114], images.astype(float), (0, 1))
+    assert np.abs(flat - (luma[2].mean() + 0.5 * (images[2] - luma[2].mean()))).max() <= 0.51
+    assert np.abs(grey - luma[3]).max() <= 0.51
+
+
+@pytest.mark.parametrize("protection", ["none", "minusface"])
+def test_visits_differ_and_a_step_that_is_run_again_does_not(tmp_path, protection) -> None:
+    words = ["train.augment.crop=0.2", "train.augment.jitter=0.2", FLIP]
+    run, index = federation(protection, *words), np.arange(4)
+    site = opened(run, tmp_path)
+    found = [site.features(index, step) for step in (0, 1, 0)]
+    assert torch.equal(found[0], found[2])
+    assert not torch.isclose(found[0], found[1]).all(dim=(1, 2, 3)).any()
+    varied = Augmentation(run.settings.train.augment, run.settings.seed, "c0001")
+    faces = run.faces_of("c0001").images(index)
+    shown = torch.from_numpy(varied.distorted(flipped(faces, varied.mirrored(0, 4)), 0))
+    if protection == "none":
+        assert torch.equal(found[0], (shown.float() - 127.5) / 127.5)
+    assert 0 < np.abs(shown.numpy().astype(float) - faces).mean() < 80
+
+
+@pytest.mark.parametrize("word", ["train.augment.crop=1", "train.augment.jitter=-0.1"])
+def test_sizes_without_a_meaning_are_refused(word) -> None:
+    with pytest.raises(checks.UserError, match=word.partition("=")[0]):
+        federation("none", word)

@@ -45,6 +45,21 @@ class Augment:
 
     Attributes:
         flip: mirror each left to right with probability 1/2; of a kept noisy copy, the copy.
+        crop: largest share of the side that a random square crop leaves out, in [0, 1).
+        jitter: largest relative change of brightness, contrast and saturation, in [0, 1).
     """
 
     flip: bool = False
+    crop: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "jitter"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise checks.UserError(f"Expected {name}={value!r} in [0, 1).")
+
+    @property
+    def distorts(self) -> bool:
+        """Whether pictures are changed in ways that no release can follow."""
+        return self.crop > 0 or self.jitter > 0

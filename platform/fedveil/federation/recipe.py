@@ -21,7 +21,15 @@ def check(settings: Config, protection: Any) -> None:
             f"evaluation.flip=true needs a release that gives its mirror image without another draw, and that of "
             f"protection={name} does not; leave it out, or choose none, dct or dctdp."
         )
-    if settings.train.augment.flip and not protection.mirrors and _formal(settings, protection):
+    augment = settings.train.augment
+    if augment.distorts and protection.memoise:
+        said = f"crop={augment.crop:g}" if augment.crop else f"jitter={augment.jitter:g}"
+        raise checks.UserError(
+            f"train.augment.{said} changes a picture before its noise, and protection={name} keeps one noisy copy of "
+            "each: every variant would be another release of the face. Leave it out; train.augment.flip=true mirrors "
+            "the copy itself."
+        )
+    if augment.flip and not protection.mirrors and _formal(settings, protection):
         raise checks.UserError(
             f"train.augment.flip=true would need a second draw of every face under protection={name}, whose release "
             "does not give its mirror image; leave it out."
