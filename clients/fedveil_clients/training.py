@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness
-from fedveil.federation import classes, pulls, rates, training
+from fedveil.federation import classes, rates, training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
+from fedveil_clients import drift
 from fedveil_clients.sites import Site
 
 
@@ -46,27 +47,22 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         count, train.batch_size, settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
     indices = (index % images for index in indices)
+    control = drift.before(site, round_number, phase)
     rate = rates.factor(train.schedule, site.stage, round_number)
     loss = training.local_sgd(
         site.backbone, start, site.federation.head, _batches(site, indices, first), rate * train.lr,
         weight_decay=train.weight_decay, centre_lr=rate * train.head_lr, trainable=site.allowed,
-        pull=_pull(site),
+        pull=drift.pull(site, control),
         competing=classes.of_client(site.classes, train.class_share, settings.seed, site.client_id, first),
     )  # fmt: skip
     after = dict(site.backbone.named_parameters())
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
     training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **settings_of_rates)
+    update = {name: after[name].detach().numpy() - tensors[name] for name in site.allowed}
     heads.save(round_number, start.detach().numpy())
-    return Update(site.client_id, {name: after[name].detach().numpy() - tensors[name] for name in site.allowed})
-
-
-def _pull(site: Site) -> pulls.Pull | None:
-    """Return what the local steps follow beside the loss; the backbone is where the round begins."""
-    strength = site.federation.settings.train.proximal
-    if not strength:
-        return None
-    named = dict(site.backbone.named_parameters())
-    return pulls.proximal([named[name] for name in site.allowed], strength)
+    if control is not None:
+        drift.save(site, round_number, phase, control, update, steps * rate * train.lr)
+    return Update(site.client_id, update)
 
 
 def _batches(

@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 import fedveil
-from fedveil import checks
+from fedveil import checks, runs
 from fedveil.commands import simulate
 from fedveil.configuration.schema import Policy
 from fedveil.data.faces import FaceSet
@@ -401,3 +401,35 @@ def test_a_share_of_the_classes_competes_and_a_round_run_again_draws_the_same(se
     whole = training.train_round(site_of(settings(
         "train.local.steps=1", "train.batch_size=1", "train.bank_identities=4"), run="whole"), 3, tensors)  # fmt: skip
     assert model_sha256(whole.tensors) != model_sha256(update.tensors)
+
+
+def test_a_control_variate_stays_in_the_vault_and_is_taken_out_of_the_next_steps(settings, tmp_path):
+    words = ("train.local.steps=3", "train.lr=0.00005", "train.schedule.kind=cosine", "train.schedule.warm_up=0.5")
+    plain, corrected = settings(*words), settings(*words, "train.correction=scaffold")
+    tensors = start(plain)
+    first = [
+        training.train_round(site_of(chosen, run=run), 1, tensors) for run, chosen in (("p", plain), ("s", corrected))
+    ]
+    assert model_sha256(first[0].tensors) == model_sha256(first[1].tensors)  # it knows nothing yet
+    folder = tmp_path / "vault" / "heads" / "s" / "c0002" / "drift"
+    kept = runs.unpack(folder / "r000001.npz")[0]["centres"][0]
+    rate = corrected.settings.train.lr / 3  # the first of two rounds of warm-up
+    mean_gradient = np.concatenate([value.ravel() for value in first[1].tensors.values()]) / (-3 * rate)
+    assert np.allclose(kept, mean_gradient, rtol=1e-2, atol=1e-2)
+    assert (folder / "r000001.npz").stat().st_mode & 0o777 == 0o600
+    second = training.train_round(site_of(corrected, run="s"), 2, tensors)
+    without = training.train_round(site_of(plain, run="p"), 2, tensors)
+    assert set(second.tensors) == set(without.tensors)
+    moved, free = (np.concatenate([value.ravel() for value in one.tensors.values()]) for one in (second, without))
+    expected = free + 3 * 2 * rate * kept  # to first order: gradients along both ways are alike
+    assert np.linalg.norm(moved - expected) < 0.1 * np.linalg.norm(free)
+    again = training.train_round(site_of(corrected, run="s"), 2, tensors)
+    assert model_sha256(again.tensors) == model_sha256(second.tensors)
+
+
+def test_a_control_variate_of_another_network_is_refused(settings):
+    chosen = settings("train.correction=scaffold")
+    site = site_of(chosen)
+    training.drift._store(site, "").save(1, np.zeros((1, 7), np.float32))
+    with pytest.raises(checks.UserError, match=r"drift holds a control variate of 7 numbers .* another run's"):
+        training.train_round(site, 2, start(chosen))

@@ -93,6 +93,7 @@ class Train:
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     augment: Augment = dataclasses.field(default_factory=Augment)
     proximal: float = 0.0
+    correction: Literal["none", "scaffold"] = "none"
     class_share: float = 1.0
 
     def __post_init__(self) -> None:

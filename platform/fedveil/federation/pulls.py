@@ -27,3 +27,23 @@ def proximal(start: Sequence[torch.Tensor], strength: float) -> Pull:
         return torch._foreach_add(list(gradients), away, alpha=strength)
 
     return pulled
+
+
+def without(control: Sequence[torch.Tensor]) -> Pull:
+    """Return the pull that takes constants, such as a client's control variate, out of its gradients."""
+
+    def pulled(tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return torch._foreach_sub(list(gradients), list(control))
+
+    return pulled
+
+
+def joined(parts: Sequence[Pull]) -> Pull:
+    """Return several pulls as one; each adds its own term, so their order does not matter."""
+
+    def pulled(tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        for part in parts:
+            gradients = part(tensors, gradients)
+        return gradients
+
+    return pulled

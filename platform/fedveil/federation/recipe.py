@@ -16,6 +16,8 @@ def check(settings: Config, protection: Any) -> None:
         fedveil.checks.UserError: naming the setting, why, and the remedy.
     """
     name = settings.protection.name
+    if settings.train.correction != "none":
+        _check_correction(settings)
     if settings.evaluation.flip and not protection.mirrors:
         raise checks.UserError(
             f"evaluation.flip=true needs a release that gives its mirror image without another draw, and that of "
@@ -33,6 +35,20 @@ def check(settings: Config, protection: Any) -> None:
         raise checks.UserError(
             f"train.augment.flip=true would need a second draw of every face under protection={name}, whose release "
             "does not give its mirror image; leave it out."
+        )
+
+
+def _check_correction(settings: Config) -> None:
+    said = f"train.correction={settings.train.correction}"
+    if settings.train.local.steps is None:
+        raise checks.UserError(
+            f"{said} needs train.local.steps=N: how many steps an update is made of must be public and equal for all."
+        )
+    if settings.privacy.client is not None:
+        raise checks.UserError(
+            f"{said} adds up every round's mean update, and with privacy.client every round's clipping and noise, "
+            "which clients' own variates do not know: leave one of them out (train.correction=none or "
+            "privacy.client=none)."
         )
 
 
