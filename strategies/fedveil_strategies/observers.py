@@ -14,6 +14,7 @@ import numpy as np
 
 from fedveil import config, records, runs
 from fedveil.evaluation import protocol
+from fedveil.federation import recipe
 from fedveil.federation.tensors import set_tensors
 from fedveil.pictures import faces
 from fedveil.pictures import run as pictures
@@ -105,7 +106,8 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
     federation, wanted = session.federation, session.settings.evaluation
     return protocol.evaluate(
         session.backbone, federation.protection, session.state, federation.split.evaluation, draws=draws,
-        seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats, flip=wanted.flip,
+        seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats,
+        flip=recipe.evaluates_flips(session.settings, federation.protection),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from fedveil import checks, frequency
 from fedveil.configuration.recipe import Augment
 from fedveil.data.faces import FaceSet
-from fedveil.federation import instruction
+from fedveil.federation import instruction, recipe
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy.ledger import Ledger
@@ -145,12 +145,20 @@ def test_mirrored_pictures() -> None:
 
 @pytest.mark.parametrize("protection", ["partialface", "duetface", "minusface", "advface"])
 def test_a_release_that_does_not_give_its_mirror_image_is_not_mirrored_at_evaluation(protection) -> None:
-    with pytest.raises(checks.UserError, match=rf"evaluation\.flip=true needs .* protection={protection} does not"):
-        federation(protection, "evaluation.flip=true")
-    run = federation(protection)
+    with pytest.raises(checks.UserError, match=rf"evaluation\.flip=always needs .* protection={protection} does not"):
+        federation(protection, "evaluation.flip=always")
+    run = federation(protection, "evaluation.flip=auto")
+    assert not recipe.evaluates_flips(run.settings, run.protection)
     images, state = torch.from_numpy(run.split.public.images([0, 4])), state_of(run)
     found, turned = run.protection.clean(images, state), run.protection.clean(images.flip(-1), state)
     assert not torch.allclose(found.flip(-1), turned, atol=0.05 * float(turned.std())), "the refusal has its reason"
+
+
+@pytest.mark.parametrize("protection", ["none", "dct", "dctdp"])
+def test_evaluation_flips_where_it_is_said(protection) -> None:
+    for word, expected in (("none", False), ("auto", True), ("always", True)):
+        run = federation(protection, f"evaluation.flip={word}")
+        assert recipe.evaluates_flips(run.settings, run.protection) is expected
 
 
 def test_a_flip_that_would_be_a_second_draw_is_refused(monkeypatch) -> None:

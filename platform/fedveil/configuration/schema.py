@@ -168,7 +168,7 @@ class Evaluation:
     every: int
     bootstrap: int
     reference: bool
-    flip: bool = False
+    flip: Literal["none", "auto", "always"] = "none"
 
     def __post_init__(self) -> None:
         checks.positive(draws=self.draws, every=self.every)

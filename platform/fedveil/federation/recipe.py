@@ -18,10 +18,10 @@ def check(settings: Config, protection: Any) -> None:
     name = settings.protection.name
     if settings.train.correction != "none":
         _check_correction(settings)
-    if settings.evaluation.flip and not protection.mirrors:
+    if settings.evaluation.flip == "always" and not protection.mirrors:
         raise checks.UserError(
-            f"evaluation.flip=true needs a release that gives its mirror image without another draw, and that of "
-            f"protection={name} does not; leave it out, or choose none, dct or dctdp."
+            f"evaluation.flip=always needs a release that gives its mirror image without another draw, and that of "
+            f"protection={name} does not; say evaluation.flip=auto, or choose protection=none, dct or dctdp."
         )
     augment = settings.train.augment
     if augment.distorts and protection.memoise:
@@ -36,6 +36,11 @@ def check(settings: Config, protection: Any) -> None:
             f"train.augment.flip=true would need a second draw of every face under protection={name}, whose release "
             "does not give its mirror image; leave it out."
         )
+
+
+def evaluates_flips(settings: Config, protection: Any) -> bool:
+    """Return whether an evaluation adds the embeddings of mirrored releases."""
+    return settings.evaluation.flip != "none" and bool(protection.mirrors)
 
 
 def _check_correction(settings: Config) -> None:
