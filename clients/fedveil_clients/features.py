@@ -84,7 +84,7 @@ class Feeding:
     def _fed(self, released: torch.Tensor, mirrored: NDArray[np.bool_]) -> torch.Tensor:
         """Return the features of what left, some of it mirrored: a function of what left and of public coins."""
         if mirrored.any():
-            which = torch.from_numpy(mirrored)[:, None, None, None]
+            which = torch.from_numpy(mirrored)[:, None, None, None].to(released.device)
             released = torch.where(which, self.federation.protection.mirrored(released), released)
         found: torch.Tensor = self.federation.protection.features(released, self.state)
         return found

@@ -32,11 +32,11 @@ def sampled(labels: torch.Tensor, classes: int, share: float, rng: np.random.Gen
     """
     checks.fraction(share=share)
     order = rng.random(classes)
-    own = np.unique(labels.numpy())
+    own = np.unique(labels.cpu().numpy())
     order[own] = -1.0
     count = max(len(own), math.ceil(share * classes))
     found = np.sort(np.argpartition(order, count - 1)[:count])
-    return torch.from_numpy(found)
+    return torch.from_numpy(found).to(labels.device)
 
 
 def of_client(classes: int, share: float, seed: int, client_id: str, first: int) -> Competing | None:

@@ -33,7 +33,8 @@ def without(control: Sequence[torch.Tensor]) -> Pull:
     """Return the pull that takes constants, such as a client's control variate, out of its gradients."""
 
     def pulled(tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        return torch._foreach_sub(list(gradients), list(control))
+        here = [value.to(slope.device) for value, slope in zip(control, gradients, strict=True)]
+        return torch._foreach_sub(list(gradients), here)
 
     return pulled
 
