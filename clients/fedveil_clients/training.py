@@ -52,7 +52,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     loss = training.local_sgd(
         site.backbone, start, site.federation.head, _batches(site, indices, first), rate * train.lr,
         weight_decay=train.weight_decay, centre_lr=rate * train.head_lr, trainable=site.allowed,
-        pull=drift.pull(site, control),
+        pull=drift.pull(site, tensors, control),
         competing=classes.of_client(site.classes, train.class_share, settings.seed, site.client_id, first),
     )  # fmt: skip
     after = dict(site.backbone.named_parameters())
@@ -61,7 +61,9 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
     update = {name: after[name].detach().numpy() - tensors[name] for name in site.allowed}
     heads.save(round_number, start.detach().numpy())
     if control is not None:
-        drift.save(site, round_number, phase, control, update, steps * rate * train.lr)
+        length = steps * rate * train.lr
+        update = drift.own(site, tensors, update, length)
+        drift.save(site, round_number, phase, control, update, length)
     return Update(site.client_id, update)
 
 

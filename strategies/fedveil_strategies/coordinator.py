@@ -218,7 +218,8 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
     watching = [watch.evaluate, watch.checkpoint, watch.track]
     level = session.level
     if level is None:
-        return rounds.run(session.plan, session.start, stateful, aggregation, watching)
+        sent = control.sent(session.federation, session.plan)
+        return rounds.run(session.plan, session.start, stateful, aggregation, watching, sent=sent)
     return rounds.run(
         session.plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed
     )

@@ -407,24 +407,47 @@ def test_a_control_variate_stays_in_the_vault_and_is_taken_out_of_the_next_steps
     words = ("train.local.steps=3", "train.lr=0.00005", "train.schedule.kind=cosine", "train.schedule.warm_up=0.5")
     plain, corrected = settings(*words), settings(*words, "train.correction=scaffold")
     tensors = start(plain)
+    nothing = {f"control/{name}": np.zeros_like(value) for name, value in tensors.items()}
     first = [
-        training.train_round(site_of(chosen, run=run), 1, tensors) for run, chosen in (("p", plain), ("s", corrected))
+        training.train_round(site_of(chosen, run=run), 1, {**tensors, **nothing})
+        for run, chosen in (("p", plain), ("s", corrected))
     ]
-    assert model_sha256(first[0].tensors) == model_sha256(first[1].tensors)  # it knows nothing yet
+    assert model_sha256(first[0].tensors) == model_sha256(first[1].tensors)  # nobody knows anything yet
     folder = tmp_path / "vault" / "heads" / "s" / "c0002" / "drift"
     kept = runs.unpack(folder / "r000001.npz")[0]["centres"][0]
     rate = corrected.settings.train.lr / 3  # the first of two rounds of warm-up
     mean_gradient = np.concatenate([value.ravel() for value in first[1].tensors.values()]) / (-3 * rate)
     assert np.allclose(kept, mean_gradient, rtol=1e-2, atol=1e-2)
     assert (folder / "r000001.npz").stat().st_mode & 0o777 == 0o600
-    second = training.train_round(site_of(corrected, run="s"), 2, tensors)
+
+    mean = {name: 0.1 * np.ones_like(value) for name, value in nothing.items()}
+    second = training.train_round(site_of(corrected, run="s"), 2, {**tensors, **mean})
+    after = get_tensors(site_of(corrected, run="s").backbone)
     without = training.train_round(site_of(plain, run="p"), 2, tensors)
-    assert set(second.tensors) == set(without.tensors)
-    moved, free = (np.concatenate([value.ravel() for value in one.tensors.values()]) for one in (second, without))
-    expected = free + 3 * 2 * rate * kept  # to first order: gradients along both ways are alike
+    assert set(second.tensors) == set(without.tensors) == set(tensors)
+    moved, free, walked = (
+        np.concatenate([one[name].ravel() for name in tensors])
+        for one in (second.tensors, without.tensors, {name: after[name] - tensors[name] for name in tensors})
+    )
+    length = 3 * 2 * rate
+    expected = free + length * kept  # to first order: gradients along both ways are alike
     assert np.linalg.norm(moved - expected) < 0.1 * np.linalg.norm(free)
-    again = training.train_round(site_of(corrected, run="s"), 2, tensors)
+    assert np.allclose(walked, moved - length * 0.1, atol=1e-6), "it walks along c and does not send that"
+    again = training.train_round(site_of(corrected, run="s"), 2, {**tensors, **mean})
     assert model_sha256(again.tensors) == model_sha256(second.tensors)
+
+
+def test_the_mean_variate_has_to_come_with_the_tensors_and_nothing_else_may(settings):
+    tensors = start(settings())
+    control = {f"control/{name}": np.zeros_like(value) for name, value in tensors.items()}
+    corrected = settings("train.correction=scaffold")
+    reply, _ = ask(corrected, tensors={**tensors, **control}, node_config={"data-set": NODE.data_set})
+    assert set(reply.content.array_records["update"]) == set(tensors)
+    odd = {**control, next(iter(control)): np.zeros((1, 2, 3), np.float32)}
+    endless = {**control, next(iter(control)): np.full_like(next(iter(control.values())), np.inf)}
+    for chosen, given in ((corrected, {}), (settings(), control), (corrected, odd), (corrected, endless)):
+        reply, _ = ask(chosen, tensors={**tensors, **given}, node_config={"data-set": NODE.data_set})
+        assert dict(reply.content.config_records["refusal"])["kind"] == "refused"
 
 
 def test_a_control_variate_of_another_network_is_refused(settings):

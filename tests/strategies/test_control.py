@@ -35,13 +35,13 @@ class Clients:
         self.steps, self.rate, self.corrected = steps, rate, corrected
         self.variates = np.zeros((CLIENTS, SIZE))
 
-    def update(self, client: int, start: np.ndarray) -> np.ndarray:
+    def update(self, client: int, start: np.ndarray, mean: np.ndarray | float = 0.0) -> np.ndarray:
         x = torch.from_numpy(start.astype(np.float64))
-        pull = pulls.without([torch.from_numpy(self.variates[client].copy())])
+        pull = pulls.without([torch.from_numpy(self.variates[client] - mean)])
         for _ in range(self.steps):
             slope = torch.from_numpy(gradient(client, x.numpy()))
             x = x - self.rate * (pull([x], [slope])[0] if self.corrected else slope)
-        moved = x.numpy() - start
+        moved = x.numpy() - start + self.steps * self.rate * np.asarray(mean)
         self.variates[client] -= moved / (self.steps * self.rate)
         return moved
 
@@ -49,7 +49,8 @@ class Clients:
 def trained(clients: Clients, rule, count: int, joined=lambda number: range(CLIENTS), expected: int = CLIENTS):
     tensors, state = {"w": np.zeros(SIZE, np.float32)}, {}
     for number in range(count):
-        mean = sum((clients.update(client, tensors["w"]) for client in joined(number)), np.zeros(SIZE)) / expected
+        c = state.get("control/w", np.zeros(SIZE))
+        mean = sum((clients.update(client, tensors["w"], c) for client in joined(number)), np.zeros(SIZE)) / expected
         tensors, state = rule.step(tensors, {"w": mean}, state)
     return tensors["w"], state
 
@@ -63,22 +64,25 @@ def test_many_local_steps_end_at_the_common_optimum_where_plain_averaging_does_n
     assert np.abs(corrected - BEST).max() < 1e-4
 
 
-def test_with_one_local_step_it_is_scaffold_as_published() -> None:
+@pytest.mark.parametrize("steps", [1, 7])
+def test_it_is_scaffold_as_published(steps: int) -> None:
     """Algorithm 1, option II, written out with both vectors sent; a third of the clients join, in turn."""
-    rate, x, c, own = 0.1, np.zeros(SIZE), np.zeros(SIZE), np.zeros((CLIENTS, SIZE))
+    rate, x, c, own = 0.05, np.zeros(SIZE), np.zeros(SIZE), np.zeros((CLIENTS, SIZE))
     joined = lambda number: (number % 3, 3 + number % 3)  # noqa: E731
     for number in range(30):
         moved, changed = [], []
         for client in joined(number):
-            y = x - rate * (gradient(client, x) - own[client] + c)
-            after = own[client] - c + (x - y) / rate
+            y = x.copy()
+            for _ in range(steps):
+                y = y - rate * (gradient(client, y) - own[client] + c)
+            after = own[client] - c + (x - y) / (steps * rate)
             moved.append(y - x)
             changed.append(after - own[client])
             own[client] = after
         x = x + np.mean(moved, 0)
         c = c + 2 / CLIENTS * np.mean(changed, 0)
-    rule = Corrected(FedAvg(), 2 / CLIENTS, lambda number: rate)
-    clients = Clients(1, rate)
+    rule = Corrected(FedAvg(), 2 / CLIENTS, lambda number: steps * rate)
+    clients = Clients(steps, rate)
     found, state = trained(clients, rule, 30, joined, expected=2)
     assert np.allclose(found, x, atol=1e-5)
     assert np.allclose(state["control/w"], c, atol=1e-5)
@@ -94,7 +98,8 @@ def test_the_coordinator_knows_the_mean_variate_whoever_came() -> None:
     for number in range(1, 41):  # Poisson cohorts of rate 1/2, rates that fall
         clients.rate = rates[number]
         came = np.flatnonzero(rng.random(CLIENTS) < 0.5)
-        total = sum((clients.update(client, tensors["w"]) for client in came), np.zeros(SIZE))
+        c = state.get("control/w", np.zeros(SIZE))
+        total = sum((clients.update(client, tensors["w"], c) for client in came), np.zeros(SIZE))
         tensors, state = rule.step(tensors, {"w": total / (0.5 * CLIENTS)}, state)
         assert np.allclose(state["control/w"], clients.variates.mean(0), atol=1e-4)
 
@@ -146,11 +151,19 @@ def test_the_round_loop_gives_the_rule_its_means() -> None:
     from fedveil.configuration.schema import Cohort
 
     clients = Clients(20, 0.02)
+    run = Federation.of(["protection=none", "train.correction=scaffold"])
     plan = rounds.Plan(300, [str(number) for number in range(CLIENTS)], Cohort(), 1, ("w",))
+    given = []
 
     def transport(number, cohort, tensors):
-        return [Update(name, {"w": clients.update(int(name), tensors["w"]).astype(np.float32)}) for name in cohort]
+        given.append(set(tensors))
+        moved = [clients.update(int(name), tensors["w"], tensors["control/w"]) for name in cohort]
+        return [Update(name, {"w": one.astype(np.float32)}) for name, one in zip(cohort, moved, strict=True)]
 
-    start = rounds.State(0, {"w": np.zeros(SIZE, np.float32)}, {})
-    end = rounds.run(plan, start, transport, Corrected(FedAvg(), 1.0, lambda number: 0.4), [])
+    start, seen = rounds.State(0, {"w": np.zeros(SIZE, np.float32)}, {}), []
+    rule = Corrected(FedAvg(), 1.0, lambda number: 0.4)
+    end = rounds.run(plan, start, transport, rule, [seen.append], sent=control.sent(run, plan))
     assert np.abs(end.tensors["w"] - BEST).max() < 1e-3
+    assert all(names == {"w", "control/w"} for names in given)
+    assert seen[0].bytes_expected == CLIENTS * (2 + 1) * 4 * SIZE
+    assert control.sent(Federation.of(["protection=none"]), plan)(end) == end.tensors
