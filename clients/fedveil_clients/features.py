@@ -19,6 +19,7 @@ from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
 from fedveil.privacy import noise
 from fedveil.protections.base import Visit
+from fedveil_clients.augmentation import Augmentation, flipped
 from fedveil_clients.memo import Copies
 from fedveil_clients.prepared import SHELF
 
@@ -62,25 +63,36 @@ class Feeding:
         """The state where protections run."""
         return self.place.state(self.state)
 
-    def kept(self, copies: Copies) -> Features:
-        """Return the features of noisy copies: nothing else is read of those images."""
+    def _varied(self, where: str) -> Augmentation:
+        settings = self.federation.settings
+        return Augmentation(settings.train.augment, settings.seed, where)
+
+    def kept(self, copies: Copies, where: str) -> Features:
+        """Return the features of noisy copies of the client `where`: nothing else is read of those images."""
+        varied = self._varied(where)
 
         def memoised(index: NDArray[np.int64], step: int) -> torch.Tensor:
-            return self._fed(self.place.put(copies.batch(index).numpy()))
+            return self._fed(self.place.put(copies.batch(index).numpy()), varied.mirrored(step, len(index)))
 
         return memoised
 
-    def afresh(self, faces: FaceSet, key: bytes) -> Features:
+    def afresh(self, faces: FaceSet, key: bytes, where: str) -> Features:
         """Return features under noise that is drawn at every reading, from a secret key of this opening alone."""
+        varied = self._varied(where)
 
         def noised(index: NDArray[np.int64], step: int) -> torch.Tensor:
             streams = [randomness.SecretStream(randomness.subkey(key, step, place)) for place in range(len(index))]
-            images = self.place.put(faces.images(index))
-            return self._fed(self.federation.protection.release(images, self.placed, streams))
+            images = self.place.put(varied.distorted(faces.images(index), step))
+            released = self.federation.protection.release(images, self.placed, streams)
+            return self._fed(released, varied.mirrored(step, len(index)))
 
         return noised
 
-    def _fed(self, released: torch.Tensor) -> torch.Tensor:
+    def _fed(self, released: torch.Tensor, mirrored: NDArray[np.bool_]) -> torch.Tensor:
+        """Return the features of what left, some of it mirrored: a function of what left and of public coins."""
+        if mirrored.any():
+            which = torch.from_numpy(mirrored)[:, None, None, None].to(released.device)
+            released = torch.where(which, self.federation.protection.mirrored(released), released)
         found: torch.Tensor = self.federation.protection.features(released, self.placed)
         return self.place.fed(found)
 
@@ -95,12 +107,17 @@ class Feeding:
         """
         protection, phase, seed = self.federation.protection, self.stage.phase, self.federation.settings.seed
         trained: Any = protection.training_features if phase is None else phase.features
+        varied, count = self._varied(where), len(faces)
 
-        def prepare(index: NDArray[np.int64]) -> torch.Tensor | None:
-            found: torch.Tensor | None = protection.prepared(self.place.put(faces.images(index)), self.placed)
+        def prepare(index: NDArray[np.int64]) -> torch.Tensor | None:  # from `count` on, the mirrored images
+            pixels = flipped(faces.images(index % count), index >= count)
+            found: torch.Tensor | None = protection.prepared(self.place.put(pixels), self.placed)
             return None if found is None else found.cpu()
 
-        prepared, records = SHELF.of(self.mechanism, faces.keys, prepare), faces.records
+        names, records = faces.keys, faces.records
+        if varied.settings.flip:
+            names = (*names, *(f"{key}\0mirrored" for key in names))
+        prepared = SHELF.of(self.mechanism, names, prepare)
 
         @functools.cache
         def person(label: int) -> bytes:  # by client and name: local numbers would collide across clients
@@ -113,9 +130,12 @@ class Feeding:
             keys = (randomness.test_key(seed, "draw", *use) for use in uses) if protection.noise else ()
             streams = [randomness.SecretStream(key) for key in keys]
             people = [person(int(label)) for label in faces.labels[index]]
-            rows = prepared(index) if phase is None else None
+            mirrored = varied.mirrored(step, len(index))
+            pixels = varied.distorted(flipped(faces.images(index), mirrored), step)
+            once = phase is None and not varied.distorts  # what is prepared serves every visit of an image
+            rows = prepared(index + count * mirrored) if once else None
             visit = Visit(streams, people, None if rows is None else self.place.put(rows.numpy()))
-            fed: torch.Tensor = trained(self.place.put(faces.images(index)), self.placed, visit)
+            fed: torch.Tensor = trained(self.place.put(pixels), self.placed, visit)
             return self.place.fed(fed)
 
         return features

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 import fedveil
-from fedveil.federation import instruction, packed
+from fedveil.federation import instruction, packed, variates
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction
 from fedveil.records import Tensors, model_sha256
@@ -95,4 +95,6 @@ def tensors_of(run: Federation, number: int, state: Content, content: Content) -
 @functools.lru_cache(maxsize=2)
 def _shapes(run: Federation, stage: int, state: Content) -> dict[str, tuple[int, ...]]:
     network = run.network(run.stages[stage], state_of(run, state))
-    return {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    allowed = run.trainable(list(shapes), run.stages[stage])
+    return {**shapes, **{variate: shapes[name] for name, variate in variates.of(run.settings, allowed)}}

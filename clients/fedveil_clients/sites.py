@@ -147,9 +147,9 @@ def _protected(
             key, feeding.mechanism, names, read,
             lambda images, streams: protection.release(images, feeding.state, streams), lambda: None,
         )  # fmt: skip
-        return feeding.kept(copies)
+        return feeding.kept(copies, client.client_id)
     fresh = randomness.os_key() if test_seed is None else randomness.test_key(test_seed, "fresh", client.node.data_set)
-    return feeding.afresh(faces, fresh)
+    return feeding.afresh(faces, fresh, client.client_id)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness
-from fedveil.federation import training
+from fedveil.federation import classes, rates, training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
+from fedveil_clients import drift
 from fedveil_clients.sites import Site
 
 
@@ -47,13 +48,17 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         count, train.batch_size, settings.seed, "batches", site.client_id, start_step=first, steps=steps
     )
     indices = (index % images for index in indices)
+    control = drift.before(site, round_number, phase)
+    rate = rates.factor(train.schedule, site.stage, round_number)
     full = False
     with contextlib.closing(site.place.ahead(_batches(site, indices, first))) as batches:
         try:
             loss = training.local_sgd(
-                site.backbone, start, site.federation.head, batches, train.lr,
-                weight_decay=train.weight_decay, centre_lr=train.head_lr, trainable=site.allowed,
+                site.backbone, start, site.federation.head, batches, rate * train.lr,
+                weight_decay=train.weight_decay, centre_lr=rate * train.head_lr, trainable=site.allowed,
                 precision=site.place.precision, device_batch=site.place.batch,
+                pull=drift.pull(site, tensors, control),
+                competing=classes.of_client(site.classes, train.class_share, settings.seed, site.client_id, first),
             )  # fmt: skip
         except torch.OutOfMemoryError:
             full = True  # the error holds the step's tensors: how many fit is asked without it
@@ -63,10 +68,15 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
         )
     after = dict(site.backbone.named_parameters())
-    rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
-    training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **rates)
+    settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
+    training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **settings_of_rates)
+    update = {name: after[name].detach().cpu().numpy() - tensors[name] for name in site.allowed}
     heads.save(round_number, start.detach().cpu().numpy())
-    return Update(site.client_id, {name: after[name].detach().cpu().numpy() - tensors[name] for name in site.allowed})
+    if control is not None:
+        length = steps * rate * train.lr
+        update = drift.own(site, tensors, update, length)
+        drift.save(site, round_number, phase, control, update, length)
+    return Update(site.client_id, update)
 
 
 def _batches(

@@ -148,13 +148,14 @@ class Vault:
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """Versions of one client's class centres, one file per round joined.
+    """Versions of one client's class centres, or of what else it keeps between rounds, one file per round joined.
 
     The coordinator commits round r by sending round r + 1: a client at round r reads the newest version before r, so a
     round interrupted at any point is simply run again, and older versions than the one read are never needed again.
     """
 
     folder: Path
+    what: str = "class centres"
 
     def _versions(self) -> dict[int, Path]:
         return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz") if path.stem[1:].isdigit()}
@@ -165,11 +166,11 @@ class Heads:
         if not past:
             return None
         path = past[max(past)]
-        arrays, _ = runs.unpack(path, "file of class centres", _LOST)
+        arrays, _ = runs.unpack(path, f"file of {self.what}", _LOST)
         found = arrays.get("centres")
         if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
             shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
-            raise checks.UserError(f"{path} is not a readable file of class centres: it holds {shown}. {_LOST}")
+            raise checks.UserError(f"{path} is not a readable file of {self.what}: it holds {shown}. {_LOST}")
         return found
 
     def save(self, round_number: int, centres: NDArray[np.float32]) -> None:

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.serverapp import Grid, ServerApp
 
 from fedveil import checks, runs
-from fedveil.federation import instruction, planning, registered
+from fedveil.federation import instruction, planning, registered, variates
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator, replies
 from fedveil_strategies.attendance import Attendance
@@ -62,7 +62,7 @@ def main(grid: Grid, context: Context) -> None:
         }
         if not messages:
             return
-        allowed = run.trainable(list(tensors), run.stage_of(number))
+        allowed = run.trainable(variates.without(tensors), run.stage_of(number))
         shapes = {name: tensors[name].shape for name in allowed}
         asked = replies.Asked(run_id, number, messages, present, shapes, called.vault_of, seconds)
         yield from replies.answers(

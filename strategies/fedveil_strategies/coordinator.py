@@ -27,7 +27,7 @@ from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
 from fedveil.tracking import mirror
-from fedveil_strategies import client_level, observers, phases, rounds
+from fedveil_strategies import client_level, control, observers, phases, rounds
 from fedveil_strategies.session import Session
 
 StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], Iterable[Update | Failure]]
@@ -218,11 +218,12 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
     def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
         return transport(number, cohort, tensors, session.state)
 
-    aggregation = session.federation.aggregation
+    aggregation = control.rule(session.federation, session.stage)
     watching = [watch.evaluate, watch.checkpoint, watch.track]
     level = session.level
     if level is None:
-        return rounds.run(session.plan, session.start, stateful, aggregation, watching)
+        sent = control.sent(session.federation, session.plan)
+        return rounds.run(session.plan, session.start, stateful, aggregation, watching, sent=sent)
     return rounds.run(
         session.plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedveil import config, records, runs
 from fedveil.evaluation import protocol
+from fedveil.federation import recipe
 from fedveil.federation.tensors import set_tensors
 from fedveil.pictures import faces
 from fedveil.pictures import run as pictures
@@ -106,7 +107,7 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
     return protocol.evaluate(
         session.backbone, federation.protection, session.state, federation.pairs, draws=draws,
         seed=session.settings.seed, gallery=wanted.gallery, fars=wanted.far, repeats=repeats,
-        place=federation.place,
+        place=federation.place, flip=recipe.evaluates_flips(session.settings, federation.protection),
     )  # fmt: skip
 
 

@@ -175,16 +175,17 @@ def run(
     draw: Draw | None = None,
     combine: Combine | None = None,
     proceed: Callable[[int], bool] = lambda number: True,
+    sent: Callable[[State], Tensors] = lambda state: state.tensors,
 ) -> State:
     """Run the rounds that `state` has not seen and return the last state; observers are told after every round.
 
     Cohorts come from the public seed and answers are averaged unless `draw` and `combine` say otherwise; the run ends
-    before the first round that `proceed` refuses.
+    before the first round that `proceed` refuses. Clients are given what `sent` makes of the state before the round.
 
     Raises:
         fedveil.checks.UserError: more than the tolerated share of a cohort fails; the message has the first reason.
     """
-    size = sum(value.nbytes for value in state.tensors.values())
+    size = sum(value.nbytes for value in sent(state).values())
     back = sum(state.tensors[name].nbytes for name in plan.allowed)
     expected_bytes = cohorts.expected_size(plan.cohort, len(plan.registry)) * (size + back)
     draw, combine = draw or public(plan), combine or plain(plan)
@@ -193,7 +194,7 @@ def run(
             break
         begun = time.perf_counter()
         cohort = draw(number)
-        combined = combine(number, ordered(transport(number, cohort, state.tensors), cohort), state)
+        combined = combine(number, ordered(transport(number, cohort, sent(state)), cohort), state)
         failures = combined.failures
         failed = [failure for failure in failures if failure.kind != "excluded"]
         asked = len(cohort) - len(failures) + len(failed)

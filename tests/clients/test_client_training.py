@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 import fedveil
-from fedveil import checks
+from fedveil import checks, runs
 from fedveil.commands import simulate
 from fedveil.configuration.schema import Policy
 from fedveil.data.faces import FaceSet
@@ -361,3 +361,98 @@ def test_beside_a_client_level_claim_the_reason_stays_with_the_owner(settings, c
     reply, _ = ask(settings(*words))
     reason = str(reply.content.config_records["refusal"]["reason"])
     assert said in reason if said else "1e+30" not in reason and reason.startswith("the client could not")
+
+
+def test_a_round_steps_at_the_rates_of_its_place_in_the_schedule(settings):
+    """One step is linear in the rates, so the scheduled update and centres are the plain ones times the factor."""
+    words = ("train.local.steps=1", "train.rounds=8")
+    plain, falling = settings(*words), settings(*words, "train.schedule.kind=cosine")
+    tensors, updates, heads = start(plain), [], []
+    for run, chosen in (("plain", plain), ("falling", falling)):
+        site = site_of(chosen, run=run)
+        updates.append(training.train_round(site, 3, tensors))
+        heads.append(site.vault.heads(run, "c0002").before(4) - training._first_head(site).numpy())
+    factor = (1 + np.cos(np.pi * 2 / 8)) / 2
+    for name, value in updates[0].tensors.items():
+        assert np.allclose(updates[1].tensors[name], factor * value, rtol=1e-3, atol=1e-7)
+    assert np.allclose(heads[1], factor * heads[0], rtol=1e-3, atol=1e-6)
+
+
+def test_fedprox_holds_the_update_back_and_leaves_centres_free(settings):
+    words = ("train.local.steps=4",)
+    updates = []
+    for strength in (0.0, 3.0):
+        chosen = settings(*words, f"train.proximal={strength}")
+        updates.append(training.train_round(site_of(chosen, run=f"run{strength}"), 1, start(chosen)).tensors)
+    sizes = [sum(float(np.square(value).sum()) for value in update.values()) for update in updates]
+    assert 0 < sizes[1] < 0.95 * sizes[0]
+
+
+def test_a_share_of_the_classes_competes_and_a_round_run_again_draws_the_same(settings):
+    chosen = settings("train.class_share=0.5", "train.local.steps=1", "train.batch_size=1", "train.bank_identities=4")
+    tensors, site = start(chosen), site_of(chosen)
+    assert site.classes >= 6
+    first = training._first_head(site).numpy()
+    update = training.train_round(site, 3, tensors)
+    moved = (site.vault.heads("run", "c0002").before(4) != first).any(1)
+    assert moved.sum() == -(-site.classes // 2)
+    again = training.train_round(site_of(chosen, run="again"), 3, tensors)
+    assert model_sha256(again.tensors) == model_sha256(update.tensors)
+    whole = training.train_round(site_of(settings(
+        "train.local.steps=1", "train.batch_size=1", "train.bank_identities=4"), run="whole"), 3, tensors)  # fmt: skip
+    assert model_sha256(whole.tensors) != model_sha256(update.tensors)
+
+
+def test_a_control_variate_stays_in_the_vault_and_is_taken_out_of_the_next_steps(settings, tmp_path):
+    words = ("train.local.steps=3", "train.lr=0.00005", "train.schedule.kind=cosine", "train.schedule.warm_up=0.5")
+    plain, corrected = settings(*words), settings(*words, "train.correction=scaffold")
+    tensors = start(plain)
+    nothing = {f"control/{name}": np.zeros_like(value) for name, value in tensors.items()}
+    first = [
+        training.train_round(site_of(chosen, run=run), 1, {**tensors, **nothing})
+        for run, chosen in (("p", plain), ("s", corrected))
+    ]
+    assert model_sha256(first[0].tensors) == model_sha256(first[1].tensors)  # nobody knows anything yet
+    folder = tmp_path / "vault" / "heads" / "s" / "c0002" / "drift"
+    kept = runs.unpack(folder / "r000001.npz")[0]["centres"][0]
+    rate = corrected.settings.train.lr / 3  # the first of two rounds of warm-up
+    mean_gradient = np.concatenate([value.ravel() for value in first[1].tensors.values()]) / (-3 * rate)
+    assert np.allclose(kept, mean_gradient, rtol=1e-2, atol=1e-2)
+    assert (folder / "r000001.npz").stat().st_mode & 0o777 == 0o600
+
+    mean = {name: 0.1 * np.ones_like(value) for name, value in nothing.items()}
+    second = training.train_round(site_of(corrected, run="s"), 2, {**tensors, **mean})
+    after = get_tensors(site_of(corrected, run="s").backbone)
+    without = training.train_round(site_of(plain, run="p"), 2, tensors)
+    assert set(second.tensors) == set(without.tensors) == set(tensors)
+    moved, free, walked = (
+        np.concatenate([one[name].ravel() for name in tensors])
+        for one in (second.tensors, without.tensors, {name: after[name] - tensors[name] for name in tensors})
+    )
+    length = 3 * 2 * rate
+    expected = free + length * kept  # to first order: gradients along both ways are alike
+    assert np.linalg.norm(moved - expected) < 0.1 * np.linalg.norm(free)
+    assert np.allclose(walked, moved - length * 0.1, atol=1e-6), "it walks along c and does not send that"
+    again = training.train_round(site_of(corrected, run="s"), 2, {**tensors, **mean})
+    assert model_sha256(again.tensors) == model_sha256(second.tensors)
+
+
+def test_the_mean_variate_has_to_come_with_the_tensors_and_nothing_else_may(settings):
+    tensors = start(settings())
+    control = {f"control/{name}": np.zeros_like(value) for name, value in tensors.items()}
+    corrected = settings("train.correction=scaffold")
+    reply, _ = ask(corrected, tensors={**tensors, **control}, node_config={"data-set": NODE.data_set})
+    assert set(reply.content.array_records["update"]) == set(tensors)
+    odd = {**control, next(iter(control)): np.zeros((1, 2, 3), np.float32)}
+    endless = {**control, next(iter(control)): np.full_like(next(iter(control.values())), np.inf)}
+    for chosen, given in ((corrected, {}), (settings(), control), (corrected, odd), (corrected, endless)):
+        reply, _ = ask(chosen, tensors={**tensors, **given}, node_config={"data-set": NODE.data_set})
+        assert dict(reply.content.config_records["refusal"])["kind"] == "refused"
+
+
+def test_a_control_variate_of_another_network_is_refused(settings):
+    chosen = settings("train.correction=scaffold")
+    site = site_of(chosen)
+    training.drift._store(site, "").save(1, np.zeros((1, 7), np.float32))
+    with pytest.raises(checks.UserError, match=r"drift holds a control variate of 7 numbers .* another run's"):
+        training.train_round(site, 2, start(chosen))

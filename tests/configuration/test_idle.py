@@ -16,6 +16,10 @@ CASES = [
     ("train.cohort.size=3", "train.cohort.kind=fixed"),
     ("train.local.steps=3 train.local.epochs=1", "train.local.epochs to be left out"),
     ("train.local.epochs=3 train.local.steps=1", "train.local.steps to be left out"),
+    ("train.schedule.final=0.1 train.schedule.kind=steps", "train.schedule.kind=cosine"),
+    ("train.schedule.milestones=[0.4] train.schedule.kind=cosine", "train.schedule.kind=steps"),
+    ("train.schedule.factor=0.5", "train.schedule.kind=steps"),
+    ("train.proximal=0.1 train.local.steps=1", "train.local.steps above 1"),
     ("train.warm_steps=3", "train.warm_start=public"),
     ("train.warm_lr=0.1 train.warm_start=some-run", "train.warm_start=public"),
     ("train.warm_start_is_public=true", "train.warm_start=RUN_ID"),
@@ -69,6 +73,9 @@ def test_every_rule_has_a_case_and_names_settings_that_exist() -> None:
 @pytest.mark.parametrize(
     "words",
     [
+        "train.schedule.kind=cosine train.schedule.final=0.1", "train.proximal=0.1",
+        "train.proximal=0.1 train.local.epochs=1", "train.schedule.warm_up=0.1",
+        "train.schedule.kind=steps train.schedule.milestones=[0.5] train.schedule.factor=0.2",
         "train.cohort.rate=0.5", "train.cohort.kind=fixed train.cohort.size=3", "train.local.epochs=1",
         "train.warm_start=public train.warm_steps=3 train.warm_lr=0.1", "data.difficulty=1",
         "train.warm_start=some-run train.warm_start_is_public=true", f"{CLIENT} privacy.client.clip=1",

@@ -218,3 +218,27 @@ def test_fit_reads_only_public_faces_and_its_seed(fitted: tuple[Any, dict[str, t
         assert torch.equal(tensor, state[name])
         assert not tensor.requires_grad
         assert torch.isfinite(tensor).all()
+
+
+def test_a_mirrored_release_is_the_release_of_the_mirrored_face(fitted: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    """For the deterministic part; what is random is moved with it. Who does not promise it is not asked."""
+    protection, state = fitted
+    straight, turned = protection.clean(IMAGES, state), protection.clean(IMAGES.flip(-1), state)
+    scale = float(turned.abs().mean())
+    if not protection.mirrors:
+        with pytest.raises(NotImplementedError):
+            protection.mirrored(straight)
+        return
+    before = straight.clone()
+    found = protection.mirrored(straight)
+    assert torch.equal(straight, before)
+    assert torch.allclose(found, turned, atol=2e-5 * scale + 1e-3)
+    assert not torch.allclose(straight, turned, atol=0.01 * scale)
+    released = protection.release(IMAGES, state, streams())
+    mirrored = protection.mirrored(released)
+    assert torch.equal(protection.mirrored(mirrored), released)
+    picture = protection.render(mirrored, state, SIZE).float()
+    mean = float((picture - protection.render(released, state, SIZE).flip(-1)).abs().mean())
+    assert mean < 8, "up to the public mean face, which need not be symmetric, the picture is the mirrored one"
+    parameters = set(inspect.signature(protection.mirrored).parameters)
+    assert parameters == {"released"}, "it may not see a clean value or a draw"

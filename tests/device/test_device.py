@@ -247,7 +247,7 @@ def test_an_evaluation_takes_smaller_batches_where_there_is_no_room(monkeypatch:
     network: Any = Penalised()
     embedder = protocol._Embedder(network, plugins.build("protection", "none", {}), {}, None, 1, 64)  # type: ignore[arg-type]
     room = 10
-    torch.testing.assert_close(embedder._embedded(features), whole(network, features))
+    torch.testing.assert_close(torch.from_numpy(embedder._embedded(features)), whole(network, features))
     assert asked == [64, 32, 16, 8]
     room = 0
     with pytest.raises(checks.UserError, match="Not one image fits"):

@@ -197,3 +197,22 @@ def test_a_model_that_guesses_has_collapsed_and_one_that_recognises_has_not() ->
 )
 def test_collapse_is_both_rates_at_chance(accuracy: float, eer: float, same: float, collapsed: bool) -> None:
     assert protocol._collapsed(accuracy, eer, same) == collapsed
+
+
+@pytest.mark.parametrize("width", [0.0, 0.5])
+def test_flips_sum_the_embeddings_of_one_release_and_of_its_mirror_image(width: float, monkeypatch) -> None:
+    """Against pixels: with the flattened image as the embedding, the sum is symmetric and no further draw is made."""
+    protection, pairs = FakeProtection(width), some_pairs()
+    seen: list[np.ndarray] = []
+    scores = verification.scores
+    monkeypatch.setattr(verification, "scores", lambda a, b: seen.extend((a, b)) or scores(a, b))
+    monkeypatch.setattr(FakeProtection, "mirrored", lambda self, released: released.flip(-1), raising=False)
+    run(protection, pairs, draws=1)
+    calls, plain = [*protection.calls], [*seen]
+    protection.calls.clear()
+    seen.clear()
+    run(protection, pairs, draws=1, flip=True)
+    assert protection.calls == calls
+    for one, both in zip(plain, seen, strict=True):
+        pixels = one.reshape(-1, 3, 8, 8)
+        assert np.allclose(both.reshape(pixels.shape), pixels + pixels[..., ::-1], atol=1e-6)

@@ -70,6 +70,17 @@ RULES = (
     Rule(("train.cohort.size",), _is("train.cohort.kind", "fixed"), "train.cohort.kind=fixed"),
     Rule(("train.local.steps",), lambda at: at("train.local.steps") is not None, "train.local.epochs to be left out"),
     Rule(("train.local.epochs",), lambda at: at("train.local.epochs") is not None, "train.local.steps to be left out"),
+    Rule(("train.schedule.final",), _is("train.schedule.kind", "cosine"), "train.schedule.kind=cosine"),
+    Rule(
+        ("train.schedule.milestones", "train.schedule.factor"),
+        _is("train.schedule.kind", "steps"),
+        "train.schedule.kind=steps",
+    ),
+    Rule(
+        ("train.proximal",),  # the first step starts where the round does
+        lambda at: at("train.local.steps") != 1,
+        "train.local.steps above 1, or train.local.epochs",
+    ),
     Rule(("train.warm_steps", "train.warm_lr"), _is("train.warm_start", "public"), "train.warm_start=public"),
     Rule(
         ("train.warm_start_is_public",),

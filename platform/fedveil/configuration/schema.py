@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
+from fedveil.configuration.recipe import Augment, Schedule
 
 INFINITE = "may be inf"
 """Mark of a number that may be infinite; every other number is finite, and none is nan."""
@@ -89,12 +90,19 @@ class Train:
     warm_lr: float
     bank_identities: int
     min_clients: int = 1
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    proximal: float = 0.0
+    correction: Literal["none", "scaffold"] = "none"
+    class_share: float = 1.0
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
         checks.positive(lr=self.lr, head_lr=self.head_lr)
+        checks.fraction(class_share=self.class_share)
         checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
-        checks.non_negative(weight_decay=self.weight_decay, bank_identities=self.bank_identities)
+        checks.non_negative(weight_decay=self.weight_decay, proximal=self.proximal)
+        checks.non_negative(bank_identities=self.bank_identities)
         if self.cohort.size is not None and self.cohort.size > self.clients:
             raise checks.UserError(f"train.cohort.size={self.cohort.size} exceeds train.clients={self.clients}.")
         if self.min_clients > self.clients:
@@ -162,6 +170,7 @@ class Evaluation:
     reference: bool
     pairs: str | None = None
     pairs_are_public: bool = False
+    flip: Literal["none", "auto", "always"] = "none"
 
     def __post_init__(self) -> None:
         checks.positive(draws=self.draws, every=self.every)

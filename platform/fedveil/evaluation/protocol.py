@@ -73,14 +73,17 @@ def evaluate(
     batch: int = 256,
     repeats: int = 1000,
     place: Place = HOST,
+    flip: bool = False,
 ) -> Result:
     """Return how well the backbone verifies `pairs` on protected images.
 
     Both sides of a pair are protected as deployed, each with its own noise; `gallery="clean"` spares the right side the
     noise (not the transform). Each distinct image is embedded once per draw and side. Evaluation images are public, so
     their noise comes from keys derived from (seed, draw, side, image): the result is a function of the arguments.
-    Without flips. The backbone is on `place.device` and runs in float32. A protection without noise gets one draw.
-    Pairs of a single fold (a held fold of LFW) are divided by `verification.sub_folds`.
+    With `flip` an embedding is the sum of those of the release and of its mirror image, as the field does it; the
+    second is computed from the first (`Protection.mirrored`) and is no other draw. The backbone is on `place.device`
+    and runs in float32. A protection without noise gets one draw. Pairs of a single fold (a held fold of LFW) are
+    divided by `verification.sub_folds`.
 
     Raises:
         UserError: if the pairs are not declared public, or hold only one kind of pair.
@@ -98,7 +101,7 @@ def evaluate(
     used = draws if protection.noise else 1
     numbers = math.prod(protection.layout(pairs.faces.size))
     batch = max(1, min(batch, _NUMBERS // numbers))
-    embedder = _Embedder(backbone, protection, place.state(state), pairs, seed, batch, place)
+    embedder = _Embedder(backbone, protection, place.state(state), pairs, seed, batch, place, flip)
     scores = [embedder.scores(draw, gallery) for draw in range(used)]
     found = [verification.kfold_accuracy(score, pairs.same, folds) for score in scores]
     accuracies = np.array([one.mean for one in found])
@@ -133,6 +136,7 @@ class _Embedder:
     seed: int
     batch: int
     place: Place = HOST
+    flip: bool = False
 
     def scores(self, draw: int, gallery: Gallery) -> NDArray[np.float64]:
         """Return the (P,) cosines of one draw."""
@@ -157,16 +161,19 @@ class _Embedder:
                 released = self.protection.release(pixels, self.state, [randomness.SecretStream(key) for key in keys])
             else:
                 released = self.protection.clean(pixels, self.state)
-            features = self.place.fed(self.protection.features(released, self.state))
-            parts.append(self._embedded(features).cpu().numpy())
+            embedded = self._embedded(self.protection.features(released, self.state))
+            if self.flip:
+                embedded += self._embedded(self.protection.features(self.protection.mirrored(released), self.state))
+            parts.append(embedded)
         return np.concatenate(parts)
 
-    def _embedded(self, features: torch.Tensor) -> torch.Tensor:
+    def _embedded(self, features: torch.Tensor) -> NDArray[np.float32]:
         """Return the embeddings, in smaller batches where a device has no room for a whole one."""
-        batch = self.batch
+        features, batch = self.place.fed(features), self.batch
         while True:
             try:
-                return embed(self.backbone, features, batch)
+                found: NDArray[np.float32] = embed(self.backbone, features, batch).cpu().numpy()
+                return found
             except torch.OutOfMemoryError as error:
                 if batch == 1:
                     raise out_of_memory(self.place, 1, 0) from error

@@ -23,7 +23,7 @@ from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
-from fedveil.federation import planning, schedule, training
+from fedveil.federation import planning, recipe, schedule, training
 from fedveil.federation.schedule import Stage
 from fedveil.privacy import events
 from fedveil.privacy.events import Event, Relation, Release
@@ -42,6 +42,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         planning.check(self.settings)
+        recipe.check(self.settings, self.protection)
         for unit, (setting, delta) in planning.deltas(self.settings).items():
             planning.check_delta(setting, delta, self.units(unit), unit, self.settings.policy.max_delta)
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, device, randomness
+from fedveil.federation.classes import Competing
+from fedveil.federation.pulls import Pull
 from fedveil.models.heads import base
 
 
@@ -34,6 +36,8 @@ def local_sgd(
     extra_negatives: torch.Tensor | None = None,
     precision: device.Precision = "fp32",
     device_batch: int | None = None,
+    pull: Pull | None = None,
+    competing: Competing | None = None,
 ) -> float:
     """Train the backbone and the class centres in place by SGD, one step per batch, and return the mean loss.
 
@@ -60,6 +64,9 @@ def local_sgd(
         precision: of the backbone's forward pass (`device.Place`); parameters, cosines and steps stay float32.
         device_batch: images that pass the backbone together, at most; None: each batch as it comes. The gradient is
             the same up to rounding.
+        pull: what the backbone's steps follow beside loss and decay (see `pulls`); None: nothing.
+        competing: which of the centres each batch computes (see `classes`); the others keep their values. Without
+            `momentum`, `restrict` and `extra_negatives`. None: all.
 
     Returns:
         The mean loss over the batches, each taken before its step; NaN without a batch, after divergence and on torch's
@@ -69,6 +76,8 @@ def local_sgd(
     checks.non_negative(momentum=momentum, weight_decay=weight_decay)
     if momentum >= 1.0:
         raise checks.UserError(f"Expected momentum={momentum!r} < 1; from 1 on the steps grow without end.")
+    if competing is not None and (momentum or restrict is not None or extra_negatives is not None):
+        raise checks.UserError("Expected competing without momentum, restrict and extra_negatives; leave them out.")
     forbidden = None if restrict is None else _forbidden(restrict)
     fixed = None if extra_negatives is None else base.normalised(extra_negatives.detach())
     named = dict(backbone.named_parameters())
@@ -78,7 +87,7 @@ def local_sgd(
     losses: list[torch.Tensor] = []
 
     def objective(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        rows = base.normalised(own_centres)
+        rows = base.normalised(tensors[-1])
         embeddings, penalty = _embedded(backbone, features, precision)
         cosine = base.normalised(embeddings) @ (rows if fixed is None else torch.cat([rows, fixed])).T
         logits = head.logits(cosine, labels)
@@ -87,12 +96,18 @@ def local_sgd(
         loss = functional.cross_entropy(logits, labels)
         return loss if penalty is None else loss + penalty
 
-    for features, labels in batches:
+    for number, (features, labels) in enumerate(batches):
+        if competing is not None:
+            chosen = competing(number, labels)
+            labels = torch.searchsorted(chosen, labels)
+            tensors[-1] = own_centres.detach()[chosen].requires_grad_()
         loss, step = _gradients(objective, features, labels, tensors, device_batch)
         losses.append(loss)
         with torch.no_grad():
             if weight_decay:
                 step = list(torch._foreach_add(step, tensors, alpha=weight_decay))  # a gradient may be a view
+            if pull is not None:
+                step[:-1] = pull(tensors[:-1], step[:-1])
             if momentum:
                 if velocity is None:
                     velocity = [torch.zeros_like(tensor) for tensor in tensors]
@@ -100,7 +115,11 @@ def local_sgd(
                 torch._foreach_add_(velocity, step)
                 step = velocity
             torch._foreach_add_(tensors[:-1], step[:-1], alpha=-lr)
-            own_centres.add_(step[-1], alpha=-(lr if centre_lr is None else centre_lr))
+            back = -(lr if centre_lr is None else centre_lr)
+            if competing is not None:
+                own_centres.index_add_(0, chosen, step[-1], alpha=back)
+            else:
+                own_centres.add_(step[-1], alpha=back)
     return math.nan if not losses or losses[0].is_meta else float(torch.stack(losses).mean())
 
 

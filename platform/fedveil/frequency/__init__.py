@@ -15,6 +15,7 @@ Conventions of both: RGB values in 0..255; JPEG full-range YCbCr with every plan
 from fedveil.frequency.block import block_dct, block_idct, block_ranges
 from fedveil.frequency.colour import to_rgb, to_ycc
 from fedveil.frequency.inverse import exact_inverse, published_decode, published_inverse
+from fedveil.frequency.mirror import mirrored
 from fedveil.frequency.upsampled import (
     coefficient_ranges,
     identically_zero_channels,
@@ -38,6 +39,7 @@ __all__ = [
     "coefficient_ranges",
     "exact_inverse",
     "identically_zero_channels",
+    "mirrored",
     "published_decode",
     "published_inverse",
     "to_rgb",

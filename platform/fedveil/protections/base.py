@@ -134,6 +134,11 @@ class Protection(Protocol):
         return 1
 
     @property
+    def mirrors(self) -> bool:
+        """Whether `mirrored` gives, from the release alone, what the mirrored face would have released."""
+        return False
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """Federated phases before the recogniser's rounds, in order."""
         return ()
@@ -172,6 +177,14 @@ class Protection(Protocol):
     def features(self, released: torch.Tensor, state: State) -> torch.Tensor:
         """Return the recogniser's input, float32 (B, *layout), about unit scale, from what left and nothing else."""
         ...
+
+    def mirrored(self, released: torch.Tensor) -> torch.Tensor:
+        """Return what left, mirrored left to right: (B, *representation), exactly, from what left and nothing else.
+
+        Without its randomness a release mirrored is the release of the mirrored face. Training and evaluation may use
+        both, because the second is computed from the first and is no other draw.
+        """
+        raise NotImplementedError("Asked of a method whose `mirrors` is false.")
 
     def prepared(self, images: torch.Tensor, state: State) -> torch.Tensor | None:
         """Return what training reads of each clean image whatever the draw, (B, ...) float32; None: nothing dear.

@@ -64,6 +64,15 @@ class AllChannels(base.Protection):
         base.check_state(state, {"scale": (_CHANNELS,)})
         return released / state["scale"][:, None, None]
 
+    @property
+    def mirrors(self) -> bool:
+        """Channels do not mix."""
+        return True
+
+    def mirrored(self, released: torch.Tensor) -> torch.Tensor:
+        """Return the channels of the mirrored image."""
+        return frequency.mirrored(released)
+
     def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return the image."""
         base.check_released(released, self.representation(size))

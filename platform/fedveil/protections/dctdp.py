@@ -93,6 +93,13 @@ class DCTDP(base.Protection):
         )
 
     @property
+    def _frequencies(self) -> tuple[int, ...]:
+        """The frequencies 8u + v of the representation."""
+        if self.mode == "image":
+            return frequency.AC
+        return CoefficientMechanism(self.mean_epsilon, self.align_corners).frequencies
+
+    @property
     def needs_fit(self) -> bool:
         """The budget's shape, the radius and the public statistics."""
         return True
@@ -210,6 +217,18 @@ class DCTDP(base.Protection):
         self._checked_release(released, state)
         return self._mechanism.features(released, state)
 
+    @property
+    def mirrors(self) -> bool:
+        """Channels do not mix, in either mode."""
+        return True
+
+    def mirrored(self, released: torch.Tensor) -> torch.Tensor:
+        """Return the noisy coefficients of the mirrored image, noise and all: post-processing of the one draw.
+
+        With a budget that depends on the place (`spatial`) the noise goes to the mirrored place with its coefficient.
+        """
+        return frequency.mirrored(released, self._frequencies)
+
     def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return uint8 images: the inverse transform of the shrunk coefficients."""
         checks.same_shape(size, size_of_the_release=self._checked_release(released, state))
@@ -217,8 +236,7 @@ class DCTDP(base.Protection):
 
     def shape_picture(self, state: base.State) -> NDArray[np.float64]:
         """Return the mean weight per frequency, (3, 8, 8) by colour, u, v; NaN where nothing is released."""
-        channels = frequency.AC if self.mode == "image" else CoefficientMechanism(1.0, self.align_corners).frequencies
-        return _shape.picture(state["weights"], channels)
+        return _shape.picture(state["weights"], self._frequencies)
 
     def check_state(self, state: base.State, size: tuple[int, int]) -> None:
         """Raise `UserError` unless `state` is one of this mode, size and layout."""

@@ -41,6 +41,15 @@ class NoProtection(base.Protection):
         """Return (pixels - 127.5) / 127.5."""
         return (released - 127.5) / 127.5
 
+    @property
+    def mirrors(self) -> bool:
+        """The release is the image."""
+        return True
+
+    def mirrored(self, released: torch.Tensor) -> torch.Tensor:
+        """Return the pixels mirrored."""
+        return released.flip(-1)
+
     def render(self, released: torch.Tensor, state: base.State, size: tuple[int, int]) -> torch.Tensor:
         """Return the image."""
         base.check_released(released, self.representation(size))

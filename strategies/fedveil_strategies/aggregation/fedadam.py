@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedveil import checks
-from fedveil_strategies.aggregation.base import Mean, Tensors
+from fedveil_strategies.aggregation._adaptive import Adaptive
 
 
 @dataclasses.dataclass(frozen=True)
-class FedAdam:
+class FedAdam(Adaptive):
     """FedAdam: Adam at the server on mean updates (Reddi et al., ICLR 2021, without bias correction).
 
     Attributes:
@@ -21,30 +21,12 @@ class FedAdam:
         tau: added to the root of the second moment; also its square is the second moment's start.
     """
 
-    server_lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 0.001
-
-    def __post_init__(self) -> None:
-        checks.positive(server_lr=self.server_lr, tau=self.tau)
-        checks.non_negative(beta1=self.beta1, beta2=self.beta2)
-        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
-            if beta >= 1:
-                raise checks.UserError(f"Expected {name}={beta!r} < 1; at 1 the moment never moves.")
-
-    def step(self, tensors: Tensors, mean: Mean, state: Tensors) -> tuple[Tensors, Tensors]:
-        """Return tensors + server_lr * m / (sqrt(v) + tau) and the two moments."""
-        after: Tensors = {}
-        moved: Tensors = {}
-        for name, value in mean.items():
-            first = self.beta1 * state.get(f"m/{name}", np.float32(0.0)) + (1 - self.beta1) * value
-            start = np.float32(self.tau**2)
-            second = self.beta2 * state.get(f"v/{name}", start) + (1 - self.beta2) * value**2
-            after[f"m/{name}"], after[f"v/{name}"] = first.astype(np.float32), second.astype(np.float32)
-            step = self.server_lr * first / (np.sqrt(second) + self.tau)
-            moved[name] = (tensors[name] + step).astype(np.float32)
-        return {**tensors, **moved}, after
+    def second(
+        self, before: NDArray[np.float32] | np.float32, square: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the exponential mean of the squares."""
+        found: NDArray[np.float64] = self.beta2 * before + (1 - self.beta2) * square
+        return found
 
 
 METHOD = FedAdam
