@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import fedveil
-from fedveil import checks, commands, console
+from fedveil import checks, commands, console, tracking
 from fedveil.commands import _mistakes
 from fedveil.configuration import text, words
 from fedveil.storage import addresses, disk
@@ -143,6 +143,8 @@ def _chosen(given: list[str]) -> argparse.Namespace:
     known = commands.names()
     if name is not None and name not in known:
         raise checks.UserError(_mistakes.command(name, known))
+    if name is not None and commands.tracks(name) and not {"tracking=none", "--help", "-h"} & {*given}:
+        tracking.warm()  # beside the imports to come; a run that turns out to need none just ends it
     top = parser(name or "")
     chosen, rest = top.parse_known_args(given)  # argparse loses the words that follow an option
     made: argparse.ArgumentParser = chosen.parser

@@ -26,6 +26,8 @@ EXAMPLES = """examples:
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
 
+TRACKS = True
+
 _FREE = ("runs", "engine", "tracking")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
 

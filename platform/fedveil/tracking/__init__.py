@@ -167,13 +167,12 @@ class Safe(Tracker):
                 self._tracker.finish(status)
 
 
-def warm(settings: Tracking) -> None:
-    """Start to import MLflow, in its own process, where the settings will need it; nothing is created or contacted."""
+def warm() -> None:
+    """Start to import MLflow, in its own process; nothing is created or contacted before a tracker's `start`."""
     from fedveil.tracking import _remote
 
-    if settings.name != "none":
-        with contextlib.suppress(OSError):  # which the run's start will say
-            _remote.warm()
+    with contextlib.suppress(OSError):  # which the start will say
+        _remote.warm()
 
 
 def open_tracker(settings: Tracking, root: Path) -> Safe:

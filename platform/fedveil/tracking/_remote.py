@@ -32,6 +32,7 @@ DOOR = "FEDVEIL_TRACKING_DOOR"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _ENDED = "the process that tells MLflow ended"
 _door: socket.socket | None = None
+_used = False  # a run was told through it
 
 
 def warm() -> socket.socket:
@@ -57,11 +58,13 @@ def _start() -> socket.socket:
 
 
 def _stop(process: subprocess.Popen[bytes], owner: int) -> None:
-    """Close the door and wait until the service has gone."""
+    """Close the door and wait until the service has gone; at once where nobody told it anything."""
     if os.getpid() != owner:
         return
     if _door is not None:
         _door.close()
+    if not _used:
+        process.kill()
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
@@ -71,7 +74,8 @@ def _stop(process: subprocess.Popen[bytes], owner: int) -> None:
 
 def _connected() -> socket.socket:
     """Return a new connection to the service; to a new one where it has ended."""
-    global _door
+    global _door, _used
+    _used = True
     for attempt in (1, 2):
         ours, theirs = socket.socketpair()
         try:
