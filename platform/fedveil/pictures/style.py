@@ -41,7 +41,7 @@ def save(drawn: Figure, path: Path) -> Path:
 
     drawing = io.BytesIO()
     # Without the writer's version and date: equal numbers give an equal file. `savefig` would lay out and draw twice.
-    FigureCanvasAgg(drawn).print_png(drawing, metadata={"Software": None})
+    FigureCanvasAgg(drawn).print_png(drawing, metadata={"Software": None})  # type: ignore[no-untyped-call]
     disk.write_atomic(path, drawing.getvalue(), durable=False)
     return path
 
