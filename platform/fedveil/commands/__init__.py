@@ -1,7 +1,8 @@
 """One file or folder is one command of `fedveil`, and its name is the command's.
 
 A command's module has a docstring, whose first line is its help; `EXAMPLES`, the text below its `--help`;
-`arguments(parser)`, which adds its arguments; and `run(chosen)`, which returns the exit status. One that reads a few
+`arguments(parser)`, which adds its arguments; and `run(chosen)`, which returns the exit status (`chosen.began` is when
+the command began, `time.perf_counter`). One that reads a few
 sections of the configuration alone names them in `READS`: words of others would do nothing and are refused. One that
 tells MLflow of runs says `TRACKS = True`, so that MLflow starts beside all that the command imports. Adding a command
 is adding a file.

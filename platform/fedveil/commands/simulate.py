@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def _changes(kept: Config, wanted: Config) -> list[str]:
     return [f"{key}={new.get(key)} (was {old.get(key)})" for key in shown]
 
 
-def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
+def simulate(
+    federation: Federation, run_id: str, progress: str = "auto", parent: str = "", began: float | None = None
+) -> dict[str, Any]:
     """Run one federation on the configured engine and return result.json's content; a finished run's at once.
 
     What a tracker lacks of a finished run is sent.
@@ -75,7 +78,9 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
         run_id: a new run, or one to go on with.
         progress: see `console.Console`.
         parent: id of the sweep that the run belongs to in MLflow; empty for none.
+        began: when whoever waits for the run began to, `time.perf_counter`; None for now.
     """
+    began = time.perf_counter() if began is None else began
     settings = federation.settings
     run = runs.Run(Path(settings.runs.root), run_id)
     if run.result.exists():
@@ -83,7 +88,9 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
         if sent := mirror.catch_up(federation, run):
             print(sent)
         return result
-    run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
+    run_config = {
+        "config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent, "began": began,
+    }  # fmt: skip
     engine.run(settings.engine, settings.train.clients, run_config, node_words(settings))
     return read_result(settings, run_id)
 
@@ -155,7 +162,7 @@ def run(chosen: argparse.Namespace) -> int:
     settings, mode = federation.settings, "plain" if chosen.plain else "auto"
     console.tell(f"run {run_id} in {settings.runs.root}/")
     try:
-        result = simulate(federation, run_id, mode)
+        result = simulate(federation, run_id, mode, began=chosen.began)
         if has_reference(federation):
             console.tell("the same recipe without protection, for comparison")
         bare = reference(federation, "quiet")
@@ -167,5 +174,5 @@ def run(chosen: argparse.Namespace) -> int:
         result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}
     if chosen.json is not None:
         runs.write_json(chosen.json, result)
-    console.tell(summary.closing(settings, result, bare))
+    console.tell(summary.closing(settings, result, bare, time.perf_counter() - chosen.began))
     return 0
