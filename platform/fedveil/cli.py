@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fedveil
-from fedveil import checks, commands, console, tracking
+from fedveil import checks, commands, console, startup, tracking
 from fedveil.commands import _mistakes
 from fedveil.configuration import text, words
 from fedveil.storage import addresses, disk
@@ -160,7 +160,8 @@ def _chosen(given: list[str]) -> argparse.Namespace:
         raise checks.UserError(_mistakes.command(name, known))
     if name is not None and commands.tracks(name) and not {"tracking=none", "--help", "-h"} & {*given}:
         tracking.warm()  # beside the imports to come; a run that turns out to need none just ends it
-    top = parser(name or "")
+    with startup.importing():
+        top = parser(name or "")
     chosen, rest = top.parse_known_args(given)  # argparse loses the words that follow an option
     made: argparse.ArgumentParser = chosen.parser
     options = [flag for action in made._actions for flag in action.option_strings if flag.startswith("--")]

@@ -8,6 +8,7 @@ run but its end. What was said before a run was killed is still told.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedveil import startup
 from fedveil.tracking import RunInfo, _mlflow, reason_of
 from fedveil.tracking.stores import Store
 
@@ -106,8 +108,9 @@ def main() -> None:
     door = socket.socket(fileno=os.dup(0))
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
-    with contextlib.suppress(Exception):  # what is wrong is said of the first run that starts
+    with contextlib.suppress(Exception), startup.importing():  # what is wrong is said of the first run that starts
         _mlflow.warm()
+    gc.set_threshold(50_000, 20, 20)  # making a store's tables imports and makes as much again
     serve(door)
 
 

@@ -61,10 +61,7 @@ class Forked:
         self._process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
         gc.collect()
         gc.freeze()  # the copy need not look through what it shares with this process
-        try:
-            self._process.start()
-        finally:
-            gc.unfreeze()
+        self._process.start()
 
     @property
     def sentinel(self) -> int:
