@@ -17,7 +17,7 @@ import socket
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fedveil import startup
 from fedveil.tracking import RunInfo, _mlflow, reason_of
@@ -101,7 +101,7 @@ def serve(door: socket.socket) -> None:
                     selector.unregister(door)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Import MLflow, then serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # a tracker's own deprecations are not the user's concern
@@ -112,6 +112,7 @@ def main() -> None:
         _mlflow.warm()
     gc.set_threshold(50_000, 20, 20)  # making a store's tables imports and makes as much again
     serve(door)
+    os._exit(0)  # everything was told; taking MLflow apart would take longer than telling a short run
 
 
 if __name__ == "__main__":
