@@ -82,6 +82,22 @@ def test_runs_are_told_in_order_with_the_time_of_what_they_said(door: socket.soc
     assert told[4][2] == "KILLED"
 
 
+def test_a_process_that_was_handed_the_door_uses_it(door: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    (number,), variables = _remote.handed()
+    assert number == door.fileno()
+    monkeypatch.setenv(_remote.DOOR, str(os.dup(int(variables[_remote.DOOR]))))
+    monkeypatch.setattr(_remote, "_door", None)
+    monkeypatch.setattr(_remote, "_start", lambda: pytest.fail("another service"))
+    assert _remote.handed() == ((), {})
+    run = _remote.Remote(STORE)
+    run.start(RunInfo("r1", "demo", "first"))
+    run.finish()
+    assert [entry[:2] for entry in told] == [("r1", "start"), ("r1", "finish")]
+    assert _remote.DOOR not in os.environ
+    assert _remote._door is not None
+    _remote._door.close()
+
+
 def test_more_than_a_pipe_holds_is_told_without_waiting(door: socket.socket) -> None:
     run = _remote.Remote(STORE)
     run.start(RunInfo("slow", "demo", "much"))
@@ -150,7 +166,6 @@ def test_a_service_that_is_killed_fails_its_runs_and_the_next_run_has_another(
         first.finish()
     made[0].wait(10)
     second = _remote.Remote(STORE)
-    monkeypatch.setenv("FEDVEIL_TRACKING_DOOR", "")
     second.start(RunInfo("r2", "demo", "second"))
     assert len(made) == 2
     assert second._line is not None

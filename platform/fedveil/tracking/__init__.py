@@ -175,6 +175,13 @@ def warm() -> None:
         _remote.warm()
 
 
+def handed() -> tuple[tuple[int, ...], dict[str, str]]:
+    """Return the descriptors and variables with which a new process tells MLflow through this one's service."""
+    from fedveil.tracking import _remote
+
+    return _remote.handed()
+
+
 def open_tracker(settings: Tracking, root: Path) -> Safe:
     """Return the tracker that the settings name; nothing is imported, created or contacted before `start`.
 

@@ -44,6 +44,13 @@ def warm() -> socket.socket:
     return _door
 
 
+def handed() -> tuple[tuple[int, ...], dict[str, str]]:
+    """Return the descriptors and variables with which a new process shares this one's service."""
+    if _door is None:
+        return (), {}
+    return (_door.fileno(),), {DOOR: str(_door.fileno())}
+
+
 def _start() -> socket.socket:
     ours, theirs = socket.socketpair()
     with theirs:

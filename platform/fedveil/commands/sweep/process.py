@@ -20,7 +20,7 @@ from typing import IO, Any, NoReturn, Protocol
 
 import torch
 
-from fedveil import engine
+from fedveil import engine, tracking
 from fedveil.configuration.schema import Config
 from fedveil.federation.federation import Federation
 from fedveil.pictures import style
@@ -123,10 +123,11 @@ class Worker:
                 sys.stdout.flush()  # or the copy would print it again
                 sys.stderr.flush()
                 return cls(Forked(child.forked, job, log, os.getpid()), log)
+            descriptors, variables = tracking.handed()
             process = subprocess.Popen(
                 [sys.executable, "-m", "fedveil.commands.sweep.worker"],
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, **_ONE_THREAD},
+                pass_fds=descriptors, env={**os.environ, **_ONE_THREAD, **variables},
             )  # fmt: skip
         worker = cls(process, log, process.stdin)
         if process.stdin is not None:
