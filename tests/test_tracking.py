@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch
 
 from fedveil import checks
 from fedveil.configuration.schema import Tracking
-from fedveil.tracking import RunInfo, Safe, Tracker, open_tracker
+from fedveil.federation.federation import Federation
+from fedveil.federation.tensors import get_tensors
+from fedveil.tracking import RunInfo, Safe, Tracker, WriteModel, _full, light, open_tracker
 from fedveil.tracking.stores import chosen, ui_command
 
 mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own deprecations
 INFO = RunInfo("r1", "demo", "first run", {"train.rounds": 3, "train.lr": 0.1, "vault": None}, {"note": "procedural"})
 
 
@@ -108,24 +112,85 @@ def test_hidden_times_say_nothing_of_how_long_a_round_took(root: Path) -> None:
     assert [point.timestamp - run.info.start_time for point in history] == [1, 2]
 
 
-def test_the_logged_backbone_loads_without_fedveil_and_embeds_a_face(root: Path) -> None:
+def written(backbone: torch.nn.Module, shape: tuple[int, ...], width: int) -> WriteModel:
+    """Return what writes a full model."""
+
+    def write(folder: Path) -> tuple[tuple[int, ...], int]:
+        _full.save(backbone, shape, folder)
+        return shape, width
+
+    return write
+
+
+def test_a_full_model_loads_without_fedveil_and_embeds_a_face(root: Path) -> None:
     backbone = tiny_backbone().train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     face = np.random.default_rng(1).normal(size=(3, 3, 16, 16)).astype(np.float32)
     tracker = opened(root, RunInfo("r-model", "model", "with a model"))
-    tracker.log_model(backbone, face[:1])
-    assert tracker.problem is None
+    tracker.log_model(written(backbone, (3, 16, 16), 8))
     tracker.finish()
+    assert tracker.problem is None
     assert backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     (run,) = runs_of(root, "model")
     mlflow.set_tracking_uri(chosen(Tracking("mlflow"), root).uri)
     loaded = mlflow.pyfunc.load_model(run.data.tags["fedveil.model_uri"])
     assert str(loaded.metadata.signature.inputs) == "[Tensor('float32', (-1, 3, 16, 16))]"
+    assert loaded.metadata.flavors["python_function"]["loader_module"] == "mlflow.pytorch"
     with torch.no_grad():
         expected = backbone.eval()(torch.from_numpy(face)).numpy()
     np.testing.assert_allclose(loaded.predict(face), expected, atol=1e-6)
     assert not [path for path in (root / "mlartifacts").rglob("*") if "example" in path.name]  # no face in the store
+
+
+def light_model(folder: Path) -> tuple[Federation, torch.nn.Module]:
+    """Write a light model of other tensors than the initial ones; return its federation and the network."""
+    federation = Federation.of(["protection=none", "model.width=8"])
+    backbone = federation.backbone().eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.01
+    light.save(federation, get_tensors(backbone), folder)
+    return federation, backbone
+
+
+def test_a_light_model_loads_with_fedveil_and_its_tensors_with_numpy_alone(root: Path, tmp_path: Path) -> None:
+    made: list[torch.nn.Module] = []
+
+    def write(folder: Path) -> tuple[tuple[int, ...], int]:
+        made.append(light_model(folder)[1])
+        return (3, 32, 32), 64
+
+    tracker = opened(root, RunInfo("r-light", "light", "with a light model"))
+    tracker.log_model(write)
+    tracker.finish()
+    assert tracker.problem is None
+    (run,) = runs_of(root, "light")
+    uri = run.data.tags["fedveil.model_uri"]
+    mlflow.set_tracking_uri(chosen(Tracking("mlflow"), root).uri)
+    loaded = mlflow.pyfunc.load_model(uri)
+    assert str(loaded.metadata.signature.inputs) == "[Tensor('float32', (-1, 3, 32, 32))]"
+    assert str(loaded.metadata.signature.outputs) == "[Tensor('float32', (-1, 64))]"
+    face = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded.predict(face), made[0](torch.from_numpy(face)).numpy())
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "model")))
+    with np.load(folder / "data/backbone.npz", allow_pickle=False) as file:
+        assert {name: file[name].shape for name in file.files} == {
+            name: tuple(parameter.shape) for name, parameter in made[0].named_parameters()
+        }
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", None])
+def test_a_damaged_light_model_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    light_model(tmp_path / "model")
+    path = tmp_path / "model/data/backbone.npz"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(checks.UserError, match=re.escape(str(path.parent))):
+        light._load_pyfunc(str(path.parent))
+    np.savez(path, **{"stem.weight": np.zeros(3, np.float32)})
+    with pytest.raises(checks.UserError, match="is no readable model of fedveil: Expected tensor"):
+        light._load_pyfunc(str(path.parent))
 
 
 class Broken(Tracker):
@@ -148,7 +213,7 @@ class Broken(Tracker):
     def log_round(self, round: int, metrics: object) -> None:  # noqa: A002
         self._step("log_round")
 
-    def log_model(self, backbone: torch.nn.Module, example: object) -> None:
+    def log_model(self, write: WriteModel) -> None:
         self._step("log_model")
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -170,7 +235,7 @@ def trained(tracker: Tracker) -> str:
         loss.backward()
         optimiser.step()
         tracker.log_round(number, {"loss": loss.item()})
-    tracker.log_model(model.eval(), np.zeros((1, 6), dtype=np.float32))
+    tracker.log_model(written(model.eval(), (6,), 2))
     tracker.finish()
     weights = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
     return hashlib.sha256(weights + torch.rand(1).numpy().tobytes() + repr(random.random()).encode()).hexdigest()

@@ -8,11 +8,13 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import fedveil
-from fedveil import checks, commands, console
+from fedveil import checks, commands, console, startup, tracking
 from fedveil.commands import _mistakes
 from fedveil.configuration import text, words
 from fedveil.storage import addresses, disk
@@ -98,8 +100,20 @@ def _takes_words(made: argparse.ArgumentParser) -> bool:
     return any(action.dest == "words" for action in made._actions)
 
 
+def _began() -> float:
+    """Return when this process began, on the scale of `time.perf_counter`; where only the system knows, now."""
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])  # after the name, which may hold anything; since the boot
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        age = 0.0
+    return time.perf_counter() - age
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and exit status 2."""
+    began = _began() if arguments is None else time.perf_counter()
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path need not be text, and an old terminal knows few signs
@@ -110,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_START.format(version=fedveil.__version__), end="")
             return 0
         chosen = _chosen(given)
+        chosen.began = began
         with disk.named_output():
             status: int = chosen.run(chosen)
         return status
@@ -143,7 +158,10 @@ def _chosen(given: list[str]) -> argparse.Namespace:
     known = commands.names()
     if name is not None and name not in known:
         raise checks.UserError(_mistakes.command(name, known))
-    top = parser(name or "")
+    if name is not None and commands.tracks(name) and not {"tracking=none", "--help", "-h"} & {*given}:
+        tracking.warm()  # beside the imports to come; a run that turns out to need none just ends it
+    with startup.importing():
+        top = parser(name or "")
     chosen, rest = top.parse_known_args(given)  # argparse loses the words that follow an option
     made: argparse.ArgumentParser = chosen.parser
     options = [flag for action in made._actions for flag in action.option_strings if flag.startswith("--")]

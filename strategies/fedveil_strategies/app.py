@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation over the nodes of `grid`.
 
     Run configuration: `config` (JSON), `run-id` (empty: a new run), `progress`, `parent`, `nodes` (see
-    `federation.registered`), `round-timeout` in seconds.
+    `federation.registered`), `round-timeout` in seconds; from a simulation `began`, when it did (`time.perf_counter`).
     """
     given = context.run_config
     run = instruction.completed(str(given["config"]), shlex.split(os.environ.get(instruction.COORDINATOR_WORDS, "")))
@@ -38,7 +39,10 @@ def main(grid: Grid, context: Context) -> None:
     torch.set_num_threads(1)  # equal bits on every engine
     questions = Questions(grid, run, run_id, seconds)
     called: RollCall = Uniform(questions)
-    if not getattr(grid, "uniform", False):
+    began = time.perf_counter()
+    if getattr(grid, "uniform", False):
+        began = float(given.get("began", began))
+    else:
         called = Attendance(questions, registered.from_text(str(given.get("nodes", ""))))
     called.begin()
 
@@ -72,6 +76,6 @@ def main(grid: Grid, context: Context) -> None:
         )
 
     progress, parent = str(given.get("progress", "auto")), str(given.get("parent", ""))
-    opened = coordinator.open_session(run, run_id, progress, parent, called.admit)
+    opened = coordinator.open_session(run, run_id, progress, parent, called.admit, began)
     coordinator.report(opened, called.news())
     coordinator.coordinate(opened, transport)

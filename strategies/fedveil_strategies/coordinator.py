@@ -39,6 +39,7 @@ def open_session(
     progress: str,
     parent: str = "",
     admit: Callable[[Run], None] = lambda run: None,
+    began: float | None = None,
 ) -> Session:
     """Open a new run, or the one that `run_id` names, and book what it will release before anything is released.
 
@@ -48,11 +49,13 @@ def open_session(
         progress: see `console.Console`.
         parent: id of the sweep that the run belongs to in MLflow; empty for none.
         admit: told of the run's folder once it is this process's alone: the roll call keeps there who has which vault.
+        began: when whoever waits for the run began to, `time.perf_counter`: it took the time since; None for now.
 
     Raises:
         fedveil.checks.UserError: the run is open elsewhere, or began with other settings. A run that is refused before
             it began leaves nothing behind.
     """
+    began = time.perf_counter() if began is None else began
     settings = federation.settings
     run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
     federation.check()  # data that cannot be had, or a registry that it cannot fill, leaves no folder behind
@@ -61,7 +64,7 @@ def open_session(
     try:
         if settings.privacy.client is not None:
             runs.close_to_others(run)
-        return _opened(federation, run, progress, parent, admit, lock)
+        return _opened(federation, run, progress, parent, admit, lock, began)
     except BaseException as error:
         if isinstance(error, checks.UserError):
             runs.take_back(run, before)
@@ -70,9 +73,9 @@ def open_session(
 
 
 def _opened(
-    federation: Federation, run: Run, progress: str, parent: str, admit: Callable[[Run], None], lock: runs.Lock
-) -> Session:
-    begun = time.perf_counter()
+    federation: Federation, run: Run, progress: str, parent: str, admit: Callable[[Run], None], lock: runs.Lock,
+    began: float,
+) -> Session:  # fmt: skip
     console = Console(progress)
     settings, protection, public = federation.settings, federation.protection, federation.split.public
     _claim(run, settings)
@@ -104,7 +107,7 @@ def _opened(
     tracker = mirror.start(federation, run, planned.noise_source == "operating system", parent)
     return Session(
         federation, run, state, backbone, stage, start, tuple(meta["history"]), plan, level, tracker, console,
-        begun, float(meta.get("seconds", 0.0)), lock, meta.get("warm_start"),
+        began, float(meta.get("seconds", 0.0)), lock, meta.get("warm_start"),
     )  # fmt: skip
 
 
@@ -247,6 +250,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     session.console.say("final evaluation")
     found = observers.evaluated(session, settings.evaluation.draws, settings.evaluation.bootstrap)
     claimed = session.claims(FINAL_GRID)
+    observers.draw(session, watch.history, found)
     result = {
         "run_id": session.run_id,
         "config_hash": config.digest(settings),
@@ -271,7 +275,6 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))
     if watch.warm is not None:
         plain["warm_start"] = dict(watch.warm)
-    observers.draw(session, plain["rounds"], found)
     if not session.run.checkpoint.exists():  # a budget that did not last for one round
         watch.save(end)
     # result.json comes last: a run that has one is complete, and what a tracker is told is read from its folder.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedveil import config
-from fedveil.commands import summary
+from fedveil import config, console
+from fedveil.commands import simulate, summary
+from fedveil.federation.federation import Federation
 
 FINAL = {"accuracy": 0.501, "fold_sd": 0.01, "draw_sd": None, "eer": 0.499, "auc": 0.5, "tar": {}}
 CLIENT = "privacy.client.epsilon=8"
@@ -39,3 +44,21 @@ def test_a_run_that_collapsed_says_so_and_what_to_try(words: list[str], remedy: 
 def test_other_runs_do_not() -> None:
     assert "collapsed" not in closing(["protection=none"], collapsed=False)
     assert "collapsed" not in closing(["protection=none"])  # a result of an earlier version
+
+
+def test_what_a_run_took_is_what_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import time; time.sleep(0.3); from fedveil import cli; print(time.perf_counter() - cli._began())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) >= (0.29 if sys.platform == "linux" else 0.0)  # before anything of fedveil was imported
+    federation = Federation.of([
+        "data.identities=6", "data.images_per_identity=3", "data.evaluation_identities=10", "data.evaluation_images=3",
+        "data.public_identities=6", "data.public_images=2", "data.pairs=40", "train.clients=2", "train.rounds=1",
+        "train.local.steps=1", "train.batch_size=4", "evaluation.draws=1", "evaluation.bootstrap=0", "model.width=8",
+        "protection=none", "tracking=none", "engine=inline", f"runs.root={tmp_path}", f"vault.root={tmp_path / 'v'}",
+    ])  # fmt: skip
+    result = simulate.simulate(federation, "run", "quiet", began=time.perf_counter() - 1000)
+    assert 1000 < result["wall_seconds"] < 2000
+    shown = summary.closing(federation.settings, result, None, 1234.0)
+    assert f"run run: {console.clock(1234.0)} by the clock, peak memory" in shown
+    later = summary.closing(federation.settings, result, None)
+    assert f"run run: {console.clock(result['wall_seconds'])}, peak memory" in later

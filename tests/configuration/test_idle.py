@@ -41,6 +41,7 @@ CASES = [
     ("tracking.uri=http://a tracking=none", "tracking=mlflow"),
     ("tracking.experiment=a tracking=none", "tracking=mlflow"),
     ("tracking.log_model=true tracking=none", "tracking=mlflow"),
+    ("tracking.model=full tracking.log_model=false", "tracking.log_model=true"),
     ("data.evaluation_fraction=0.3 data=folder data.evaluation=procedural", "data.evaluation=held_out"),
     ("data.declared_public_evaluation=true data=packed data.evaluation=procedural", "data.evaluation=held_out"),
     ("data.held_fold=3 data=lfw data.view=1", "data.view=2"),

@@ -47,3 +47,10 @@ def test_the_blocker_does_block() -> None:
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert shown.returncode != 0
     assert "flwr is blocked" in shown.stderr
+
+
+def test_a_command_starts_without_what_few_runs_need() -> None:
+    late = ["dp_accounting", "scipy.signal", "scipy.special", "scipy.stats", "matplotlib", "mlflow"]
+    script = f"import sys, fedveil.commands.simulate; print([name for name in {late!r} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -156,9 +156,9 @@ def test_no_reference_begins_when_a_client_level_run_ends(tmp_path, monkeypatch)
     began = []
     whole = command.simulate
 
-    def simulated(federation, *given):
+    def simulated(federation, *given, **named):
         began.append(federation.settings.privacy.client)
-        return whole(federation, *given)
+        return whole(federation, *given, **named)
 
     monkeypatch.setattr(command, "simulate", simulated)
     monkeypatch.setattr(command, "has_reference", lambda federation: True)

@@ -162,6 +162,7 @@ def test_interrupted_between_a_rounds_end_and_its_checkpoint(uninterrupted, monk
     assert result_of(run_id)["model_sha256"] == uninterrupted["model_sha256"]
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, when its store is opened
 def test_a_round_whose_tracking_was_interrupted_is_tracked_on_resume(uninterrupted, monkeypatch):
     pytest.importorskip("mlflow")
     run_id = interrupted(monkeypatch, "track", 2, "tracking.log_model=false", "engine=inline")

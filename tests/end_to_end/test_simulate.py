@@ -183,6 +183,7 @@ def test_the_vault_is_the_owners_alone_and_nothing_of_it_is_in_the_run_store(fir
     assert seen > 10
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, when its store is opened
 def test_the_run_store_names_no_client_and_mlflow_has_every_round(first):
     from mlflow.tracking import MlflowClient
 

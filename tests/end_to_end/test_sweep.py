@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 
-from fedveil import checks
+from fedveil import checks, randomness
 from fedveil.commands import simulate
-from fedveil.commands.sweep import sweep
+from fedveil.commands.sweep import process, sweep, worker
 from fedveil.federation.federation import Federation
 
 TINY = (
@@ -124,3 +127,50 @@ def test_a_sweep_runs_once_at_a_time(tmp_path: Path) -> None:
     made = sweep.prepare([f"runs.root={tmp_path}", "seed=1,2", "tracking=none"])
     with sweep._alone(made), pytest.raises(checks.UserError, match="running already"):
         sweep.run(made, 1, lambda outcomes: None)
+
+
+def ended(function: Callable[[], None], log: Path) -> int:
+    """Run a function as a forked cell does its job; return the exit status."""
+
+    def child(job: dict[str, str], log: Path, parent: int) -> NoReturn:
+        worker._run = lambda job: function() or 0  # type: ignore[func-returns-value]
+        worker.forked(job, log, parent)
+
+    return process.Forked(child, {}, log, os.getpid()).wait(LONG)
+
+
+@pytest.mark.skipif(not process.FORKS, reason="forking is safe on Linux alone")
+def test_cells_share_no_randomness_and_one_that_crashes_is_alone(tmp_path: Path) -> None:
+    random.seed(1)
+    np.random.seed(1)
+
+    def draw() -> None:
+        stream = randomness.SecretStream(randomness.os_key())
+        keys = [stream.words(2).tolist(), random.random(), float(np.random.random())]
+        print(json.dumps(keys))
+
+    log = tmp_path / "worker.log"
+    seen = []
+    for _ in range(2):
+        assert ended(draw, log) == 0
+        seen.append(json.loads(log.read_text()))
+    assert all(one != other for one, other in zip(*seen, strict=True))
+    assert seen[0][1] != random.random()  # nor with the sweep itself
+    assert ended(lambda: os.kill(os.getpid(), signal.SIGKILL), log) == -signal.SIGKILL
+    assert ended(lambda: sys.exit("enough"), log) == 1
+    assert process.Worker(process.Forked(print), log).reason(1) == "SystemExit: enough"
+
+
+@pytest.mark.skipif(not process.FORKS, reason="forking is safe on Linux alone")
+def test_where_forking_is_unsafe_a_cell_is_a_process_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = []
+    for forks in (True, False):
+        monkeypatch.setattr(process, "FORKS", forks)
+        words = [*TINY, "protection=none", "seed=1,2", "train.rounds=1", "tracking=none", "model.width=8",
+                 f"runs.root={tmp_path / str(forks)}", f"vault.root={tmp_path / f'vault {forks}'}"]  # fmt: skip
+        outcomes = sweep.run(sweep.prepare(words), 2, lambda outcomes: None)
+        assert [outcome.state for outcome in outcomes] == ["finished", "finished"]
+        hashes.append([outcome.result["model_sha256"] for outcome in outcomes if outcome.result])
+    assert hashes[0] == hashes[1]

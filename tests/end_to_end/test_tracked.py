@@ -26,7 +26,7 @@ import torch
 
 from fedveil import checks, cli, readback, runs
 from fedveil.commands import ui
-from fedveil.tracking import _mlflow, mirror
+from fedveil.tracking import _mlflow, _remote, mirror
 from fedveil_strategies import observers
 
 mlflow = pytest.importorskip("mlflow")
@@ -51,6 +51,12 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell MLflow in this process, where a test can make it fail."""
+    monkeypatch.setattr(_remote, "Remote", _mlflow.MlflowTracker)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +124,7 @@ def live(blank: Path) -> dict[str, Any]:
 
 
 def test_what_a_failing_server_missed_is_sent_later_and_once(
-    live: dict[str, Any], blank: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    live: dict[str, Any], blank: Path, here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = store_at(Path("store/mlflow.db"), blank)
     words = [*TINY, *FIXED, f"tracking.uri={uri}"]

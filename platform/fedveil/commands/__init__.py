@@ -1,15 +1,18 @@
 """One file or folder is one command of `fedveil`, and its name is the command's.
 
 A command's module has a docstring, whose first line is its help; `EXAMPLES`, the text below its `--help`;
-`arguments(parser)`, which adds its arguments; and `run(chosen)`, which returns the exit status. One that reads a few
-sections of the configuration alone names them in `READS`: words of others would do nothing and are refused. Adding a
-command is adding a file.
+`arguments(parser)`, which adds its arguments; and `run(chosen)`, which returns the exit status (`chosen.began` is when
+the command began, `time.perf_counter`). One that reads a few
+sections of the configuration alone names them in `READS`: words of others would do nothing and are refused. One that
+tells MLflow of runs says `TRACKS = True`, so that MLflow starts beside all that the command imports. Adding a command
+is adding a file.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib
 import pkgutil
 from pathlib import Path
@@ -40,10 +43,25 @@ def names() -> list[str]:
 
 def help_of(name: str) -> str:
     """Return the first line of a command's docstring, without loading what the command needs."""
+    text = ast.get_docstring(_parsed(name)) or ""
+    return text.partition("\n")[0].rstrip(".")
+
+
+def tracks(name: str) -> bool:
+    """Return whether a command tells MLflow of runs, without loading what the command needs.
+
+    >>> tracks("simulate"), tracks("methods")
+    (True, False)
+    """
+    assigned = [node for node in _parsed(name).body if isinstance(node, ast.Assign)]
+    return any(ast.unparse(node) == "TRACKS = True" for node in assigned)
+
+
+@functools.cache
+def _parsed(name: str) -> ast.Module:
     path = Path(__path__[0]) / name
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0].rstrip(".")
+    return ast.parse(source.read_text(encoding="utf-8"))
 
 
 def reads(command: Command) -> tuple[str, ...]:

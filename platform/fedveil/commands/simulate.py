@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ EXAMPLES = """examples:
   fedveil simulate data=folder data.root=faces data.evaluation=procedural
   fedveil simulate --resume 20260102-030405-dctdp-1f2e3d
 """
+
+TRACKS = True
 
 _FREE = ("runs", "engine", "tracking", "device", "device_batch")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
@@ -63,7 +66,9 @@ def _changes(kept: Config, wanted: Config) -> list[str]:
     return [f"{key}={new.get(key)} (was {old.get(key)})" for key in shown]
 
 
-def simulate(federation: Federation, run_id: str, progress: str = "auto", parent: str = "") -> dict[str, Any]:
+def simulate(
+    federation: Federation, run_id: str, progress: str = "auto", parent: str = "", began: float | None = None
+) -> dict[str, Any]:
     """Run one federation on the configured engine and return result.json's content; a finished run's at once.
 
     What a tracker lacks of a finished run is sent.
@@ -73,7 +78,9 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
         run_id: a new run, or one to go on with.
         progress: see `console.Console`.
         parent: id of the sweep that the run belongs to in MLflow; empty for none.
+        began: when whoever waits for the run began to, `time.perf_counter`; None for now.
     """
+    began = time.perf_counter() if began is None else began
     settings = federation.settings
     run = runs.Run(Path(settings.runs.root), run_id)
     if run.result.exists():
@@ -81,7 +88,9 @@ def simulate(federation: Federation, run_id: str, progress: str = "auto", parent
         if sent := mirror.catch_up(federation, run):
             print(sent)
         return result
-    run_config = {"config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent}
+    run_config = {
+        "config": config.to_json(settings), "run-id": run_id, "progress": progress, "parent": parent, "began": began,
+    }  # fmt: skip
     engine.run(settings.engine, settings.train.clients, run_config, node_words(settings))
     return read_result(settings, run_id)
 
@@ -164,7 +173,7 @@ def run(chosen: argparse.Namespace) -> int:
     first = settings.privacy.client is not None  # when a later reference began would tell how long the run took
     try:
         bare = _compared(federation) if first else None
-        result = simulate(federation, run_id, mode)
+        result = simulate(federation, run_id, mode, began=None if first else chosen.began)
         bare = bare or _compared(federation)
     except KeyboardInterrupt:
         again = f"fedveil simulate --resume {run_id}"
@@ -177,5 +186,5 @@ def run(chosen: argparse.Namespace) -> int:
         result["reference"] = {"run_id": bare[0], "final": bare[1]["final"]}
     if chosen.json is not None:
         runs.write_json(chosen.json, result)
-    console.tell(summary.closing(settings, result, bare))
+    console.tell(summary.closing(settings, result, bare, time.perf_counter() - chosen.began))
     return 0

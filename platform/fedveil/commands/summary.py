@@ -81,11 +81,12 @@ def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) 
     return "\n".join(rows)
 
 
-def _cost(result: Mapping[str, Any]) -> str:
-    """Return what a run cost, where that says nothing of who took part."""
+def _cost(result: Mapping[str, Any], seconds: float | None) -> str:
+    """Return what a run, or the whole command that waited for it, cost, where that says nothing of who took part."""
     if "wall_seconds" not in result:
         return ""
-    return f": {clock(result['wall_seconds'])}, peak memory {result['peak_memory_mb']:.0f} MB"
+    took = clock(result["wall_seconds"]) if seconds is None else f"{clock(seconds)} by the clock"
+    return f": {took}, peak memory {result['peak_memory_mb']:.0f} MB"
 
 
 def _rate(value: Any) -> str:
@@ -132,8 +133,13 @@ def vault(settings: Config, run_id: str) -> str:
     )
 
 
-def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mapping[str, Any]] | None) -> str:
-    """Return everything that is printed after the last round."""
+def closing(
+    settings: Config,
+    result: Mapping[str, Any],
+    bare: tuple[str, Mapping[str, Any]] | None,
+    seconds: float | None = None,
+) -> str:
+    """Return everything that is printed after the last round; `seconds` is what the command has taken, None later."""
     ui = "fedveil ui" if settings.runs.root == "runs" else f"fedveil ui runs.root={settings.runs.root}"
     found = [readback.statement_of(item) for item in result["statements"]]
     test = settings.privacy.test_seed is not None
@@ -151,7 +157,7 @@ def closing(settings: Config, result: Mapping[str, Any], bare: tuple[str, Mappin
         "",
         console.wrapped(vault(settings, str(result["run_id"])), hang=""),
         "",
-        f"run {result['run_id']}{_cost(result)}",
+        f"run {result['run_id']}{_cost(result, seconds)}",
         f"model sha256 {result['model_sha256']}",
     ]
     if bare:

@@ -112,6 +112,7 @@ RULES = (
         lambda at: at("tracking.name") == "mlflow" or not at("tracking.log_model"),
         "tracking=mlflow",
     ),
+    Rule(("tracking.model",), lambda at: bool(at("tracking.log_model")), "tracking.log_model=true"),
     Rule(
         ("data.evaluation_fraction", "data.declared_public_evaluation"),
         lambda at: at("data.evaluation") in (None, "held_out"),

@@ -248,6 +248,7 @@ class Tracking:
     uri: str | None = None
     experiment: str | None = None
     log_model: bool = True
+    model: Literal["light", "full"] = "light"
 
 
 @dataclasses.dataclass(frozen=True)

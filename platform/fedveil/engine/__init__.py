@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from fedveil import checks, device
+from fedveil import checks, device, startup
 from fedveil.configuration.schema import Engine
 
 SERVER_APP = "fedveil_strategies.app:app"
@@ -18,7 +18,8 @@ CLIENT_APP = "fedveil_clients.app:app"
 def load(name: str) -> Any:
     """Return the object `package.module:attribute`, as Flower loads apps."""
     module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    with startup.importing():
+        return getattr(importlib.import_module(module), attribute)
 
 
 def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config: Mapping[str, Any]) -> None:
@@ -26,10 +27,11 @@ def run(engine: Engine, clients: int, run_config: Mapping[str, Any], node_config
 
     Whatever happens, Ctrl-C included, no worker process is left.
     """
-    from fedveil.engine import _flower, _memory
-    from fedveil.engine.gpus import GpuGrid
-    from fedveil.engine.inline import InlineGrid
-    from fedveil.engine.pool import PoolGrid
+    with startup.importing():
+        from fedveil.engine import _flower, _memory
+        from fedveil.engine.gpus import GpuGrid
+        from fedveil.engine.inline import InlineGrid
+        from fedveil.engine.pool import PoolGrid
 
     kinds = {"inline": InlineGrid, "pool": PoolGrid}
     checks.one_of(kinds, engine=engine.name)

@@ -80,15 +80,25 @@ def face_grid(path: Path, rows: Mapping[str, NDArray[np.uint8]], header: str = "
         if images.dtype != np.uint8:
             raise checks.UserError(f"Expected rows[{label!r}] of type uint8, got {images.dtype}.")
         checks.same_shape((count, 3, *images.shape[2:]), **{f"rows[{label!r}]": images.shape})
-    side, margin = 1.25, 1.6
-    figure, axes = style.figure(margin + side * count, 0.45 + side * len(rows), header, len(rows), count)
-    for line, (label, images) in zip(axes, rows.items(), strict=True):
-        for panel, face in zip(line, images, strict=True):
-            panel.imshow(face.transpose(1, 2, 0), interpolation="nearest")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.grid(visible=False)
-            for edge in panel.spines.values():
-                edge.set_visible(False)
-        line[0].set_ylabel(label, fontsize=9, color=style.INK, rotation=0, ha="right", va="center", labelpad=6)
+    side, top = 1.25, 0.4  # inches, as all that follows
+    margin = 0.2 + 0.08 * max(len(label) for label in rows)
+    width, height = margin + side * count + 0.1, top + side * len(rows) + 0.05
+    figure, axes = style.figure(width, height, header, len(rows))
+    figure.set_layout_engine(None)  # every place is known
+    figure.subplots_adjust(margin / width, 0.05 / height, 1 - 0.1 / width, 1 - top / height, hspace=0.06)
+    for panel, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        panel.imshow(_beside(images), interpolation="nearest")  # a row is one picture: axes are what drawing costs
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.grid(visible=False)
+        for edge in panel.spines.values():
+            edge.set_visible(False)
+        panel.set_ylabel(label, fontsize=9, color=style.INK, rotation=0, ha="right", va="center", labelpad=6)
     return style.save(figure, path)
+
+
+def _beside(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images (N, 3, H, W) as one (H, N * W + gaps, 3), white between them."""
+    gap = max(1, images.shape[3] // 16)
+    apart = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, gap)), constant_values=255)
+    return np.concatenate(apart.transpose(0, 2, 3, 1), axis=1)[:, :-gap]

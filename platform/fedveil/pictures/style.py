@@ -21,11 +21,9 @@ BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8A8A8A", "#2
 
 def figure(width: float, height: float, header: str, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
     """Return a figure and its axes, an array (rows, columns); made without pyplot, which would keep them for ever."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
-    FigureCanvasAgg(made)
     made.suptitle(header, fontsize=11, color=INK, x=0.01, ha="left")
     axes = made.subplots(rows, columns, squeeze=False)
     for panel in axes.flat:
@@ -39,9 +37,11 @@ def figure(width: float, height: float, header: str, rows: int = 1, columns: int
 
 def save(drawn: Figure, path: Path) -> Path:
     """Write a PNG and return its path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     drawing = io.BytesIO()
-    # Without the writer's version and date: equal numbers give an equal file.
-    drawn.savefig(drawing, format="png", metadata={"Software": None})
+    # Without the writer's version and date: equal numbers give an equal file. `savefig` would lay out and draw twice.
+    FigureCanvasAgg(drawn).print_png(drawing, metadata={"Software": None})  # type: ignore[no-untyped-call]
     disk.write_atomic(path, drawing.getvalue(), durable=False)
     return path
 

@@ -3,7 +3,8 @@
 A tracker only watches. `Safe` turns any failure of it into one warning line and goes on without it; Python's, NumPy's
 and torch's global random states are restored after every call, so a result is the same to the last bit with tracking
 on, off or broken. Metrics and tags are releases too: log only what was computed on declared-public pairs, or accounted.
-MLflow is imported by `_mlflow` and `_model` alone, and only once a run starts.
+MLflow runs in a process of its own (`_remote`, `_service`), so a run waits for it once, when it ends. Only `_mlflow`
+and `_full` import it, and what that process imports needs no torch.
 """
 
 from __future__ import annotations
@@ -13,19 +14,17 @@ import dataclasses
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.configuration.schema import Tracking
 from fedveil.storage import addresses
 
 Plain = str | int | float | bool | None
+WriteModel = Callable[[Path], tuple[Sequence[int], int]]
+"""Writes a model into a new folder; returns the shape (C, H, W) that it reads, and the length of an embedding."""
 _OFF = "Warning: tracking is off for the rest of this run"
 
 
@@ -80,23 +79,45 @@ class Tracker:
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copy one file to the run's artifacts, under `folder`."""
 
-    def log_model(self, backbone: torch.nn.Module, example: NDArray[np.float32]) -> None:
-        """Store the backbone so that it loads without fedveil; only the shape (1, C, H, W) of `example` is used."""
+    def log_model(self, write: WriteModel) -> None:
+        """Store the run's model."""
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
 
 
+class Failed(Exception):
+    """A call that failed in another process, and was found out by a later one.
+
+    Attributes:
+        method: the call that failed.
+        reason: why, one line.
+    """
+
+    def __init__(self, method: str, reason: str) -> None:
+        super().__init__(f"{method}: {reason}")
+        self.method, self.reason = method, reason
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a call failed: one line without secrets, with the error's type where it is none of ours."""
+    reason = (addresses.redacted(str(error)).strip().splitlines() or [""])[0]
+    return reason if isinstance(error, checks.UserError) else f"{type(error).__name__}: {reason}"
+
+
 @contextlib.contextmanager
 def _same_randomness() -> Iterator[None]:
     """Restore the global random states afterwards, whatever the block drew."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    states = random.getstate(), numpy and numpy.random.get_state(), torch and torch.get_rng_state()
     try:
         yield
     finally:
         random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        if numpy:
+            numpy.random.set_state(states[1])
+        if torch:
+            torch.set_rng_state(states[2])
 
 
 class Safe(Tracker):
@@ -116,9 +137,9 @@ class Safe(Tracker):
                 warnings.simplefilter("ignore")  # a tracker's own deprecations are not the user's concern
                 getattr(self._tracker, method)(*arguments)
         except Exception as error:
-            reason = (addresses.redacted(str(error)).strip().splitlines() or [""])[0]
-            if not isinstance(error, checks.UserError):
-                reason = f"{type(error).__name__}: {reason}"
+            reason = reason_of(error)
+            if isinstance(error, Failed):
+                method, reason = error.method, addresses.redacted(error.reason)
             rest = f"the run goes on and its own folder stays complete{self._later}."
             self.problem = f"{_OFF} ({method}: {reason}); {rest}"
             self._warn(self.problem)
@@ -136,14 +157,29 @@ class Safe(Tracker):
     def log_artifact(self, path: Path, folder: str = "") -> None:  # noqa: D102
         self._call("log_artifact", path, folder)
 
-    def log_model(self, backbone: torch.nn.Module, example: NDArray[np.float32]) -> None:  # noqa: D102
-        self._call("log_model", backbone, example)
+    def log_model(self, write: WriteModel) -> None:  # noqa: D102
+        self._call("log_model", write)
 
     def finish(self, status: str = "FINISHED") -> None:  # noqa: D102
         self._call("finish", status)
         if self.problem is not None:  # not to leave a run open for ever because, say, one picture could not be stored
             with contextlib.suppress(Exception), _same_randomness():
                 self._tracker.finish(status)
+
+
+def warm() -> None:
+    """Start to import MLflow, in its own process; nothing is created or contacted before a tracker's `start`."""
+    from fedveil.tracking import _remote
+
+    with contextlib.suppress(OSError):  # which the start will say
+        _remote.warm()
+
+
+def handed() -> tuple[tuple[int, ...], dict[str, str]]:
+    """Return the descriptors and variables with which a new process tells MLflow through this one's service."""
+    from fedveil.tracking import _remote
+
+    return _remote.handed()
 
 
 def open_tracker(settings: Tracking, root: Path) -> Safe:
@@ -164,10 +200,9 @@ def open_tracker(settings: Tracking, root: Path) -> Safe:
     >>> tracker.log_round(1, {"accuracy": 0.5})
     >>> tracker.finish()
     """
-    from fedveil.tracking import stores
-    from fedveil.tracking._mlflow import MlflowTracker
+    from fedveil.tracking import _remote, stores
 
     checks.one_of(("mlflow", "none"), **{"tracking.name": settings.name})
     if settings.name == "none":
         return Safe(Tracker())
-    return Safe(MlflowTracker(stores.chosen(settings, root), settings.log_model))
+    return Safe(_remote.Remote(stores.chosen(settings, root)))

@@ -8,22 +8,19 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from fedveil import checks
 from fedveil.storage import addresses
-from fedveil.tracking import RunInfo, Tracker, _model
+from fedveil.tracking import RunInfo, Tracker, WriteModel
 from fedveil.tracking.stores import Store
 
 if TYPE_CHECKING:
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
 RUN_ID_TAG = "fedveil.run_id"
@@ -43,11 +40,23 @@ def _name(text: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", text)
 
 
-class MlflowTracker(Tracker):
-    """Mirror a run to an MLflow store, through a client object: MLflow's process-wide state is left alone."""
+def warm() -> None:
+    """Import what a SQLite store and a run need, which takes longer than telling a short run."""
+    import mlflow.pyfunc
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracking  # noqa: F401
 
-    def __init__(self, store: Store, log_models: bool = True) -> None:
-        self._store, self._log_models = store, log_models
+
+class MlflowTracker(Tracker):
+    """Mirror a run to an MLflow store, through a client object: MLflow's process-wide state is left alone.
+
+    Attributes:
+        now: when what is told happened, milliseconds since 1970; None for the moment it is told.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.now: int | None = None
         self._client: MlflowClient
         self._info: RunInfo
         self._run = self._experiment_id = ""
@@ -132,7 +141,7 @@ class MlflowTracker(Tracker):
     def log_round(self, round: int, metrics: Mapping[str, float]) -> None:  # noqa: A002
         from mlflow.entities import Metric
 
-        now = self._started + round if self._info.hide_times else int(time.time() * 1000)
+        now = self._started + round if self._info.hide_times else self.now or int(time.time() * 1000)
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         # The SQL store turns infinity into a very large number, which reads like a guarantee: a tag says it instead.
         odd = {f"fedveil.dropped.{key}": f"{metrics[key]} at round {round}" for key in metrics if key not in finite}
@@ -155,30 +164,31 @@ class MlflowTracker(Tracker):
         self._client.log_artifact(self._run, str(path), folder or None)
         self._keep_still()
 
-    def log_model(self, backbone: torch.nn.Module, example: NDArray[np.float32]) -> None:
-        if not self._log_models or self._has_model:
+    def log_model(self, write: WriteModel) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.send_model(Path(folder, "model"), *write(Path(folder, "model")))
+
+    def send_model(self, folder: Path, inputs: Sequence[int], width: int) -> None:
+        """Store a model that was written; the run's first is kept."""
+        if self._has_model:
             return
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
 
-        with tempfile.TemporaryDirectory() as folder:
-            if self._info.hide_times:  # MLflow gives a model of its own two times, and no way to choose them
-                began = datetime.datetime.fromtimestamp(self._started / 1000, datetime.UTC).replace(tzinfo=None)
-                described = Model(artifact_path="backbone", run_id=self._run, utc_time_created=str(began))
-                _model.save(backbone, example, described, f"{folder}/backbone")
-                self._client.log_artifact(self._run, f"{folder}/backbone")
-                self._keep_still()
-                self.log_tags({MODEL_TAG: f"runs:/{self._run}/backbone", f"{MODEL_TAG}.why": _NO_MODEL})
-                return
-            stored = self._client.create_logged_model(self._experiment_id, "backbone", self._run)
-            described = Model(
-                artifact_path=stored.artifact_location,
-                run_id=self._run,
-                model_uuid=stored.model_id,
-                model_id=stored.model_id,
-            )
-            _model.save(backbone, example, described, f"{folder}/model")
-            self._client.log_model_artifacts(stored.model_id, f"{folder}/model")
+        described = _described(folder, inputs, width)
+        described.run_id = self._run
+        if self._info.hide_times:  # MLflow gives a model of its own two times, and no way to choose them
+            began = datetime.datetime.fromtimestamp(self._started / 1000, datetime.UTC).replace(tzinfo=None)
+            described.artifact_path, described.utc_time_created = "backbone", str(began)
+            described.save(str(folder / "MLmodel"))
+            self._client.log_artifacts(self._run, str(folder), "backbone")
+            self._keep_still()
+            self.log_tags({MODEL_TAG: f"runs:/{self._run}/backbone", f"{MODEL_TAG}.why": _NO_MODEL})
+            return
+        stored = self._client.create_logged_model(self._experiment_id, "backbone", self._run)
+        described.artifact_path = stored.artifact_location
+        described.model_uuid = described.model_id = stored.model_id
+        described.save(str(folder / "MLmodel"))
+        self._client.log_model_artifacts(stored.model_id, str(folder))
         self._client.finalize_logged_model(stored.model_id, "READY")
         self._client.log_outputs(self._run, [LoggedModelOutput(stored.model_id, step=0)])
         self.log_tags({MODEL_TAG: f"models:/{stored.model_id}"})
@@ -193,3 +203,22 @@ def _local(uri: str) -> Path | None:
     """Return the folder of an artefact address, None where it is on a server."""
     parts = urlsplit(uri)
     return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _described(folder: Path, inputs: Sequence[int], width: int) -> Model:
+    """Return what MLflow knows of a model; of a light one its shapes, and who loads it."""
+    import numpy as np
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    if (folder / "MLmodel").exists():
+        found: Model = Model.load(str(folder))
+        return found
+    kind = np.dtype(np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(kind, (-1, *inputs))]), outputs=Schema([TensorSpec(kind, (-1, width))])
+    )
+    made = Model(signature=signature)
+    pyfunc.add_to_model(made, loader_module="fedveil.tracking.light", data="data")
+    return made

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 import fedveil
 from fedveil import checks, config, readback, runs, tracking
@@ -23,9 +24,10 @@ from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import set_tensors
 from fedveil.privacy.ledger import Ledger
 from fedveil.privacy.statements import Statement
+from fedveil.records import Tensors
 from fedveil.runs import Run
 from fedveil.storage import disk
-from fedveil.tracking import Tracker, stores
+from fedveil.tracking import Tracker, _full, light, stores
 from fedveil.tracking.stores import Store
 
 _PICTURES = ("rounds.png", "roc.png", "budget_shape.png", "faces.png")
@@ -158,10 +160,20 @@ def _publish(federation: Federation, run: Run, tracker: Tracker) -> None:
         tracker.log_artifact(path)
     if settings.tracking.log_model and tracker.problem is None:
         arrays, _ = readback.checkpoint_of(run)
-        backbone = federation.backbone()
-        set_tensors(backbone, {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")})
-        channels, height, width = federation.protection.layout(federation.size)
-        tracker.log_model(backbone, np.zeros((1, channels, height, width), np.float32))
+        tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
+        tracker.log_model(functools.partial(_model, federation, tensors))
+
+
+def _model(federation: Federation, tensors: Tensors, folder: Path) -> tuple[Sequence[int], int]:
+    """Write the model into a folder that is not there yet; return the shape it reads and an embedding's length."""
+    backbone, inputs = federation.backbone(), federation.protection.layout(federation.size)
+    set_tensors(backbone, tensors)
+    if federation.settings.tracking.model == "full":
+        _full.save(backbone, inputs, folder)
+    else:
+        light.save(federation, tensors, folder)
+    with torch.no_grad():
+        return inputs, int(backbone.eval()(torch.zeros(1, *inputs)).shape[1])
 
 
 def catch_up(federation: Federation, run: Run) -> str:

@@ -19,6 +19,8 @@ EXAMPLES = """examples:
   are.
 """
 
+TRACKS = True
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""

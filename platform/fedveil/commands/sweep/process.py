@@ -4,44 +4,132 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import connection
 from pathlib import Path
+from typing import IO, Any, NoReturn, Protocol
+
+import torch
+
+from fedveil import engine, tracking
+from fedveil.configuration.schema import Config
+from fedveil.federation.federation import Federation
+from fedveil.pictures import style
 
 NO_LOG = 74
 """A worker's exit status when it could not even say why: sysexits' EX_IOERR."""
+FORKS = sys.platform == "linux"
+"""Whether forking is safe: on Linux alone, as for the pool engine."""
 _ROUND = re.compile(r"^\s*(\d+)/\d+\s", re.MULTILINE)
 _TAIL = 4000  # bytes of the log that are looked at
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+class Process(Protocol):
+    """The half of `subprocess.Popen` that a sweep needs."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, minus the signal that ended it, None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, at most so many seconds."""
+        ...
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send a signal."""
+        ...
+
+    def kill(self) -> None:
+        """End it for certain."""
+        ...
+
+
+class Forked:
+    """A copy of this process that runs one function and ends."""
+
+    def __init__(self, function: Callable[..., NoReturn], *arguments: Any) -> None:
+        self._process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+        gc.collect()
+        gc.freeze()  # the copy need not look through what it shares with this process
+        self._process.start()
+
+    @property
+    def sentinel(self) -> int:
+        """What becomes readable when it ends."""
+        return self._process.sentinel
+
+    def poll(self) -> int | None:
+        """Return the exit status, minus the signal that ended it, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, at most so many seconds; as `subprocess.Popen.wait`."""
+        self._process.join(timeout)
+        if (code := self._process.exitcode) is None:
+            raise subprocess.TimeoutExpired(str(self._process.name), timeout or 0.0)
+        return code
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send a signal."""
+        if self._process.pid is not None:
+            os.kill(self._process.pid, sig)
+
+    def kill(self) -> None:
+        """End it for certain."""
+        self._process.kill()
+
+
+def warm(settings: Config) -> None:
+    """Import and read here, once, what forked cells need; what is wrong with it is said by the cell itself."""
+    if not FORKS:
+        return
+    torch.set_num_threads(1)  # before any fork: threads do not survive one
+    with contextlib.suppress(Exception):
+        for app in (engine.SERVER_APP, engine.CLIENT_APP):
+            engine.load(app)
+        style.figure(1.0, 1.0, "")
+        _ = Federation(settings).shares
 
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
     """One run in a process of its own, whose output goes to a log in the run's folder.
 
-    It is no member of the terminal's foreground group, so Ctrl-C reaches the sweep alone; and it ends as soon as its
-    standard input does, so it never outlives the sweep.
+    It is no member of the terminal's foreground group, so Ctrl-C reaches the sweep alone; and it never outlives it.
     """
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
+    stdin: IO[bytes] | None = None
 
     @classmethod
     def start(cls, job: Mapping[str, str], log: Path) -> Worker:
         """Start a worker on a job, see `fedveil.commands.sweep.worker`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
+            if FORKS:
+                from fedveil.commands.sweep import worker as child
+
+                sys.stdout.flush()  # or the copy would print it again
+                sys.stderr.flush()
+                return cls(Forked(child.forked, job, log, os.getpid()), log)
+            descriptors, variables = tracking.handed()
             process = subprocess.Popen(
                 [sys.executable, "-m", "fedveil.commands.sweep.worker"],
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                env={**os.environ, **_ONE_THREAD},
+                pass_fds=descriptors, env={**os.environ, **_ONE_THREAD, **variables},
             )  # fmt: skip
-        worker = cls(process, log)
+        worker = cls(process, log, process.stdin)
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it died already, which polling will tell
                 process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -86,6 +174,15 @@ class Worker:
 
     def close(self) -> None:
         """Close the pipe to the process."""
-        if self.process.stdin is not None:
+        if self.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
+                self.stdin.close()
+
+
+def wait_for_one(workers: Iterable[Worker], seconds: float) -> None:
+    """Wait until one of the workers has ended, at most so long."""
+    ends = [forked.sentinel for worker in workers if isinstance(forked := worker.process, Forked)]
+    if ends:
+        connection.wait(ends, seconds)
+    else:
+        time.sleep(seconds)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedveil import checks, config, readback, runs
-from fedveil.commands.sweep import grid
+from fedveil.commands.sweep import grid, process
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
 from fedveil.configuration.schema import Engine
@@ -129,7 +129,7 @@ def run(sweep: Sweep, workers: int, view: View, begin: Callable[[], None] = lamb
                 if changed:
                     _save(sweep, outcomes, "running")
                 view([*outcomes.values()])
-                time.sleep(_POLL)
+                process.wait_for_one(running.values(), _POLL)
         except BaseException:
             _stop(running)
             for name, outcome in outcomes.items():
@@ -176,6 +176,7 @@ def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers
         log = sweep.run_of(outcome.cell).folder / "worker.log"
         alone = dataclasses.replace(outcome.cell.settings, engine=Engine("inline"))
         job = {"config": config.to_json(alone), "run_id": outcome.run_id, "parent": sweep.sweep_id}
+        process.warm(alone)
         running[name] = Worker.start(job, log)
         return dataclasses.replace(outcome, state="running")
     worker = running[name]

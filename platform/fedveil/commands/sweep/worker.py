@@ -1,20 +1,76 @@
-"""One cell of a sweep in a process of its own: `python -m fedveil.commands.sweep.worker`, the job a JSON line on stdin.
+"""One cell of a sweep in a process of its own: forked from the sweep where that is safe, else started anew.
 
-Standard input stays open for as long as the sweep lives: when it ends, however hard the sweep was killed, so does the
-worker, at once. The run's checkpoint is atomic, so nothing is lost but the round in progress.
+A forked cell has all that the sweep imported and read, and nothing of another cell: it ends with its run, so memory is
+given back and a crash is its own. Its noise comes from the operating system, as every process's does.
+
+Started anew, `python -m fedveil.commands.sweep.worker`, it reads the job as a JSON line on standard input, which stays
+open for as long as the sweep lives: when it ends, however hard the sweep was killed, so does the worker, at once. The
+run's checkpoint is atomic, so nothing is lost but the round in progress.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import random
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
 
 from fedveil.commands.sweep.process import NO_LOG
+
+_PR_SET_PDEATHSIG = 1
+
+
+def forked(job: Mapping[str, str], log: Path, sweep: int) -> NoReturn:
+    """Run a job in this process, which was forked for it, and end.
+
+    Args:
+        job: `config`, `run_id` and `parent`.
+        log: takes what the run prints; its last line says why it failed, if it did.
+        sweep: process id of the sweep, with which this process ends.
+    """
+    try:
+        os.setsid()  # Ctrl-C reaches the sweep alone, and the kernel shares the processor by session
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != sweep:
+            os._exit(3)
+        _signals()
+        for number, name, mode in ((0, os.devnull, os.O_RDONLY), (1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):
+            opened = os.open(name, mode, 0o644)
+            os.dup2(opened, number)
+            os.close(opened)
+        os.dup2(1, 2)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        _own_randomness()
+        os._exit(_status(job))
+    except KeyboardInterrupt:
+        os._exit(130)
+    except OSError:
+        os._exit(NO_LOG)
+    except BaseException as error:  # nothing of the sweep may run in this process
+        os.write(1, f"{type(error).__name__}: {error}\n".encode())
+        os._exit(1)
+    finally:
+        os._exit(NO_LOG)
+
+
+def _own_randomness() -> None:
+    """Start the global generators anew: the fork has copied their states. Nothing of fedveil draws from them."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def _signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_with_parent() -> None:
@@ -25,16 +81,19 @@ def _end_with_parent() -> None:
 
 def main() -> int:
     """Run the job; the last line of standard output says why it failed, if it did."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _signals()
     line = bytearray()
     while not line.endswith(b"\n"):
         if not (sign := os.read(0, 1)):
             return 3
         line += sign
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    return _status(json.loads(line))
+
+
+def _status(job: Mapping[str, str]) -> int:
     try:
-        return _run(json.loads(line))
+        return _run(job)
     except OSError:  # not even the log can be written
         os._exit(NO_LOG)
 

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy  # its parts are imported when they are first used
 
 from fedveil.privacy.accounting import _pairs
 from fedveil.privacy.accounting._pairs import Array, Nodes, Pair
@@ -52,7 +52,7 @@ def _divergence(nodes: Nodes, power: float) -> float:
     exponent = power * nodes.loss
     if float(exponent.max()) < 1.0:  # near 1 the logarithm of the sum would cancel
         return float(np.log1p(np.exp(nodes.log_mass) @ np.expm1(exponent))) / power
-    return float(special.logsumexp(nodes.log_mass + exponent)) / power
+    return float(scipy.special.logsumexp(nodes.log_mass + exponent)) / power
 
 
 def moments(pair: Pair, direction: int) -> Moments:

@@ -17,8 +17,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy import special
 
 Array = NDArray[np.float64]
 
@@ -100,10 +100,10 @@ class FixedReplaced:
         magnitude = np.abs(epsilon)
         # The point where the loss of the mixture is |epsilon|, as its distance from 1/2.
         point = self.sigma**2 * _log_excess(magnitude, self.rate)
-        absent = special.ndtr(-(0.5 + point) / self.sigma)
-        present = special.ndtr((0.5 - point) / self.sigma)
+        absent = scipy.special.ndtr(-(0.5 + point) / self.sigma)
+        present = scipy.special.ndtr((0.5 - point) / self.sigma)
         mixed = (1 - self.rate) * absent + self.rate * present
-        remove = mixed - np.exp(magnitude + special.log_ndtr(-(0.5 + point) / self.sigma))
+        remove = mixed - np.exp(magnitude + scipy.special.log_ndtr(-(0.5 + point) / self.sigma))
         # For epsilon < 0 by symmetry: delta(epsilon) = 1 - e^epsilon + e^epsilon * delta(-epsilon).
         mirrored = -np.expm1(-magnitude) + np.exp(-magnitude) * remove
         delta: Array = np.clip(np.where(epsilon >= 0, remove, mirrored), 0.0, 1.0)
