@@ -19,6 +19,7 @@ TINY = [
     "protection=none", "train.rounds=1", "train.clients=2", "data.identities=4", "data.pairs=40",
     "data.evaluation_identities=20", "data.public_identities=4", "train.local.steps=1", "tracking=none",
     "evaluation.draws=1", "evaluation.bootstrap=0", "evaluation.reference=false", "engine=inline",
+    "evaluation.flip=auto",
 ]  # fmt: skip
 
 

@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from fedveil import checks, config, console, readback, records, runs
+from fedveil.configuration.schema import Config
 from fedveil.console import percent
 from fedveil.data import files, ijb, verification
 from fedveil.evaluation import protocol, templates
+from fedveil.federation import recipe
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import set_tensors
 
@@ -28,7 +30,7 @@ EXAMPLES = """examples:
   A folder is every .bin and .csv in it, or IJB-B or IJB-C with its lists.
 """
 
-READS = ("runs",)
+READS = ("runs", "device", "device_batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +42,22 @@ class Model:
     backbone: nn.Module
 
 
-def model_of(root: Path, run_id: str) -> Model:
-    """Return the model of a finished run.
+def model_of(own: Config, run_id: str) -> Model:
+    """Return the model of a finished run, on the device of this configuration and from its run store.
 
     Raises:
         fedveil.checks.UserError: no such run, one that has not ended, or a damaged file of it.
     """
-    run = runs.open_run(root, run_id)
-    federation = Federation(readback.settings_of(run))
+    run = runs.open_run(Path(own.runs.root), run_id)
+    kept = readback.settings_of(run)
+    federation = Federation(dataclasses.replace(kept, device=own.device, device_batch=own.device_batch))
     readback.result_of(run)
     arrays, _ = readback.checkpoint_of(run)
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
     if not tensors:
         raise checks.UserError(f"{run.checkpoint}, which holds the model, is missing; restore it.")
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
-    backbone = federation.backbone()
+    backbone = federation.place.module(federation.backbone())
     set_tensors(backbone, tensors)
     return Model(federation, state, backbone)
 
@@ -98,7 +101,7 @@ def run(chosen: argparse.Namespace) -> int:
         )
     if chosen.draws is not None:
         checks.positive(draws=chosen.draws)
-    model = model_of(Path(config.load(chosen.words).runs.root), chosen.run_id)
+    model = model_of(config.load(chosen.words), chosen.run_id)
     found = _templates(model, chosen) if ijb.is_one(chosen.source) else _pairs(model, chosen)
     if chosen.json is not None:
         runs.write_json(chosen.json, {"run_id": chosen.run_id, **records.plain(found)})
@@ -115,7 +118,8 @@ def _pairs(model: Model, chosen: argparse.Namespace) -> dict[str, Any]:
     for path, pairs in zip(places, read, strict=True):
         result = protocol.evaluate(
             model.backbone, federation.protection, model.state, pairs, chosen.draws or wanted.draws,
-            federation.settings.seed, wanted.gallery, wanted.far, repeats=wanted.bootstrap,
+            federation.settings.seed, wanted.gallery, wanted.far, repeats=wanted.bootstrap, place=federation.place,
+            flip=recipe.evaluates_flips(federation.settings, federation.protection),
         )  # fmt: skip
         rates = [percent(rate) for rate in (result.accuracy, result.fold_sd, result.eer)]
         row = f"{path.stem[:13]:<14}{len(pairs):>7}{rates[0]:>9}{rates[1]:>8}{rates[2]:>8}"
@@ -132,7 +136,11 @@ def _templates(model: Model, chosen: argparse.Namespace) -> dict[str, Any]:
     if chosen.draws is not None:
         raise checks.UserError("--draws does nothing for templates, whose pictures are protected once.")
     read = ijb.read(chosen.source, federation.size[0])
-    result = templates.evaluate(model.backbone, federation.protection, model.state, read, federation.settings.seed)
+    flip = recipe.evaluates_flips(federation.settings, federation.protection)
+    result = templates.evaluate(
+        model.backbone, federation.protection, model.state, read, federation.settings.seed,
+        place=federation.place, flip=flip,
+    )  # fmt: skip
     print(f"{result.pairs} pairs of {result.templates} templates, {result.images} pictures; EER {percent(result.eer)}")
     for far, rate in zip(templates.FARS, _rates(result.tar, templates.FARS), strict=True):
         print(f"TAR at FAR {far:g}{rate}")

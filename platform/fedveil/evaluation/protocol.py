@@ -188,12 +188,14 @@ def embedded(
     images: NDArray[np.int64],
     seed: int,
     batch: int = 256,
+    place: Place = HOST,
+    flip: bool = False,
 ) -> NDArray[np.float32]:
     """Return (B, D) the embeddings of some public faces, protected as deployed, with noise from public keys."""
     none = np.empty(0, np.int64)
     pairs = PairSet(faces, none, none, none.astype(bool), none, declared_public=True)
-    numbers = math.prod(protection.layout(faces.size))
-    embedder = _Embedder(backbone, protection, state, pairs, seed, max(1, min(batch, _NUMBERS // numbers)))
+    batch = max(1, min(batch, _NUMBERS // math.prod(protection.layout(faces.size))))
+    embedder = _Embedder(backbone, protection, place.state(state), pairs, seed, batch, place, flip)
     return embedder._embed(images, 0, "template", noisy=True)
 
 

@@ -3,7 +3,7 @@
 Image features are normalised; the mean is taken inside a medium, so that a long video counts as much as a photograph;
 media are summed and the sum normalised; templates are compared by their cosine. N. Whitelam et al., "IARPA Janus
 Benchmark-B Face Dataset", CVPRW 2017; the order of steps is that of https://github.com/Tencent/TFace. Neither the
-features' norms nor a detector's scores weigh pictures, and no flip is added.
+features' norms nor a detector's scores weigh pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 
 from fedveil import checks
 from fedveil.data.ijb import Templates
+from fedveil.device import HOST, Place
 from fedveil.evaluation import protocol, verification
 from fedveil.protections.base import Protection, State
 
@@ -93,8 +94,12 @@ def evaluate(
     seed: int,
     fars: Iterable[float] = FARS,
     batch: int = 256,
+    place: Place = HOST,
+    flip: bool = False,
 ) -> Result:
     """Return how well the backbone verifies pairs of templates, every picture protected as deployed, with one draw.
+
+    `flip` and `place` are as for `protocol.evaluate`.
 
     Raises:
         fedveil.checks.UserError: a picture that cannot be read.
@@ -102,7 +107,7 @@ def evaluate(
     made = Aggregate(found.templates, found.media)
     for start in range(0, len(found.faces), _AT_ONCE):
         images = np.arange(start, min(start + _AT_ONCE, len(found.faces)))
-        made.add(images, protocol.embedded(backbone, protection, state, found.faces, images, seed, batch))
+        made.add(images, protocol.embedded(backbone, protection, state, found.faces, images, seed, batch, place, flip))
     scores = pair_scores(made.features(), found.left, found.right)
     return Result(
         tar=verification.tar_at_far(scores, found.same, fars),
