@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class Feeding:
         found: torch.Tensor = self.federation.protection.features(released, self.state)
         return found
 
-    def empirical(self, faces: FaceSet, where: str) -> Features:
+    def empirical(self, faces: FaceSet, where: str, keys: Sequence[str] | None = None) -> Features:
         """Return features whose draws are public: of procedural faces, or of a protection without a formal guarantee.
 
         A protection that keeps one draw per image has one here too; else every use draws afresh.
@@ -85,6 +85,7 @@ class Feeding:
         Args:
             faces: the images.
             where: whose they are; draws of two places differ.
+            keys: of the images, where they are known already.
         """
         protection, phase, seed = self.federation.protection, self.stage.phase, self.federation.settings.seed
         trained: Any = protection.training_features if phase is None else phase.features
@@ -93,7 +94,8 @@ class Feeding:
             found: torch.Tensor | None = protection.prepared(torch.from_numpy(faces.images(index)), self.state)
             return found
 
-        prepared, records = SHELF.of(self.mechanism, faces.keys, prepare), faces.records
+        prepared = SHELF.of(self.mechanism, faces.keys if keys is None else keys, prepare)
+        records = faces.records
 
         @functools.cache
         def person(label: int) -> bytes:  # by client and name: local numbers would collide across clients

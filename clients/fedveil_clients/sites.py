@@ -32,6 +32,7 @@ class Site:
         layout: shape of one image's features.
         views: how often a pass visits each image.
         labels: (N,) local class of each image, 0..classes-1.
+        booked: the ledger's rows; nothing leaves before they are on disk.
     """
 
     federation: Federation
@@ -46,6 +47,7 @@ class Site:
     classes: int
     backbone: torch.nn.Module
     allowed: tuple[str, ...]
+    booked: booking.Booking
 
 
 def own_faces(home: Federation, client_id: str, node: policy.Node) -> FaceSet:
@@ -96,7 +98,7 @@ def open_site(
         )
     before = vault.joined(run_id, client_id)
     client = booking.Joining(client_id, node, event, feeding.mechanism, held, before)
-    booking.accept(federation, run_id, vault, client)
+    booked = booking.accept(federation, run_id, vault, client)
     own = _protected(feeding, faces, vault, names, event, read, client)
     labels = local
     if bank is not None:
@@ -119,6 +121,7 @@ def open_site(
         classes=classes,
         backbone=backbone,
         allowed=federation.trainable([name for name, _ in backbone.named_parameters()], stage),
+        booked=booked,
     )
 
 
@@ -134,7 +137,7 @@ def _protected(
     """Return the features of the owner's images; their event is in the owner's ledger already."""
     protection, test_seed = feeding.federation.protection, feeding.federation.settings.privacy.test_seed
     if not isinstance(event, LocalRelease):  # no noise protects anyone: the draws may be public
-        return feeding.empirical(faces, client.client_id)
+        return feeding.empirical(faces, client.client_id, names.keys)
     if protection.phases:
         raise ValueError("A phase reads clean faces: a protection with a formal guarantee cannot have one.")
     if booking.kept(event):

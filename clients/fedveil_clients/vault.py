@@ -74,13 +74,9 @@ class Vault:
         another one: it shows other pixels, and no mechanism serves both.
         """
         key = self.owner_key()
-        return [
-            Held(
-                randomness.subkey(key, "picture", content)[:16],
-                randomness.subkey(key, "record", listed.source, record, *size)[:16],
-            )
-            for record, content in zip(listed.records, contents, strict=True)
-        ]
+        pictures = randomness.subkeys(key, contents, before=("picture",))
+        records = randomness.subkeys(key, listed.records, before=("record", listed.source), after=size)
+        return [Held(picture[:16], record[:16]) for picture, record in zip(pictures, records, strict=True)]
 
     def picture_tags(self, contents: Iterable[bytes]) -> list[Held]:
         """Return what the ledger may show of pictures that are no records of a data set, such as a gallery's."""
@@ -126,7 +122,8 @@ class Vault:
         path = self._last(run_id, client_id)
         if not path.is_file():
             return
-        last, _, before = path.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+        newest = path.read_text(encoding="ascii", errors="replace").strip().rpartition("\n")[2]
+        last, _, before = newest.partition(" ")
         if not last.isdigit():
             raise checks.UserError(f"{path} is damaged: it does not say which round was last. {_LAST}")
         if round_number < int(last) or (round_number == int(last) and sent != before):
@@ -134,9 +131,13 @@ class Vault:
             raise BadInstruction(f"Round {round_number} of run {run_id} was asked {again}; rounds go forward.")
 
     def answered(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
-        """Remember the last round that this client has answered, and a hash of what had been sent."""
+        """Remember the last round that this client has answered, and a hash of what had been sent.
+
+        A line is added: replacing a file makes some file systems write it out at once, every round of every client.
+        """
         path = self._last(run_id, client_id)
-        runs.write_atomic(path, f"{round_number} {sent}\n".encode(), private=True, durable=False)
+        _private_folder(path.parent)
+        disk.append(path, f"{round_number} {sent}\n")
 
     def _last(self, run_id: str, client_id: str) -> Path:
         return self.root / "heads" / run_id / client_id / "last"
@@ -157,7 +158,12 @@ class Heads:
     folder: Path
 
     def _versions(self) -> dict[int, Path]:
-        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz") if path.stem[1:].isdigit()}
+        found: dict[int, Path] = {}
+        with contextlib.suppress(FileNotFoundError):  # nobody has trained yet
+            for name in os.listdir(self.folder):
+                if name.startswith("r") and name.endswith(".npz") and name[1:-4].isdigit():
+                    found[int(name[1:-4])] = self.folder / name
+        return found
 
     def before(self, round_number: int) -> NDArray[np.float32] | None:
         """Return the centres (K, D) of the newest round before `round_number`, or None."""

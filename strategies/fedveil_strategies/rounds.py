@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.configuration.schema import Cohort
+from fedveil.federation import packed
 from fedveil.records import Failure, RoundReport, Tensors, Update
 from fedveil_strategies import cohorts
 from fedveil_strategies.aggregation.base import Aggregation, Mean
@@ -101,7 +102,7 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
     if isinstance(found, Failure):
         return found
     for name in allowed:
-        if not np.isfinite(found.tensors[name]).all():
+        if not packed.all_finite(found.tensors[name]):
             return Failure(answer.client_id, f"tensor {name} holds values that are not finite")
     return found
 

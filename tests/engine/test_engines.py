@@ -110,13 +110,19 @@ def test_every_node_is_asked_once_with_its_own_context(grid_of, kind, wire):
             assert reply.content.array_records["sum"]["w"].numpy().tolist() == [node, node + 1, node + 2]
 
 
-def test_a_client_stays_with_its_worker_and_all_workers_work(grid_of):
-    grid = grid_of(PoolGrid, describe, clients=8, workers=3)
+def waiting(message, context):
+    time.sleep(0.05)
+    return describe(message, context)
+
+
+def test_all_workers_work_and_a_client_comes_back_to_its_own(grid_of):
+    """A preference only: a worker that is free takes the next client, whoever had it before."""
+    grid = grid_of(PoolGrid, waiting, clients=9, workers=3)
     first, second = (
         {n: r.content.config_records["f"]["pid"] for n, r in by_node(grid, questions(grid)).items()} for _ in range(2)
     )
-    assert first == second
     assert len(set(first.values())) == 3
+    assert sum(first[node] == second[node] for node in first) >= 5
 
 
 def slow_first(message, context):
