@@ -170,24 +170,61 @@ class Heads:
         past = {version: path for version, path in self._versions().items() if version < round_number}
         if not past:
             return None
-        path = past[max(past)]
-        arrays, _ = runs.unpack(path, "file of class centres", _LOST)
-        found = arrays.get("centres")
-        if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
-            shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
-            raise checks.UserError(f"{path} is not a readable file of class centres: it holds {shown}. {_LOST}")
-        return found
+        return _centres(past[max(past)])
 
     def save(self, round_number: int, centres: NDArray[np.float32]) -> None:
         """Store the centres after `round_number` and drop versions that no round can ask for any more."""
         _private_folder(self.folder)
-        data = runs.pack({"centres": centres}, {"round": round_number})
-        runs.write_atomic(self.folder / f"r{round_number:06d}.npz", data, private=True, durable=False)
+        path = self.folder / f"r{round_number:06d}.npz"
+        disk.place(path, runs.pack({"centres": centres}, {"round": round_number}))
+        _LATELY.keep(path, centres)
         versions = self._versions()
         kept = max((v for v in versions if v < round_number), default=round_number)
         for version, path in versions.items():
             if version < kept:
                 path.unlink(missing_ok=True)
+
+
+def _centres(path: Path) -> NDArray[np.float32]:
+    """Return the centres in a file, checked."""
+    if (lately := _LATELY.of(path)) is not None:
+        return lately
+    arrays, _ = runs.unpack(path, "file of class centres", _LOST)
+    found = arrays.get("centres")
+    if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
+        shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
+        raise checks.UserError(f"{path} is not a readable file of class centres: it holds {shown}. {_LOST}")
+    return found
+
+
+class _Lately:
+    """Class centres that this process has written itself, each as long as its file is the one that it wrote."""
+
+    def __init__(self, limit: int) -> None:
+        self._left, self._kept = limit, dict[str, tuple[tuple[int, ...], NDArray[np.float32]]]()
+
+    def keep(self, path: Path, centres: NDArray[np.float32]) -> None:
+        """Remember one client's centres in place of its earlier ones, while there is room."""
+        own = os.fspath(path.parent)
+        if own in self._kept:
+            self._left += self._kept.pop(own)[1].nbytes
+        if centres.nbytes <= self._left:
+            self._left -= centres.nbytes
+            self._kept[own] = _stamp(path), centres.copy()
+
+    def of(self, path: Path) -> NDArray[np.float32] | None:
+        """Return a copy of the centres in a file, or None where it has to be read."""
+        found = self._kept.get(os.fspath(path.parent))
+        return found[1].copy() if found is not None and found[0] == _stamp(path) else None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from every other one that had or has its name."""
+    about = os.stat(path)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+_LATELY = _Lately(1 << 26)  # bytes
 
 
 def _is_open(path: Path) -> bool:
@@ -223,6 +260,8 @@ def _listed(paths: list[Path]) -> str:
 
 def _private_folder(path: Path) -> None:
     """Make a folder and those above it that are missing, each for its owner alone; `mkdir -p` closes the last only."""
+    if path.is_dir():
+        return
     for folder in [*reversed(path.parents), path]:
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -5,8 +5,9 @@ where the parent reads them. Messages are handed out in their order, one a worke
 is unanswered: so answers that are summed in that order wait for little, and memory does not grow with the cohort. Among
 the next few, a worker takes one that it has had before, whose data it has open.
 
-A worker that dies, or works on one message for longer than the deadline and is killed, fails the client it was working
-on and is replaced; the others' messages are worked on all the same.
+A worker that ends, or works on one message for longer than the deadline and is killed, fails the client it was working
+on and is replaced; the others' messages are worked on all the same. One that somebody else has killed (a system without
+memory, an operator) is nobody's fault: its client is asked once more, and answers the same.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fedveil.engine._shared import Memory, Slots, Writer
 from fedveil.engine._worker import Posted, Start, Worker
 
 _AHEAD = 2  # messages per worker that may be out before the oldest is answered
-_SPARE = 2  # answers that may be looked at in place, and one more for every fourth worker
+_SPARE = 1  # answers that may be looked at in place, and one more for every fourth worker
 
 
 class PoolGrid(LocalGrid):
@@ -89,6 +90,7 @@ class PoolGrid(LocalGrid):
         posted = self._post(messages[0].content)
         queue = deque(enumerate(messages))
         out: dict[str, int] = {}  # message id -> its place, of those that workers have
+        again: set[str] = set()  # ids of those whose worker was killed once
         self._hand_out(queue, out, posted)
         while out:
             busy = [worker for worker in self._workers if worker.message is not None]
@@ -97,7 +99,13 @@ class PoolGrid(LocalGrid):
                 if worker.message is None:
                     continue
                 if worker.pipe in ready:
-                    reply = self._received(place)
+                    lost = worker.message
+                    reply = self._received(place, lost.metadata.message_id not in again)
+                    if reply is None:
+                        again.add(lost.metadata.message_id)
+                        queue.appendleft((out.pop(lost.metadata.message_id), lost))
+                        self._hand_out(queue, out, posted)
+                        continue
                 elif timeout is not None and time.monotonic() - worker.since > timeout:
                     reply = _flower.late(self._replaced(place, at_once=True), timeout)
                 else:
@@ -125,8 +133,8 @@ class PoolGrid(LocalGrid):
             assert self._slots is not None
             worker.ask(message, posted, (self._slots.free.pop(), self._slots.width))
 
-    def _received(self, place: int) -> Message:
-        """Return a worker's answer, or the failure that it has died."""
+    def _received(self, place: int, once_more: bool) -> Message | None:
+        """Return a worker's answer, or the failure that it has ended; None if it was killed and may be tried again."""
         worker, slots = self._workers[place], self._slots
         assert slots is not None
         try:
@@ -134,6 +142,9 @@ class PoolGrid(LocalGrid):
         except (EOFError, OSError):
             worker.process.join(5)
             code = worker.process.exitcode
+            if once_more and code is not None and code < 0:
+                self._replaced(place)
+                return None
             return _flower.failure(self._replaced(place), f"the worker process ended (exit code {code})")
         worker.message = None
         begin, width = worker.slot
