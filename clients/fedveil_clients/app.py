@@ -11,11 +11,12 @@ import functools
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import fedveil
 from fedveil import checks
+from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction, one_line
 from fedveil_clients import node as nodes
@@ -82,19 +83,20 @@ def train(message: Message, context: Context) -> Message:
         here = nodes.here(asked.run, nodes.words_of(context.node_config))
         name = here.client_id
         policy.check(here.run, here.node, here.run.planned_event)
-        state, content = (Content(found[key]) for key in ("state", "tensors"))  # type: ignore[arg-type]
+        state, content = Content(found["state"], lasting=True), Content(found["tensors"])  # type: ignore[arg-type]
         received.state_of(asked.run, state)
         tensors, sent = received.tensors_of(asked.run, asked.round, state, content)
         vault = Vault(here.node.vault())
         vault.in_order(asked.run_id, name, asked.round, sent)
         site = _site_of(here, asked, state, vault.identity())
-        update = training.train_round(site, asked.round, tensors)
+        update = training.train_round(site, asked.round, tensors, arrays.room)
+        _on_disk(site)
         vault.answered(asked.run_id, name, asked.round, sent)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
     about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": vault.identity()}
-    arrays = ArrayRecord({key: Array(value) for key, value in update.tensors.items()})
-    return Message(RecordDict({"reply": ConfigRecord(about), "update": arrays}), reply_to=message)
+    answer = arrays.record(update.tensors, arrays.is_local(found["tensors"]))  # type: ignore[arg-type]
+    return Message(RecordDict({"reply": ConfigRecord(about), "update": answer}), reply_to=message)
 
 
 def _site_of(here: Here, asked: Instruction, state: Content, vault: str) -> Site:
@@ -108,6 +110,15 @@ def _site(
 ) -> Site:
     torch.set_num_threads(1)  # equal bits on every engine
     return open_site(run, run_id, name, node, received.state_of(run, state), first)
+
+
+def _on_disk(site: Site) -> None:
+    """Wait until what the client gives is in its owner's ledger; a site whose booking failed is opened again."""
+    try:
+        site.booked.on_disk()
+    except BaseException:
+        _site.cache_clear()
+        raise
 
 
 def _refused(

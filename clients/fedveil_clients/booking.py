@@ -7,13 +7,14 @@ reserved whole, and a simulation, whose one vault serves the whole registry, wri
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 from fedveil.configuration.schema import Policy
 from fedveil.data.faces import FaceSet
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
-from fedveil.privacy.events import Event, LocalRelease
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate
 from fedveil.privacy.ledger import Book, Held, Row, deal_of
 from fedveil.privacy.spending import History, Past
 from fedveil_clients import policy
@@ -65,8 +66,36 @@ class Joining:
     before: bool = False
 
 
-def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -> None:
-    """Check the owner's limits over runs and book this run, in one transaction; on disk when this returns.
+class Booking:
+    """A run's rows on their way to the ledger; `on_disk` returns when they are there."""
+
+    def __init__(self, write: Callable[[], None] | None = None) -> None:
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if write is not None:
+            self._thread = threading.Thread(target=self._run, args=(write,), name="booking", daemon=True)
+            self._thread.start()
+
+    def _run(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except BaseException as error:  # for whoever waits
+            self._error = error
+
+    def on_disk(self) -> None:
+        """Wait, and raise what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+
+def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -> Booking:
+    """Check the owner's limits over runs and book this run, in one transaction.
+
+    It is on disk when this returns. Only where nothing is drawn, nothing limited and the client new to the run it is
+    written meanwhile: the client may train, and may not answer, before `Booking.on_disk` has returned.
 
     Raises:
         PolicyRefusal: a limit over runs would be exceeded, or pictures changed in the middle of a run; nothing is
@@ -87,21 +116,29 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
     if settings.privacy.client is not None:
         wanted.insert(0, Row(run_id, subject, "reserved", federation.whole_schedule, note))
     ledger = vault.ledger
-    if not again and not rule.over_runs and ledger.path.exists():
+    later = isinstance(event, NonPrivate) and not rule.over_runs and not client.before
+    if not later and not again and not rule.over_runs and ledger.path.exists():
         with ledger.read() as book:
             if _booked(book, wanted) and not book.lacks(own, client.held):
-                return
-    with ledger.write() as book:
-        if client.before and (changed := book.changed(own, client.held)):
-            raise policy.PolicyRefusal(
-                f"{changed} pictures are others than when this run began, and would be drawn once more than it claims; "
-                "restore them, or start a new run"
-            )
-        rows = _missing(book, wanted, own, again, client.held)
-        book.add_content(own, client.held)
-        if rule.over_runs:
-            _check(book, rule, rows, run_id, own, client.held)
-        book.append(rows)
+                return Booking()
+
+    def write() -> None:
+        with ledger.write() as book:
+            if client.before and (changed := book.changed(own, client.held)):
+                raise policy.PolicyRefusal(
+                    f"{changed} pictures are others than when this run began, and would be drawn once more than it "
+                    "claims; restore them, or start a new run"
+                )
+            rows = _missing(book, wanted, own, again, client.held)
+            book.add_content(own, client.held)
+            if rule.over_runs:
+                _check(book, rule, rows, run_id, own, client.held)
+            book.append(rows)
+
+    if later:
+        return Booking(write)
+    write()
+    return Booking()
 
 
 def enrolled(rule: Policy, run_id: str, node: policy.Node, vault: Vault, event: Event, held: Sequence[Held]) -> None:

@@ -162,7 +162,7 @@ def _accepted(
         return before, before, "one person teaches nothing: it needs two, or train.bank_identities"
     try:
         policy.check_count(here.run, here.node, event, len(faces))
-        booking.accept(home, _RUN_ID, vault, booking.Joining(here.client_id, here.node, event, b"anew", held))
+        booking.accept(home, _RUN_ID, vault, booking.Joining(here.client_id, here.node, event, b"anew", held)).on_disk()
     except policy.PolicyRefusal as reason:
         return before, before, str(reason)
     except checks.UserError as reason:

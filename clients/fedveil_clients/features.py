@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ class Feeding:
         found: torch.Tensor = self.federation.protection.features(released, self.placed)
         return self.place.fed(found)
 
-    def empirical(self, faces: FaceSet, where: str) -> Features:
+    def empirical(self, faces: FaceSet, where: str, keys: Sequence[str] | None = None) -> Features:
         """Return features whose draws are public: of procedural faces, or of a protection without a formal guarantee.
 
         A protection that keeps one draw per image has one here too; else every use draws afresh.
@@ -104,6 +104,7 @@ class Feeding:
         Args:
             faces: the images.
             where: whose they are; draws of two places differ.
+            keys: of the images, where they are known already.
         """
         protection, phase, seed = self.federation.protection, self.stage.phase, self.federation.settings.seed
         trained: Any = protection.training_features if phase is None else phase.features
@@ -114,7 +115,7 @@ class Feeding:
             found: torch.Tensor | None = protection.prepared(self.place.put(pixels), self.placed)
             return None if found is None else found.cpu()
 
-        names, records = faces.keys, faces.records
+        names, records = faces.keys if keys is None else keys, faces.records
         if varied.settings.flip:
             names = (*names, *(f"{key}\0mirrored" for key in names))
         prepared = SHELF.of(self.mechanism, names, prepare)

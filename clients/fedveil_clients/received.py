@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Collection
+from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
+from numpy.typing import NDArray
 
 import fedveil
 from fedveil.federation import instruction, packed, variates
@@ -26,17 +30,46 @@ class Instruction:
 
 
 class Content:
-    """An array record, hashable by its content: a thousand clients of one process check and unpack it once."""
+    """An array record, hashable by its content: a thousand clients of one process check and unpack it once.
 
-    def __init__(self, record: ArrayRecord) -> None:
+    Values that were handed over on this machine are the same to every client of a round. Where rounds share them, too
+    (`lasting`), they are known by a hash, which is taken once.
+    """
+
+    def __init__(self, record: ArrayRecord, lasting: bool = False) -> None:
         self.arrays = dict(record.items())
-        self._id = tuple((name, array.stype, array.data) for name, array in sorted(self.arrays.items()))
+        self._id = tuple((name, *_mark(array, lasting)) for name, array in sorted(self.arrays.items()))
 
     def __hash__(self) -> int:
         return hash(self._id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Content) and self._id == other._id
+
+
+class _Same:
+    """Values, equal to themselves alone."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+
+    def __hash__(self) -> int:
+        return id(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.values is other.values
+
+
+def _mark(array: packed.Packed, lasting: bool) -> tuple[Any, ...]:
+    if not isinstance(array, packed.Held):
+        return array.stype, array.data
+    return ("values", _digest(_Same(array.values))) if lasting else ("values", _Same(array.values))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(given: _Same) -> bytes:
+    values = np.ascontiguousarray(given.values)
+    return hashlib.sha256(f"{values.dtype}\x1f{values.shape}\x1f".encode() + values.tobytes()).digest()
 
 
 def records(message: Message, wanted: Collection[str]) -> dict[str, ArrayRecord | ConfigRecord]:
@@ -88,7 +121,7 @@ def tensors_of(run: Federation, number: int, state: Content, content: Content) -
     """Return the global tensors, exactly those of the round's network and finite, and a hash of all that was sent."""
     found = packed.tensors(content.arrays, _shapes(run, run.stage_of(number).index, state))
     for array in found.values():
-        array.setflags(write=False)  # clients share them
+        array.flags.writeable = False  # clients share them
     return found, model_sha256(found)
 
 

@@ -33,6 +33,7 @@ class Site:
         layout: shape of one image's features.
         views: how often a pass visits each image.
         labels: (N,) local class of each image, 0..classes-1, on the device.
+        booked: the ledger's rows; nothing leaves before they are on disk.
     """
 
     federation: Federation
@@ -48,6 +49,7 @@ class Site:
     backbone: torch.nn.Module
     allowed: tuple[str, ...]
     place: Place
+    booked: booking.Booking
 
 
 def own_faces(home: Federation, client_id: str, node: policy.Node) -> FaceSet:
@@ -99,7 +101,7 @@ def open_site(
         )
     before = vault.joined(run_id, client_id)
     client = booking.Joining(client_id, node, event, feeding.mechanism, held, before)
-    booking.accept(federation, run_id, vault, client)
+    booked = booking.accept(federation, run_id, vault, client)
     own = _protected(feeding, faces, vault, names, event, read, client)
     labels = local
     if bank is not None:
@@ -123,6 +125,7 @@ def open_site(
         backbone=backbone,
         allowed=federation.trainable([name for name, _ in backbone.named_parameters()], stage),
         place=place,
+        booked=booked,
     )
 
 
@@ -138,7 +141,7 @@ def _protected(
     """Return the features of the owner's images; their event is in the owner's ledger already."""
     protection, test_seed = feeding.federation.protection, feeding.federation.settings.privacy.test_seed
     if not isinstance(event, LocalRelease):  # no noise protects anyone: the draws may be public
-        return feeding.empirical(faces, client.client_id)
+        return feeding.empirical(faces, client.client_id, names.keys)
     if protection.phases:
         raise ValueError("A phase reads clean faces: a protection with a formal guarantee cannot have one.")
     if booking.kept(event):

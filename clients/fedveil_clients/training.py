@@ -6,31 +6,47 @@ Only the update of the allow-listed tensors leaves. The head (class centres), lo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+import functools
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from fedveil import checks, randomness
 from fedveil.federation import classes, rates, training
-from fedveil.federation.tensors import set_tensors
+from fedveil.federation.tensors import set_parameters
 from fedveil.records import Tensors, Update
 from fedveil_clients import drift
 from fedveil_clients.sites import Site
 
+Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
+"""Shape -> an uninitialised array of it."""
 
-def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
+
+def _anywhere(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.empty(shape, np.float32)
+
+
+def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _anywhere) -> Update:
     """Train from the global tensors with the client's own head and return local minus global, float32.
 
     The batches are a function of (seed, client, step number), so a round run again gives the same update.
+
+    Args:
+        site: the client.
+        round_number: which round, from 1.
+        tensors: the global tensors.
+        room: gives the memory that the update is written to.
 
     Raises:
         fedveil.checks.UserError: training diverged, or the kept class centres are not of these people; nothing is kept.
     """
     settings = site.federation.settings
     train = settings.train
-    set_tensors(site.backbone, tensors)
+    own = _parameters(site.backbone)
+    set_parameters(own, tensors)
     phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
     heads = site.vault.heads(site.run_id, site.client_id, phase)
     centres = heads.before(round_number)
@@ -67,11 +83,13 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
         raise training.too_much(
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
         )
-    after = dict(site.backbone.named_parameters())
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
-    training.check_finite(loss, [start, *(after[name] for name in site.allowed)], **settings_of_rates)
-    update = {name: after[name].detach().cpu().numpy() - tensors[name] for name in site.allowed}
+    training.check_finite(loss, [start, *(own[name] for name in site.allowed)], **settings_of_rates)
     heads.save(round_number, start.detach().cpu().numpy())
+    update = {}
+    for name in site.allowed:
+        trained = own[name].detach().cpu().numpy()
+        update[name] = np.subtract(trained, tensors[name], out=room(trained.shape))
     if control is not None:
         length = steps * rate * train.lr
         update = drift.own(site, tensors, update, length)
@@ -88,7 +106,18 @@ def _batches(
 
 def _first_head(site: Site) -> torch.Tensor:
     label = () if site.stage.phase is None else (site.stage.index,)
-    with torch.inference_mode():
-        dimension = int(site.backbone(torch.zeros(1, *site.layout, device=site.place.device)).shape[1])
+    dimension = _dimension(site.backbone, site.layout, site.place.device)
     generator = randomness.public_torch(site.federation.settings.seed, "head", site.client_id, *label)
     return training.head_init(site.classes, dimension, generator)
+
+
+@functools.lru_cache(maxsize=4)
+def _dimension(network: nn.Module, layout: tuple[int, ...], device: torch.device) -> int:
+    """Return the length of an embedding; the clients of one process share a network."""
+    with torch.inference_mode():
+        return int(network(torch.zeros(1, *layout, device=device)).shape[1])
+
+
+@functools.lru_cache(maxsize=4)
+def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(network.named_parameters())

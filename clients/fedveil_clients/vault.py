@@ -74,13 +74,9 @@ class Vault:
         another one: it shows other pixels, and no mechanism serves both.
         """
         key = self.owner_key()
-        return [
-            Held(
-                randomness.subkey(key, "picture", content)[:16],
-                randomness.subkey(key, "record", listed.source, record, *size)[:16],
-            )
-            for record, content in zip(listed.records, contents, strict=True)
-        ]
+        pictures = randomness.subkeys(key, contents, before=("picture",))
+        records = randomness.subkeys(key, listed.records, before=("record", listed.source), after=size)
+        return [Held(picture[:16], record[:16]) for picture, record in zip(pictures, records, strict=True)]
 
     def picture_tags(self, contents: Iterable[bytes]) -> list[Held]:
         """Return what the ledger may show of pictures that are no records of a data set, such as a gallery's."""
@@ -126,7 +122,8 @@ class Vault:
         path = self._last(run_id, client_id)
         if not path.is_file():
             return
-        last, _, before = path.read_text(encoding="ascii", errors="replace").strip().partition(" ")
+        newest = path.read_text(encoding="ascii", errors="replace").strip().rpartition("\n")[2]
+        last, _, before = newest.partition(" ")
         if not last.isdigit():
             raise checks.UserError(f"{path} is damaged: it does not say which round was last. {_LAST}")
         if round_number < int(last) or (round_number == int(last) and sent != before):
@@ -134,9 +131,13 @@ class Vault:
             raise BadInstruction(f"Round {round_number} of run {run_id} was asked {again}; rounds go forward.")
 
     def answered(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
-        """Remember the last round that this client has answered, and a hash of what had been sent."""
+        """Remember the last round that this client has answered, and a hash of what had been sent.
+
+        A line is added: replacing a file makes some file systems write it out at once, every round of every client.
+        """
         path = self._last(run_id, client_id)
-        runs.write_atomic(path, f"{round_number} {sent}\n".encode(), private=True, durable=False)
+        _private_folder(path.parent)
+        disk.append(path, f"{round_number} {sent}\n")
 
     def _last(self, run_id: str, client_id: str) -> Path:
         return self.root / "heads" / run_id / client_id / "last"
@@ -158,31 +159,73 @@ class Heads:
     what: str = "class centres"
 
     def _versions(self) -> dict[int, Path]:
-        return {int(path.stem[1:]): path for path in self.folder.glob("r*.npz") if path.stem[1:].isdigit()}
+        found: dict[int, Path] = {}
+        with contextlib.suppress(FileNotFoundError):  # nobody has trained yet
+            for name in os.listdir(self.folder):
+                if name.startswith("r") and name.endswith(".npz") and name[1:-4].isdigit():
+                    found[int(name[1:-4])] = self.folder / name
+        return found
 
     def before(self, round_number: int) -> NDArray[np.float32] | None:
         """Return the centres (K, D) of the newest round before `round_number`, or None."""
         past = {version: path for version, path in self._versions().items() if version < round_number}
         if not past:
             return None
-        path = past[max(past)]
-        arrays, _ = runs.unpack(path, f"file of {self.what}", _LOST)
-        found = arrays.get("centres")
-        if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
-            shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
-            raise checks.UserError(f"{path} is not a readable file of {self.what}: it holds {shown}. {_LOST}")
-        return found
+        return _centres(past[max(past)], self.what)
 
     def save(self, round_number: int, centres: NDArray[np.float32]) -> None:
         """Store the centres after `round_number` and drop versions that no round can ask for any more."""
         _private_folder(self.folder)
-        data = runs.pack({"centres": centres}, {"round": round_number})
-        runs.write_atomic(self.folder / f"r{round_number:06d}.npz", data, private=True, durable=False)
+        path = self.folder / f"r{round_number:06d}.npz"
+        disk.place(path, runs.pack({"centres": centres}, {"round": round_number}))
+        _LATELY.keep(path, centres)
         versions = self._versions()
         kept = max((v for v in versions if v < round_number), default=round_number)
         for version, path in versions.items():
             if version < kept:
                 path.unlink(missing_ok=True)
+
+
+def _centres(path: Path, what: str) -> NDArray[np.float32]:
+    """Return the centres in a file, checked."""
+    if (lately := _LATELY.of(path)) is not None:
+        return lately
+    arrays, _ = runs.unpack(path, f"file of {what}", _LOST)
+    found = arrays.get("centres")
+    if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
+        shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
+        raise checks.UserError(f"{path} is not a readable file of {what}: it holds {shown}. {_LOST}")
+    return found
+
+
+class _Lately:
+    """Class centres that this process has written itself, each as long as its file is the one that it wrote."""
+
+    def __init__(self, limit: int) -> None:
+        self._left, self._kept = limit, dict[str, tuple[tuple[int, ...], NDArray[np.float32]]]()
+
+    def keep(self, path: Path, centres: NDArray[np.float32]) -> None:
+        """Remember one client's centres in place of its earlier ones, while there is room."""
+        own = os.fspath(path.parent)
+        if own in self._kept:
+            self._left += self._kept.pop(own)[1].nbytes
+        if centres.nbytes <= self._left:
+            self._left -= centres.nbytes
+            self._kept[own] = _stamp(path), centres.copy()
+
+    def of(self, path: Path) -> NDArray[np.float32] | None:
+        """Return a copy of the centres in a file, or None where it has to be read."""
+        found = self._kept.get(os.fspath(path.parent))
+        return found[1].copy() if found is not None and found[0] == _stamp(path) else None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from every other one that had or has its name."""
+    about = os.stat(path)
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+_LATELY = _Lately(1 << 26)  # bytes
 
 
 def _is_open(path: Path) -> bool:
@@ -218,6 +261,8 @@ def _listed(paths: list[Path]) -> str:
 
 def _private_folder(path: Path) -> None:
     """Make a folder and those above it that are missing, each for its owner alone; `mkdir -p` closes the last only."""
+    if path.is_dir():
+        return
     for folder in [*reversed(path.parents), path]:
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -59,11 +60,26 @@ test_key.__test__ = False  # type: ignore[attr-defined]  # pytest must not colle
 
 def subkey(key: bytes, *labels: str | int | bytes) -> bytes:
     """Return HMAC-SHA256 of length-prefixed labels under `key`: independent keys for independent purposes."""
-    mac = hmac.new(key, digestmod=hashlib.sha256)
-    for label in labels:
-        data = label if isinstance(label, bytes) else f"{type(label).__name__[0]}{label}".encode()
-        mac.update(len(data).to_bytes(8, "big") + data)
-    return mac.digest()
+    return hmac.digest(key, b"".join(map(_prefixed, labels)), "sha256")
+
+
+def subkeys(
+    key: bytes, labels: Iterable[str | int | bytes], *, before: Sequence[str | int | bytes] = (),
+    after: Sequence[str | int | bytes] = (),
+) -> list[bytes]:  # fmt: skip
+    """Return `subkey(key, *before, label, *after)` for each label, in a third of the time.
+
+    >>> subkeys(bytes(32), ["a", b"b"], before=["x"], after=[2]) == [
+    ...     subkey(bytes(32), "x", label, 2) for label in ("a", b"b")]
+    True
+    """
+    first, last = (b"".join(map(_prefixed, part)) for part in (before, after))
+    return [hmac.digest(key, first + _prefixed(label) + last, "sha256") for label in labels]
+
+
+def _prefixed(label: str | int | bytes) -> bytes:
+    data = label if isinstance(label, bytes) else f"{type(label).__name__[0]}{label}".encode()
+    return len(data).to_bytes(8, "big") + data
 
 
 class SecretStream:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedveil import checks, runs
+from fedveil.engine import arrays
 from fedveil.federation import instruction, planning, registered, variates
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator, replies
@@ -38,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
     checks.positive(**{"round-timeout": seconds})
     torch.set_num_threads(1)  # equal bits on every engine
     questions = Questions(grid, run, run_id, seconds)
+    local = bool(getattr(grid, "local", False))
     called: RollCall = Uniform(questions)
     began = time.perf_counter()
     if getattr(grid, "uniform", False):
@@ -53,12 +55,12 @@ def main(grid: Grid, context: Context) -> None:
         coordinator.report(opened, called.news())
         present, absent = called.present(cohort)
         yield from absent
-        # One content for all: the pool engine broadcasts it once.
+        # One content for all: an engine on this machine puts it where all of them read it.
         content = RecordDict(
             {
                 "instruction": ConfigRecord({**questions.told, "round": number}),
-                "tensors": ArrayRecord({name: Array(value) for name, value in tensors.items()}),
-                "state": ArrayRecord({name: Array(value.numpy()) for name, value in state.items()}),
+                "tensors": arrays.record(tensors, local),
+                "state": arrays.record({name: value.numpy() for name, value in state.items()}, local),
             }
         )
         messages = {

@@ -114,6 +114,7 @@ def bounded_sums(
             failures.append(checked)
             continue
         vector = flat(checked.tensors, plan.allowed)
+        del answer, checked
         total += clipped(vector, bound)
         count += indicator(vector, bound)
     return total, count, failures

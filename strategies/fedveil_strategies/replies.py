@@ -60,7 +60,9 @@ def answers(
         if isinstance(found, str):
             changed(node, client)
             found = Failure(client, found)
+        del reply
         yield found
+        del found  # an engine on this machine uses its memory again
     for client in silent.values():
         yield Failure(client, f"no answer within {asked.seconds:g} s (engine.round_timeout)", "late")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.configuration.schema import Cohort
+from fedveil.federation import packed
 from fedveil.records import Failure, RoundReport, Tensors, Update
 from fedveil_strategies import cohorts
 from fedveil_strategies.aggregation.base import Aggregation, Mean
@@ -101,7 +102,7 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
     if isinstance(found, Failure):
         return found
     for name in allowed:
-        if not np.isfinite(found.tensors[name]).all():
+        if not packed.all_finite(found.tensors[name]):
             return Failure(answer.client_id, f"tensor {name} holds values that are not finite")
     return found
 
@@ -116,6 +117,7 @@ def ordered(answers: Iterable[Update | Failure], cohort: Sequence[str]) -> Itera
         if answer.client_id in awaited:
             awaited.discard(answer.client_id)
             waiting[answer.client_id] = answer
+        del answer  # what has been summed is not kept until the next one comes
         while turn < len(names) and names[turn] in waiting:
             yield waiting.pop(names[turn])
             turn += 1
@@ -141,6 +143,7 @@ def expected_mean(
             continue
         for name in plan.allowed:
             total[name] += checked.tensors[name]
+        del answer, checked
     divisor = cohorts.expected_size(plan.cohort, len(plan.registry))
     for value in total.values():
         value /= divisor
@@ -205,9 +208,10 @@ def run(
             )
         tensors, optimiser = aggregation.step(dict(state.tensors), combined.mean, dict(state.optimiser))
         state = State(number, tensors, optimiser, combined.memory)
+        del combined  # two tensors' size in float64
         seconds = time.perf_counter() - begun
         report = RoundReport(
-            number, plan.rounds, tensors, optimiser, len(cohort), failures, seconds, expected_bytes, combined.memory
+            number, plan.rounds, tensors, optimiser, len(cohort), failures, seconds, expected_bytes, state.memory
         )
         for observer in observers:
             observer(report)

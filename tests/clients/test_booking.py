@@ -53,7 +53,7 @@ def owner(tmp_path):
         node = Node(name, policy=Policy(None, None, **limits) if limits else None)
         kind = repr(event).encode() if mechanism is None else mechanism
         joining = booking.Joining(client, node, event, kind, held_by(vault, name, held, names), again)
-        booking.accept(federation_of(*words), run, vault, joining)
+        booking.accept(federation_of(*words), run, vault, joining).on_disk()
         return vault
 
     return accept
@@ -87,7 +87,7 @@ def test_a_client_that_joins_no_round_is_reserved_and_rows_tell_nothing_of_who_d
 
 
 def accept(federation, run, client, node, vault, held=()):
-    booking.accept(federation, run, vault, booking.Joining(client, node, BARE, b"", held))
+    booking.accept(federation, run, vault, booking.Joining(client, node, BARE, b"", held)).on_disk()
 
 
 def test_nodes_with_a_data_set_or_vault_of_their_own_speak_for_themselves():

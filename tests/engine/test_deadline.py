@@ -79,9 +79,11 @@ def test_a_client_that_hangs_fails_alone_and_its_worker_is_replaced(grid_of, tmp
     assert [node for node, reply in found.items() if reply.has_error()] == [3]
     assert found[3].error.code == _flower.NO_ANSWER
     assert "no answer within 1 s" in found[3].error.reason
-    # The clients that waited behind it were worked on elsewhere.
+    assert list(found)[-1] == 3  # nobody waited behind it
     pids = {node: reply.content.config_records["f"]["pid"] for node, reply in found.items() if node != 3}
-    assert pids[5] not in (pids[2], pids[4], pids[6])
+    before = {pids[node] for node in pids}
+    again = [m for m in questions(grid) if m.metadata.dst_node_id != 3]
+    assert {r.content.config_records["f"]["pid"] for r in grid.send_and_receive(again, timeout=5.0)} - before
 
 
 def slow(message, context):

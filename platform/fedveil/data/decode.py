@@ -158,6 +158,8 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 def fit_array(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Return (3, size, size) from one grey (H, W) or colour (H, W, 3) array."""
+    if pixels.shape == (size, size, 3):  # as it is wanted: Pillow would copy it three times
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
     return fit(Image.fromarray(pixels).convert("RGB"), size)
 
 

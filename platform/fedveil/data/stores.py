@@ -132,8 +132,9 @@ class CachedStore:
             return self._cache[:0].copy()
         if not self._ready.size:
             return self._make(index)
-        missing = np.unique(index[~self._ready[index]])
-        if missing.size:
+        ready = self._ready[index]
+        if not ready.all():
+            missing = np.unique(index[~ready])
             self._cache[missing] = self._make(missing)
             self._ready[missing] = True
         return self._cache[index]

@@ -1,13 +1,12 @@
-"""The only place that touches Flower's internals: task identity, message ids, wire format; tested per version."""
+"""Flower's internals: task identity, message ids, wire format (and `arrays.filled`); tested per version."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -79,22 +78,11 @@ def from_bytes(data: bytes) -> Message:
     return message_from_proto(ProtoMessage.FromString(data))
 
 
-def own_copy(message: Message) -> Message:
-    """Return a message whose records are the receiver's own: a client cannot change what another one is sent.
-
-    Only the arrays' bytes are shared, and those are immutable.
-    """
-    copies: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
-    for name, record in message.content.items():
-        if isinstance(record, ArrayRecord):
-            arrays = {key: Array(a.dtype, tuple(a.shape), a.stype, bytes(a.data)) for key, a in record.items()}
-            copies[name] = ArrayRecord(arrays)
-        elif isinstance(record, MetricRecord):
-            copies[name] = MetricRecord(copy.deepcopy(dict(record)))
-        else:
-            copies[name] = ConfigRecord(copy.deepcopy(dict(record)))
-    copied: Message = Message(metadata=message.metadata, content=RecordDict(copies))  # type: ignore[call-overload]
-    return copied  # Flower's own way to rebuild a message; its public overloads leave it out
+def rebuilt(metadata: Any, content: RecordDict | None = None, error: tuple[int, str] | None = None) -> Message:
+    """Return a message of given metadata: Flower's own way, which its public overloads leave out."""
+    if error is not None:
+        return Message(metadata=metadata, error=Error(code=error[0], reason=error[1]))  # type: ignore[call-overload,no-any-return]
+    return Message(metadata=metadata, content=content)  # type: ignore[call-overload,no-any-return]
 
 
 def answer(app: ClientApp, message: Message, context: Context) -> Message:
@@ -123,6 +111,7 @@ class LocalGrid(Grid):
     """
 
     uniform = True
+    local = True  # records may hold values instead of bytes (`arrays`)
 
     def __init__(self, settings: Settings) -> None:
         identify()

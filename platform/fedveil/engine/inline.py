@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from flwr.app import Context, Message
 
-from fedveil.engine import _flower
+from fedveil.engine import _flower, _parcel
 from fedveil.engine._flower import ClientApp, LocalGrid, Settings
 
 
@@ -32,7 +32,7 @@ class InlineGrid(LocalGrid):
             if self.settings.wire:
                 received = _flower.from_bytes(_flower.to_bytes(message))
             else:
-                received = _flower.own_copy(message)
+                received = _flower.rebuilt(message.metadata, _parcel.own(message.content))
             begun = time.monotonic()
             reply = _flower.answer(self._app, received, self._context(message.metadata.dst_node_id))
             if timeout is not None and time.monotonic() - begun > timeout:

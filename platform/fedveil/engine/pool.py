@@ -1,137 +1,72 @@
-"""The pool engine: persistent forked workers; a round's common content is broadcast once through shared memory.
+"""The pool engine: persistent worker processes, which share memory and take the next client as they become free.
 
-A client always goes to the same worker (its open data stay there). At most two messages per worker are on their way, so
-memory does not grow with the cohort. Workers have their own session (Ctrl-C reaches the parent alone, which stops them)
-and die with the parent whatever happens to it. A worker that dies, or works on one message for longer than the deadline
-and is killed, fails the client it was working on and is replaced; the others' messages are worked on all the same.
+What a round's messages have in common is put into shared memory once. An answer's arrays are written by the worker
+where the parent reads them. Messages are handed out in their order, one a worker, a few ahead of the oldest that
+is unanswered: so answers that are summed in that order wait for little, and memory does not grow with the cohort. Among
+the next few, a worker takes one that it has had before, whose data it has open.
+
+A worker that ends, or works on one message for longer than the deadline and is killed, fails the client it was working
+on and is replaced; the others' messages are worked on all the same. One that somebody else has killed (a system without
+memory, an operator) is nobody's fault: its client is asked once more, and answers the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import mmap
-import multiprocessing
-import os
-import signal
-import sys
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection
-from multiprocessing.connection import Connection
-from typing import Any
 
 import torch
 from flwr.app import Message, RecordDict
 
-from fedveil.engine import _flower
+from fedveil.engine import _flower, _parcel
 from fedveil.engine._flower import ClientApp, LocalGrid, Settings
+from fedveil.engine._shared import Memory, Slots, Writer
+from fedveil.engine._worker import Posted, Start, Worker
 
-_DEPTH = 2
-_PR_SET_PDEATHSIG = 1
-
-
-class _Worker:
-    """One forked process: its pipe, and the messages it has been given and has not answered."""
-
-    def __init__(self, app: ClientApp, settings: Settings, board: mmap.mmap, others: list[_Worker]) -> None:
-        context = multiprocessing.get_context("fork")
-        self.pipe, theirs = context.Pipe()
-        inherited = [worker.pipe for worker in others] + [self.pipe]
-        self.process = context.Process(
-            target=_serve, args=(app, settings, board, theirs, inherited, os.getpid()), daemon=True
-        )
-        self.process.start()
-        theirs.close()
-        self.pending: deque[Message] = deque()
-        self.since = 0.0  # when it began to work on the first of them, time.monotonic()
-
-    def stop(self, at_once: bool = False) -> None:
-        with contextlib.suppress(OSError):
-            self.pipe.close()
-        if not at_once:
-            self.process.terminate()
-            self.process.join(5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(5)  # no signal reaches a process that waits for a disk: it ends when the disk answers
-
-
-def _left(busy: list[_Worker], timeout: float | None) -> float | None:
-    """Return the seconds until the first of these workers is late; None: never."""
-    return None if timeout is None else max(0.0, min(worker.since for worker in busy) + timeout - time.monotonic())
-
-
-def _serve(
-    app: ClientApp, settings: Settings, board: mmap.mmap, pipe: Connection, inherited: list[Any], parent: int
-) -> None:
-    """Answer messages until the pipe closes."""
-    with contextlib.suppress(OSError):
-        os.setsid()  # the kernel shares the processor by session
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with(parent)
-    for other in inherited:
-        other.close()
-    torch.set_num_threads(1)
-    _flower.identify()
-    contexts: dict[int, Any] = {}
-    content: tuple[int, bytes] = (0, b"")
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            generation, length, metadata = pipe.recv()
-            if generation != content[0]:
-                content = (generation, bytes(board[:length]))
-            message = _flower.from_bytes(content[1])
-            message.metadata.__dict__.update(metadata)
-            node = message.metadata.dst_node_id
-            place = contexts.setdefault(node, _flower.client_context(settings, node))
-            pipe.send_bytes(_flower.to_bytes(_flower.answer(app, message, place)))
-    os._exit(0)
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to end this process with its parent, even when that is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+_AHEAD = 2  # messages per worker that may be out before the oldest is answered
+_SPARE = 1  # answers that may be looked at in place, and one more for every fourth worker
 
 
 class PoolGrid(LocalGrid):
-    """A Flower Grid over forked workers; replies come in the order in which they finish."""
+    """A Flower Grid over worker processes; replies come in the order in which they finish.
 
-    def __init__(self, app: ClientApp, settings: Settings) -> None:
+    An answer's arrays are views of shared memory for as long as somebody looks at them; where nobody lets go of them,
+    later ones are copies.
+    """
+
+    def __init__(self, app: ClientApp, settings: Settings, start: Start = "fork") -> None:
         super().__init__(settings)
         torch.set_num_threads(1)  # before any fork: threads do not survive one
-        self._app = app
-        self._workers: list[_Worker] = []
-        self._board: mmap.mmap | None = None
-        self._posted: tuple[RecordDict, int] | None = None
-        self._generation = 0
+        self._app, self._begin = app, start
+        self._count = max(1, min(settings.workers, settings.clients))
+        self._workers: list[Worker] = []
+        self._board: Memory | None = None
+        self._slots: Slots | None = None
+        self._posted: tuple[RecordDict, Posted] | None = None
+        self._contents = 0
+        self._homes: dict[int, int] = {}  # node -> the place of the worker that had it last
 
-    def _start(self, size: int) -> mmap.mmap:
-        """Fork at the first message: the workers inherit what this process has read by then."""
-        if self._board is None or len(self._board) < size:
-            for worker in self._workers:
-                worker.stop()
-            self._board = mmap.mmap(-1, max(1 << 16, 2 * size))
-            self._workers = []
-            self._posted = None
-            for _ in range(max(1, min(self.settings.workers, self.settings.clients))):
-                self._workers.append(_Worker(self._app, self.settings, self._board, self._workers))
-        return self._board
+    def _post(self, content: RecordDict) -> Posted:
+        """Put a content into shared memory, unless it is there; workers are started with the first."""
+        if self._board is None or self._slots is None:
+            self._board, self._slots = Memory("content"), Slots(self._count + _SPARE + self._count // 4)
+        if self._posted is None or self._posted[0] is not content:
+            size = _parcel.size_of(content)
+            writer = Writer(memoryview(self._board.grown(size)))
+            self._contents += 1
+            self._posted = (content, Posted(self._contents, size, _parcel.apart(content, writer.put)))
+            self._slots.widen(max(size, 1))
+        while len(self._workers) < self._count:  # they inherit what this process has read by now
+            self._workers.append(self._worker())
+        return self._posted[1]
 
-    def _post(self, message: Message) -> tuple[int, int, Any]:
-        """Return what goes through the pipe; content that many messages share is written to the board once."""
-        if self._posted is None or self._posted[0] is not message.content:
-            data = _flower.to_bytes(message)
-            board = self._start(len(data))
-            board[: len(data)] = data
-            self._generation += 1
-            self._posted = (message.content, len(data))
-        return self._generation, self._posted[1], dict(message.metadata.__dict__)
+    def _worker(self) -> Worker:
+        assert self._board is not None  # both are there before the first worker
+        assert self._slots is not None
+        return Worker(self._app, self.settings, self._begin, (self._board, self._slots.memory), self._workers)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield replies as they finish.
@@ -148,59 +83,104 @@ class PoolGrid(LocalGrid):
             try:
                 yield from self._wave(together, timeout)
             finally:  # whoever stops listening halfway must not get old answers to the next question
-                if any(worker.pending for worker in self._workers):
+                if any(worker.message is not None for worker in self._workers):
                     self.close()
 
     def _wave(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        self._post(messages[0])
-        lanes: list[deque[Message]] = [deque() for _ in self._workers]
-        for message in messages:
-            lanes[message.metadata.dst_node_id % len(lanes)].append(message)
-        while any(lanes) or any(worker.pending for worker in self._workers):
-            for lane, worker in zip(lanes, self._workers, strict=True):
-                while lane and len(worker.pending) < _DEPTH:
-                    message = lane.popleft()
-                    if not worker.pending:
-                        worker.since = time.monotonic()
-                    worker.pending.append(message)
-                    with contextlib.suppress(OSError):  # a dead worker is noticed when its answer is awaited
-                        worker.pipe.send(self._post(message))
-            busy = [worker for worker in self._workers if worker.pending]
+        posted = self._post(messages[0].content)
+        queue = deque(enumerate(messages))
+        out: dict[str, int] = {}  # message id -> its place, of those that workers have
+        again: set[str] = set()  # ids of those whose worker was killed once
+        self._hand_out(queue, out, posted)
+        while out:
+            busy = [worker for worker in self._workers if worker.message is not None]
             ready = connection.wait([worker.pipe for worker in busy], _left(busy, timeout))
             for place, worker in enumerate(self._workers):
+                if worker.message is None:
+                    continue
                 if worker.pipe in ready:
-                    yield self._receive(place, lanes[place])
-                elif worker.pending and timeout is not None and time.monotonic() - worker.since > timeout:
-                    yield _flower.late(self._replaced(place, lanes[place], at_once=True), timeout)
+                    lost = worker.message
+                    reply = self._received(place, lost.metadata.message_id not in again)
+                    if reply is None:
+                        again.add(lost.metadata.message_id)
+                        queue.appendleft((out.pop(lost.metadata.message_id), lost))
+                        self._hand_out(queue, out, posted)
+                        continue
+                elif timeout is not None and time.monotonic() - worker.since > timeout:
+                    reply = _flower.late(self._replaced(place, at_once=True), timeout)
+                else:
+                    continue
+                del out[reply.metadata.reply_to_message_id]
+                self._hand_out(queue, out, posted)  # before the answer is dealt with
+                yield reply
+                del reply  # nobody looks at it here any more
 
-    def _receive(self, place: int, lane: deque[Message]) -> Message:
-        worker = self._workers[place]
+    def _hand_out(self, queue: deque[tuple[int, Message]], out: dict[str, int], posted: Posted) -> None:
+        """Give idle workers their next message, of those not too far ahead of the oldest unanswered one."""
+        for place, worker in enumerate(self._workers):
+            if worker.message is not None or not queue:
+                continue
+            oldest = min([*out.values(), queue[0][0]])
+            last = oldest + _AHEAD * len(self._workers)
+            near = [entry for entry in itertools.islice(queue, len(self._workers)) if entry[0] < last]
+            if not near:
+                return
+            mine = (entry for entry in near if self._homes.get(entry[1].metadata.dst_node_id) == place)
+            number, message = entry = next(mine, near[0])
+            queue.remove(entry)
+            out[message.metadata.message_id] = number
+            self._homes[message.metadata.dst_node_id] = place
+            assert self._slots is not None
+            worker.ask(message, posted, (self._slots.free.pop(), self._slots.width))
+
+    def _received(self, place: int, once_more: bool) -> Message | None:
+        """Return a worker's answer, or the failure that it has ended; None if it was killed and may be tried again."""
+        worker, slots = self._workers[place], self._slots
+        assert slots is not None
         try:
-            data = worker.pipe.recv_bytes()
+            metadata, error, content = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join(5)
             code = worker.process.exitcode
-            return _flower.failure(self._replaced(place, lane), f"the worker process ended (exit code {code})")
-        worker.pending.popleft()
-        worker.since = time.monotonic()
-        return _flower.from_bytes(data)
+            if once_more and code is not None and code < 0:
+                self._replaced(place)
+                return None
+            return _flower.failure(self._replaced(place), f"the worker process ended (exit code {code})")
+        worker.message = None
+        begin, width = worker.slot
+        if error is not None:
+            slots.release(begin, width)
+            return _flower.rebuilt(metadata, error=error)
+        seen = slots.view(begin)
+        reply = _parcel.together(content, seen)
+        if len(slots.free) < sum(one.message is None for one in self._workers):  # each needs one for its next answer
+            reply = _parcel.copied(reply)
+        return _flower.rebuilt(metadata, reply)
 
-    def _replaced(self, place: int, lane: deque[Message], at_once: bool = False) -> Message:
-        """Put a fresh worker in a place; return the message that is lost, the others wait in their lane again."""
-        worker = self._workers[place]
-        lost = worker.pending.popleft()
-        lane.extendleft(reversed(worker.pending))
+    def _replaced(self, place: int, at_once: bool = False) -> Message:
+        """Put a fresh worker in a place; return the message that is lost."""
+        worker = self._workers.pop(place)
+        lost = worker.message
+        assert lost is not None  # idle workers are not waited for
         worker.stop(at_once)
-        others = [other for other in self._workers if other is not worker]
-        assert self._board is not None  # a worker exists, so the board does
-        self._workers[place] = _Worker(self._app, self.settings, self._board, others)
+        assert self._slots is not None
+        self._slots.release(*worker.slot)
+        self._workers.insert(place, self._worker())
         return lost
 
     def close(self) -> None:
-        """Stop all workers; no process is left."""
+        """Stop all workers; no process is left, and no shared memory when nobody looks at answers any more."""
         for worker in self._workers:
             worker.stop()
         self._workers = []
-        if self._board is not None:
+        self._homes.clear()
+        self._posted = None
+        if self._board is not None and self._slots is not None:
             self._board.close()
-            self._board = self._posted = None
+            self._slots.memory.close()
+            self._board = self._slots = None
+
+
+def _left(busy: list[Worker], timeout: float | None) -> float | None:
+    """Return the seconds until the first of these workers is late; None: never."""
+    return None if timeout is None else max(0.0, min(worker.since for worker in busy) + timeout - time.monotonic())

@@ -14,6 +14,7 @@ from fedveil.federation.instruction import BadInstruction, one_line
 
 _STATE = 1 << 28  # bytes of a protection's state
 _HEADER = 1 << 10  # bytes before an array's values
+_FLOATS = (np.dtype("<f4"), np.dtype("<f8"))
 
 
 class Packed(Protocol):
@@ -21,6 +22,28 @@ class Packed(Protocol):
 
     stype: str
     data: bytes
+
+
+class Held:
+    """An array that came from this machine's own memory and was never written as bytes; nothing from a network is one.
+
+    Attributes:
+        values: read-only; whoever wants to keep them beyond the message copies them.
+    """
+
+    values: NDArray[Any]
+
+
+def all_finite(values: NDArray[np.float32]) -> bool:
+    """Return whether all values are finite.
+
+    A sum tells without a mask of the values' size: it is finite only if they are. One that is not may have overflowed.
+
+    >>> all_finite(np.array([1.0, np.inf, -np.inf], np.float32)), all_finite(np.full(9, 3e38, np.float32))
+    (False, True)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def tensors(
@@ -45,7 +68,7 @@ def tensors(
         values = _unpacked(given[name], f"{what} {name}", 4 * math.prod(shape))
         if values.dtype != np.float32 or values.shape != tuple(shape):
             raise BadInstruction(f"Expected {what} {name} float32 {tuple(shape)}, got {values.dtype} {values.shape}.")
-        if finite and not np.isfinite(values).all():
+        if finite and not all_finite(values):
             raise BadInstruction(f"Expected {what} {name} to be finite.")
         found[name] = values
     return found
@@ -53,13 +76,26 @@ def tensors(
 
 def state(given: Mapping[str, Packed]) -> dict[str, NDArray[Any]]:
     """Return a protection's public state as it arrived, of plausible size; its `check_state` has the last word."""
-    if sum(len(array.data) for array in given.values()) > _STATE or len(given) > 10_000:
+    if sum(map(_bytes, given.values())) > _STATE or len(given) > 10_000:
         raise BadInstruction(f"Expected a state of at most {_STATE} bytes in all.")
-    return {name: _unpacked(array, f"state {name[:80]}", _STATE) for name, array in given.items()}
+    found = {name: _unpacked(array, f"state {name[:80]}", _STATE) for name, array in given.items()}
+    return {name: values if values.flags.writeable else values.copy() for name, values in found.items()}
+
+
+def _bytes(array: Packed) -> int:
+    return int(array.values.nbytes) if isinstance(array, Held) else len(array.data)
 
 
 def _unpacked(array: Packed, what: str, most: int) -> NDArray[Any]:
-    """Return the floats of an .npy file in memory, of at most `most` bytes, writable and of this process's own."""
+    """Return the floats of an .npy file in memory, of at most `most` bytes, writable and of this process's own.
+
+    Values that this machine's memory holds are checked alike and returned as they are, read-only.
+    """
+    if isinstance(array, Held):
+        if array.values.dtype not in _FLOATS or array.values.nbytes > most:
+            found = f"{array.values.dtype} {array.values.shape}"
+            raise BadInstruction(f"Expected {what} as floats of at most {most} bytes, got {found}.")
+        return array.values
     if array.stype != "numpy.ndarray" or not isinstance(array.data, bytes) or len(array.data) > most + _HEADER:
         raise BadInstruction(f"Expected {what} as an .npy file of at most {most} bytes, got {len(array.data)}.")
     stream = io.BytesIO(array.data)
@@ -67,7 +103,7 @@ def _unpacked(array: Packed, what: str, most: int) -> NDArray[Any]:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("another version of the format")
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
-        if dtype not in (np.dtype("<f4"), np.dtype("<f8")):
+        if dtype not in _FLOATS:
             raise ValueError(f"values of type {dtype}")
         values = np.frombuffer(array.data, dtype, offset=stream.tell())
         if values.size != math.prod(shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,17 @@ def get_tensors(module: nn.Module) -> dict[str, NDArray[np.float32]]:
 
 def set_tensors(module: nn.Module, tensors: Any) -> None:
     """Copy tensors into a module's parameters; a missing name or another shape is refused."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name not in tensors or tuple(tensors[name].shape) != tuple(parameter.shape):
-                found = tuple(tensors[name].shape) if name in tensors else "nothing"
-                raise checks.UserError(f"Expected tensor {name} of shape {tuple(parameter.shape)}, got {found}.")
-            parameter.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
+    set_parameters(dict(module.named_parameters()), tensors)
+
+
+def set_parameters(parameters: Mapping[str, torch.Tensor], tensors: Any) -> None:
+    """Copy tensors into parameters by name; a missing name or another shape is refused."""
+    for name, parameter in parameters.items():
+        if name not in tensors or tuple(tensors[name].shape) != tuple(parameter.shape):
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise checks.UserError(f"Expected tensor {name} of shape {tuple(parameter.shape)}, got {found}.")
+        own = parameter.detach()
+        if own.device.type == "cpu":
+            np.copyto(own.numpy(), tensors[name], casting="same_kind")  # torch would warn of read-only ones
+        else:
+            own.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))

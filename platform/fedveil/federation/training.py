@@ -172,10 +172,17 @@ def check_finite(loss: float, tensors: Iterable[torch.Tensor], **rates: float) -
     fedveil.checks.UserError: Training diverged: the loss is not finite. Lower train.lr=3.0 or train.head_lr=9.0.
     """
     what = "the loss" if not math.isfinite(loss) else "the update"
-    if math.isfinite(loss) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+    if math.isfinite(loss) and _all_finite([tensor.detach() for tensor in tensors]):
         return
     named = " or ".join(f"{name}={rate!r}" for name, rate in rates.items())
     raise checks.UserError(f"Training diverged: {what} is not finite. Lower {named}.")
+
+
+def _all_finite(tensors: list[torch.Tensor]) -> bool:
+    """Return whether all values are finite; a norm tells in one pass, and one that has overflowed tells nothing."""
+    if not tensors or bool(torch.isfinite(torch.stack(torch._foreach_norm(tensors))).all()):
+        return True
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _gradients(

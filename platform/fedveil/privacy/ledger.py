@@ -46,6 +46,7 @@ CREATE TRIGGER IF NOT EXISTS content_no_delete BEFORE DELETE ON content
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 _NEW = f"{_SCHEMA}PRAGMA user_version={_VERSION};"
+_AT_ONCE = 500  # pictures in one query
 _RESTORE = "Restore it from a backup: what it forgets was released all the same."
 
 
@@ -200,11 +201,14 @@ class Book:
 
     def lacks(self, subject: str, held: Iterable[Held]) -> list[Held]:
         """Return the pictures that a data set is not yet known to hold as these records."""
-        query = "SELECT 1 FROM content WHERE picture=? AND subject=? AND record=?"
-        return [
-            one for one in dict.fromkeys(held)
-            if self._connection.execute(query, (one.picture, subject, one.record)).fetchone() is None
-        ]  # fmt: skip
+        asked = {(one.picture, one.record): one for one in held}
+        pictures = [picture for picture, _ in asked]
+        for start in range(0, len(pictures), _AT_ONCE):
+            some = pictures[start : start + _AT_ONCE]
+            query = f"SELECT picture, record FROM content WHERE subject=? AND picture IN ({','.join('?' * len(some))})"
+            for known in self._connection.execute(query, (subject, *some)):
+                asked.pop(known, None)
+        return [*asked.values()]
 
     def changed(self, subject: str, held: Iterable[Held]) -> int:
         """Return how many records a data set is known to have held with another picture only."""

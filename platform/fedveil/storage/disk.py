@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -98,6 +99,30 @@ def write_atomic(path: Path, data: bytes, private: bool = False, durable: bool =
     with named(path), _temporary(path, data, private, durable) as temporary:
         os.replace(temporary, path)
         _sync_folder(path, durable)
+
+
+def place(path: Path, data: bytes) -> None:
+    """Write a file for its owner alone, whole or not at all, into a folder that is there.
+
+    It survives a crash of the program, but perhaps not one of the machine: `write_atomic`, made for many small files.
+
+    Raises:
+        OSError: naming `path`; nothing is left of the attempt.
+    """
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}"
+    with named(path):
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(handle, view) :]
+            finally:
+                os.close(handle)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def create(path: Path, data: bytes, private: bool = False) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil_strategies.aggregation.base import Mean, Tensors
+from fedveil_strategies.aggregation.base import Mean, Tensors, blockwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,11 @@ class FedAvg:
 
     def step(self, tensors: Tensors, mean: Mean, state: Tensors) -> tuple[Tensors, Tensors]:
         """Return tensors + server_lr * mean."""
-        moved = {name: (tensors[name] + self.server_lr * value).astype(np.float32) for name, value in mean.items()}
+        moved = {name: blockwise(self._moved, tensors[name], value) for name, value in mean.items()}
         return {**tensors, **moved}, state
+
+    def _moved(self, tensor: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        return tensor + self.server_lr * mean
 
 
 METHOD = FedAvg

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil_strategies.aggregation.base import Mean, Tensors
+from fedveil_strategies.aggregation.base import Mean, Tensors, blockwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +32,17 @@ class FedAvgM:
     def step(self, tensors: Tensors, mean: Mean, state: Tensors) -> tuple[Tensors, Tensors]:
         """Return tensors + server_lr * velocity and the velocity."""
         velocity = {
-            name: (self.momentum * state.get(name, np.float32(0.0)) + value).astype(np.float32)
+            name: blockwise(self._velocity, state.get(name, np.zeros_like(tensors[name])), value)
             for name, value in mean.items()
         }
-        moved = {name: (tensors[name] + self.server_lr * v).astype(np.float32) for name, v in velocity.items()}
+        moved = {name: blockwise(self._moved, tensors[name], v) for name, v in velocity.items()}
         return {**tensors, **moved}, velocity
+
+    def _velocity(self, before: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.momentum * before + mean
+
+    def _moved(self, tensor: NDArray[np.float32], velocity: NDArray[np.float32]) -> NDArray[np.float32]:
+        return tensor + self.server_lr * velocity
 
 
 METHOD = FedAvgM
