@@ -34,6 +34,9 @@ SMALL = (
 )  # fmt: skip
 
 QUICK_DCTDP = ("protection.fit_steps=0", "protection.init=zeros")
+RECIPE = ("protection=none", "train.schedule.kind=cosine", "train.augment.flip=true", "train.augment.crop=0.1",
+          "train.augment.jitter=0.1", "train.class_share=0.6", "train.proximal=0.1", "train.correction=scaffold",
+          "train.cohort.rate=0.8", "aggregation=fedyogi", "evaluation.flip=always", "train.rounds=3")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +84,7 @@ def describe(message, context):
 # --- whole runs
 
 
-@pytest.mark.parametrize("words", [(*QUICK_DCTDP, "privacy.test_seed=7"), ("protection=none",)])
+@pytest.mark.parametrize("words", [(*QUICK_DCTDP, "privacy.test_seed=7"), ("protection=none",), RECIPE])
 def test_all_engines_give_equal_models(tmp_path, monkeypatch, words):
     found = []
     for place in ("engine=inline", "engine=inline engine.wire=true", "engine=pool engine.workers=2"):
