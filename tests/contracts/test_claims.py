@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from fedveil.commands.audit import audit
 from fedveil.commands.sweep import report as sweep_report
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
+from fedveil.privacy.ledger import Ledger
+from fedveil.protections import dctdp
 from fedveil_strategies import observers
 
 SMALL = [
@@ -184,6 +187,63 @@ def test_a_run_that_was_cut_off_claims_what_it_released_and_pays_for_what_it_rep
         assert after["image"] == 2 * before["image"]
     if protection == "kept":
         assert (before["image"], after["image"]) == (8.0, 8.0)
+
+
+@pytest.mark.parametrize("changed", ["radius", "shape"])
+def test_a_run_that_goes_on_draws_under_the_state_that_it_began_with(
+    changed: str, told: Told, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public faces that changed meanwhile, or other bits of a library, would be another mechanism and a second draw."""
+
+    def cut(self: observers.Watch, report: Any) -> None:
+        raise KeyboardInterrupt
+
+    fit = dctdp.DCTDP.fit
+
+    def other(self: dctdp.DCTDP, *given: Any, **named: Any) -> Any:
+        found = fit(self, *given, **named)
+        name = "radius" if changed == "radius" else "variance"
+        return {**found, name: found[name] * 1.5}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Watch, "checkpoint", cut)
+        assert cli.main(["simulate", *SMALL, *PROTECTIONS["kept"], "--plain"]) == 130
+    (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
+    monkeypatch.setattr(dctdp.DCTDP, "fit", other)
+    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    result = json.loads(Path("o.json").read_text())
+    doors(result, told, capsys)
+    assert {one["unit"]: one["epsilon"] for one in result["statements"]} == {"image": 8.0, "identity": 24.0}
+    with sqlite3.connect(".fedveil/vault/copies/index.sqlite") as index:
+        (drawn,) = index.execute("SELECT COUNT(*) FROM copy").fetchone()
+    assert drawn == 24  # 8 people of 3 images, once each
+    (mine,) = {row.mechanism for row in Ledger(Path("runs", run_id, "ledger.sqlite")).rows(run_id)}
+    assert len(mine) == 64
+
+
+def test_a_run_whose_state_is_lost_pays_for_both_mechanisms(
+    told: Told, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As interrupted runs of earlier versions were: without a checkpoint before the first round."""
+    fit = dctdp.DCTDP.fit
+
+    def cut(self: observers.Watch, report: Any) -> None:
+        raise KeyboardInterrupt
+
+    def other(self: dctdp.DCTDP, *given: Any, **named: Any) -> Any:
+        found = fit(self, *given, **named)
+        return {**found, "variance": found["variance"] * (1 + 1e-6)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Watch, "checkpoint", cut)
+        assert cli.main(["simulate", *SMALL, *PROTECTIONS["kept"], "--plain"]) == 130
+    (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
+    Path("runs", run_id, "checkpoint.npz").unlink()
+    monkeypatch.setattr(dctdp.DCTDP, "fit", other)
+    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    result = json.loads(Path("o.json").read_text())
+    doors(result, told, capsys)
+    assert next(one["epsilon"] for one in result["statements"] if one["unit"] == "image") == 16.0
 
 
 def test_a_gallery_claims_what_its_run_does(told: Told, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,12 +82,24 @@ def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> C
 
 
 def _counted(rows: Iterable[Row]) -> tuple[collections.Counter[Event], bool]:
+    """Return how often every event happened, and whether noise was fixed.
+
+    Copies that are kept are one release of their mechanism in every attempt; another mechanism drew other copies, even
+    where its event is equal.
+    """
     spent: collections.Counter[Event] = collections.Counter()
+    kept: set[tuple[Event, str]] = set()
     fixed = False
     for row in rows:
         fixed |= "NOT PRIVATE" in row.note
-        if row.status == "spent":
-            spent[row.event] += 1
+        if row.status != "spent":
+            continue
+        event, draw = row.event, (row.event, row.mechanism)
+        if isinstance(event, LocalRelease):
+            if draw in kept:
+                continue
+            kept |= {draw} if event.releases == 1 else set()
+        spent[event] += 1
     return spent, fixed
 
 
@@ -100,10 +112,9 @@ def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, gr
     start = warm_start.leak(federation.settings)
     if start is not None and start not in leaks:
         leaks.append(start)
-    for event, count in spent.items():
-        if isinstance(event, LocalRelease):  # one that is kept is the same release in every attempt
-            found += statements.price(statements.repeated(event, count if event.releases > 1 else 1))
-        elif isinstance(event, NonPrivate) and event not in leaks:
+    found += statements.together([(event, count) for event, count in spent.items() if isinstance(event, LocalRelease)])
+    for event in spent:
+        if isinstance(event, NonPrivate) and event not in leaks:
             found += statements.price(event)
     # What a start has learnt is in every model that follows.
     for leak in leaks:
