@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedveil import cli, config, runs, tracking
+from fedveil import checks, cli, config, runs, tracking
 from fedveil.commands.audit import audit
 from fedveil.commands.sweep import report as sweep_report
 from fedveil.federation.federation import Federation
@@ -114,15 +114,24 @@ def statement_of(data: dict[str, Any]) -> statements.Statement:
 
 
 def audited(run_id: str, claimed: list[dict[str, Any]]) -> None:
-    """The claim that an audit attacks is the run's."""
+    """The claim that an audit attacks is the run's, and what the run claims nothing about an audit does not either."""
     settings = config.from_json(Path("runs", run_id, "config.json").read_text())
-    if settings.privacy.client is None or settings.privacy.client.noise_multiplier is None:
+    noisy = settings.privacy.client is not None and settings.privacy.client.noise_multiplier is not None
+    if not noisy and settings.protection.name != "dctdp":
+        with pytest.raises(checks.UserError, match="Nothing to audit"):
+            audit.audit(audit.subject([run_id]), 20, 200)
         return
     found = audit.audit(audit.subject([run_id]), 20, 200)
-    bound = next(one for one in found["bounds"] if "rounds" in one["what"])
-    client = next(one for one in claimed if one["unit"] == "client")
-    if client["epsilon"] is not None:
-        assert bound["claimed"] == client["epsilon"]
+    units = {bound["unit"] for bound in found["bounds"]}
+    assert units == {*(["client"] if noisy else []), *(["image"] if settings.protection.name == "dctdp" else [])}
+    for bound in found["bounds"]:
+        own = [one["epsilon"] for one in claimed if one["unit"] == bound["unit"]]
+        assert bound["claimed"] == (None if None in own else max(own))
+        assert bool(bound["void"]) == (None in own)
+    text = audit.text(found)
+    assert ("claimed: nothing" in text) == any(bound["claimed"] is None for bound in found["bounds"])
+    if settings.privacy.test_seed is not None:
+        assert "is claimed" not in audit.verdict(found) or "nothing is claimed" in audit.verdict(found)
 
 
 def half() -> list[tuple[str, ...]]:

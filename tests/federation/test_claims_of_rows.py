@@ -9,8 +9,8 @@ import pytest
 
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
-from fedveil.privacy import gaussian
-from fedveil.privacy.events import LocalRelease
+from fedveil.privacy import gaussian, statements
+from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil.privacy.ledger import Row
 
 RUN = Federation.of(["protection=dctdp", "protection.total_epsilon=8"])
@@ -65,3 +65,12 @@ def test_the_total_of_two_mechanisms_may_be_meaningless_and_fixed_noise_voids_it
     assert "3 mechanisms" in claimed.statements[0].mechanism
     fixed = claims.of_run(RUN, rows(*three, note=claims.NOT_PRIVATE))
     assert {one.epsilon for one in fixed.statements} == {None}
+
+
+def test_beside_a_client_level_claim_the_representation_alone_may_lack_one() -> None:
+    """It does not leave in training; a start that nobody declared is in the model."""
+    image = dataclasses.replace(statements.price(KEPT)[0], unit="client", relation="zero-out")
+    for view, covered in (("the representation of a face", True), ("the released model", False)):
+        none = statements.price(NonPrivate("image", view, "no noise"))
+        assert statements.all_meaningful([image, *none]) == covered
+        assert not statements.all_meaningful(none)

@@ -253,5 +253,8 @@ def headline(statements: Sequence[Statement]) -> str:
     worst = max(images, key=lambda s: math.inf if s.epsilon is None else s.epsilon)
     if worst.epsilon is None or not worst.meaningful:
         shown = "infinite" if worst.epsilon is None else f"{worst.epsilon:.6g}"
-        return f"no meaningful image protection at this setting (image-level epsilon {shown} is above {MEANINGFUL:g})"
+        why = f"image-level epsilon {shown} is above {MEANINGFUL:g}"
+        if worst.epsilon is not None and worst.epsilon <= MEANINGFUL:
+            why = f"delta {worst.delta:g} is larger than the number of images allows"
+        return f"no meaningful image protection at this setting ({why})"
     return f"image-level epsilon {worst.epsilon:.6g} at delta {worst.delta:g} ({worst.relation})"
