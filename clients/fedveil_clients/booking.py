@@ -15,7 +15,7 @@ from fedveil.data.faces import FaceSet
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate
-from fedveil.privacy.ledger import Book, Held, Row, deal_of
+from fedveil.privacy.ledger import GALLERY, Book, Held, Row, deal_of
 from fedveil.privacy.spending import History, Past
 from fedveil_clients import policy
 from fedveil_clients.memo import Listed, ReadOnce, content_hashes
@@ -147,7 +147,7 @@ def enrolled(rule: Policy, run_id: str, node: policy.Node, vault: Vault, event: 
     Raises:
         PolicyRefusal: a limit over runs would be exceeded; nothing is written.
     """
-    rows = [Row(run_id, node.data_set, "spent", event, "gallery")]
+    rows = [Row(run_id, node.data_set, "spent", event, GALLERY)]
     with vault.ledger.write() as book:
         book.add_content(node.data_set, held)
         if rule.over_runs:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import device, frequency, randomness
+from fedveil import device, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
-from fedveil.privacy import noise
 from fedveil.protections.base import Visit
 from fedveil_clients.augmentation import Augmentation, flipped
 from fedveil_clients.memo import Copies
@@ -27,28 +24,13 @@ Features = Callable[[NDArray[np.int64], int], torch.Tensor]
 """Image numbers and the global step number -> what the recogniser is fed, (B, *layout) float32."""
 
 
-def mechanism_id(federation: Federation, state: Mapping[str, torch.Tensor]) -> bytes:
-    """Return a hash of everything a draw depends on but the record.
-
-    The method's settings (its noise, budget, clip and ranges among them), its learnt state, the size, and the versions
-    of the transform and of the noise's code.
-    """
-    method = federation.settings.protection
-    parts = [method.name, dict(method.settings), list(federation.size), frequency.VERSION, noise.VERSION]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for name in sorted(state):
-        values = np.ascontiguousarray(device.on_host(state)[name].numpy())
-        digest.update(f"{name}\x1f{values.dtype}\x1f{values.shape}\x1f".encode() + values.tobytes())
-    return digest.digest()
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Feeding:
     """How one stage of a federation is fed under one public state of the protection.
 
     Attributes:
         state: the protection's public state.
-        mechanism: `mechanism_id` of both.
+        mechanism: `federation.mechanism.mechanism_id` of both.
         place: where the features are computed and fed.
     """
 

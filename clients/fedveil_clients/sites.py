@@ -14,11 +14,12 @@ from fedveil.data.faces import FaceSet
 from fedveil.data.stores import Unreadable
 from fedveil.device import Place
 from fedveil.federation.federation import Federation
+from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import Held
 from fedveil_clients import booking, policy
-from fedveil_clients.features import Features, Feeding, joined, mechanism_id
+from fedveil_clients.features import Features, Feeding, joined
 from fedveil_clients.memo import Listed, ReadOnce
 from fedveil_clients.vault import Vault
 

@@ -1,7 +1,8 @@
 """One federation from configuration to result, free of Flower.
 
 Public artefacts first (the budget's shape, the initial backbone), then the run ledger, then rounds, stage by stage;
-observers evaluate, checkpoint and track. A session that is opened again goes on from its last checkpoint.
+observers evaluate, checkpoint and track. A session that is opened again goes on from its last checkpoint; the first one
+is written before round 1, so that public artefacts are learnt once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import claims, warm_start
 from fedveil.federation.federation import Federation
+from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.tensors import set_tensors
 from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID
 from fedveil.privacy.events import Event, LocalRelease
@@ -97,7 +99,7 @@ def _opened(
     admit(run)
     readback.ledger_of(run)  # refused here if it was cut since
     event = federation.release_event(state)
-    _book(federation, run, event)
+    _book(federation, run, event, state, bool(arrays))
     plan = phases.plan_of(federation, stage, tensors)
     level = _client_level(federation, plan, run, tensors, console)
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
@@ -157,19 +159,24 @@ def protection_phase(federation: Federation) -> str:
     return f"protection {federation.settings.protection.name}{learnt}"
 
 
-def _book(federation: Federation, run: Run, event: Event) -> None:
+def _book(
+    federation: Federation, run: Run, event: Event, state: Mapping[str, torch.Tensor], continued: bool
+) -> None:
     """Write to the run's ledger what it will release of an image, and a start that nobody declared public.
 
-    Copies that are drawn once are one release, however often the run was interrupted. Without them every attempt draws
-    afresh, unless the noise is fixed, and each is a row.
+    Copies that are drawn once are one release of their mechanism, however often the run was interrupted; another
+    mechanism draws other copies, and is a row of its own. Without kept copies every attempt draws afresh, unless the
+    noise is fixed, and each is a row.
     """
     ledger, note = Ledger(run.ledger), claims.note_of(federation)
-    row = Row(run.run_id, "run", "spent", event, note)
+    kept = isinstance(event, LocalRelease) and event.releases == 1
+    row = Row(run.run_id, "run", "spent", event, note, mechanism=mechanism_id(federation, state).hex() if kept else "")
     fresh = isinstance(event, LocalRelease) and event.releases > 1 and not note
-    if fresh:
+    # A checkpoint that an earlier version wrote goes on with its state, and that version named no mechanism.
+    known = {row.mechanism, ""} if continued else {row.mechanism}
+    there = (one for one in ledger.rows(run.run_id) if (one.event, one.status) == (event, row.status))
+    if fresh or not any(one.mechanism in known for one in there):
         ledger.append([row])
-    else:
-        ledger.append_once(row)
     leak = warm_start.leak(federation.settings)
     if leak is not None:
         ledger.append_once(Row(run.run_id, "run", "spent", leak, note))
@@ -193,6 +200,8 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
     watch = observers.Watch(session)
     total = session.federation.total_rounds
     try:
+        if not session.run.checkpoint.exists():  # what was learnt is what a run that goes on draws its copies under
+            watch.save(session.start)
         watch.warm_start()
         session.console.begin(total, session.start.round, list(session.history))
         watch.again()
@@ -275,8 +284,6 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     plain: dict[str, Any] = json.loads(json.dumps(records.plain(result), allow_nan=False))
     if watch.warm is not None:
         plain["warm_start"] = dict(watch.warm)
-    if not session.run.checkpoint.exists():  # a budget that did not last for one round
-        watch.save(end)
     # result.json comes last: a run that has one is complete, and what a tracker is told is read from its folder.
     runs.write_json(session.run.result, plain)
     mirror.publish(session.federation, session.run, session.tracker)

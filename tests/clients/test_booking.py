@@ -257,6 +257,8 @@ def test_a_limit_of_exactly_the_planned_epsilon_allows_the_one_run(owner):
         owner("r1", "set", BARE, words=CLIENT, max_client_epsilon=4.0)
     with pytest.raises(PolicyRefusal, match="no client-level guarantee"):
         owner("r2", "other", EIGHT, held=(7,), max_client_epsilon=4.0)
+    with pytest.raises(policy.PolicyRefusal, match="no client-level guarantee"):  # r0's schedule is not r3's
+        owner("r3", "set", EIGHT, max_client_epsilon=50.0)
 
 
 def test_image_totals_are_limited_over_runs_and_a_refusal_writes_nothing(owner):

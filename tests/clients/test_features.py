@@ -10,9 +10,9 @@ import torch
 
 from fedveil import frequency, randomness
 from fedveil.federation.federation import Federation
+from fedveil.federation.mechanism import mechanism_id
 from fedveil.privacy import noise
 from fedveil_clients import features, sites
-from fedveil_clients.features import mechanism_id
 from fedveil_clients.policy import Node
 
 DCTDP = ["protection=dctdp", "protection.fit_steps=0", "protection.init=zeros", "data.identities=6", "train.clients=2",

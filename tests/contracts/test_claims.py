@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedveil import cli, config, runs, tracking
+from fedveil import checks, cli, config, runs, tracking
 from fedveil.commands.audit import audit
 from fedveil.commands.sweep import report as sweep_report
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
+from fedveil.privacy.ledger import Ledger
+from fedveil.protections import dctdp
 from fedveil_strategies import observers
 
 SMALL = [
@@ -111,15 +114,24 @@ def statement_of(data: dict[str, Any]) -> statements.Statement:
 
 
 def audited(run_id: str, claimed: list[dict[str, Any]]) -> None:
-    """The claim that an audit attacks is the run's."""
+    """The claim that an audit attacks is the run's, and what the run claims nothing about an audit does not either."""
     settings = config.from_json(Path("runs", run_id, "config.json").read_text())
-    if settings.privacy.client is None or settings.privacy.client.noise_multiplier is None:
+    noisy = settings.privacy.client is not None and settings.privacy.client.noise_multiplier is not None
+    if not noisy and settings.protection.name != "dctdp":
+        with pytest.raises(checks.UserError, match="Nothing to audit"):
+            audit.audit(audit.subject([run_id]), 20, 200)
         return
     found = audit.audit(audit.subject([run_id]), 20, 200)
-    bound = next(one for one in found["bounds"] if "rounds" in one["what"])
-    client = next(one for one in claimed if one["unit"] == "client")
-    if client["epsilon"] is not None:
-        assert bound["claimed"] == client["epsilon"]
+    units = {bound["unit"] for bound in found["bounds"]}
+    assert units == {*(["client"] if noisy else []), *(["image"] if settings.protection.name == "dctdp" else [])}
+    for bound in found["bounds"]:
+        own = [one["epsilon"] for one in claimed if one["unit"] == bound["unit"]]
+        assert bound["claimed"] == (None if None in own else max(own))
+        assert bool(bound["void"]) == (None in own)
+    text = audit.text(found)
+    assert ("claimed: nothing" in text) == any(bound["claimed"] is None for bound in found["bounds"])
+    if settings.privacy.test_seed is not None:
+        assert "is claimed" not in audit.verdict(found) or "nothing is claimed" in audit.verdict(found)
 
 
 def half() -> list[tuple[str, ...]]:
@@ -184,6 +196,63 @@ def test_a_run_that_was_cut_off_claims_what_it_released_and_pays_for_what_it_rep
         assert after["image"] == 2 * before["image"]
     if protection == "kept":
         assert (before["image"], after["image"]) == (8.0, 8.0)
+
+
+@pytest.mark.parametrize("changed", ["radius", "shape"])
+def test_a_run_that_goes_on_draws_under_the_state_that_it_began_with(
+    changed: str, told: Told, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public faces that changed meanwhile, or other bits of a library, would be another mechanism and a second draw."""
+
+    def cut(self: observers.Watch, report: Any) -> None:
+        raise KeyboardInterrupt
+
+    fit = dctdp.DCTDP.fit
+
+    def other(self: dctdp.DCTDP, *given: Any, **named: Any) -> Any:
+        found = fit(self, *given, **named)
+        name = "radius" if changed == "radius" else "variance"
+        return {**found, name: found[name] * 1.5}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Watch, "checkpoint", cut)
+        assert cli.main(["simulate", *SMALL, *PROTECTIONS["kept"], "--plain"]) == 130
+    (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
+    monkeypatch.setattr(dctdp.DCTDP, "fit", other)
+    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    result = json.loads(Path("o.json").read_text())
+    doors(result, told, capsys)
+    assert {one["unit"]: one["epsilon"] for one in result["statements"]} == {"image": 8.0, "identity": 24.0}
+    with sqlite3.connect(".fedveil/vault/copies/index.sqlite") as index:
+        (drawn,) = index.execute("SELECT COUNT(*) FROM copy").fetchone()
+    assert drawn == 24  # 8 people of 3 images, once each
+    (mine,) = {row.mechanism for row in Ledger(Path("runs", run_id, "ledger.sqlite")).rows(run_id)}
+    assert len(mine) == 64
+
+
+def test_a_run_whose_state_is_lost_pays_for_both_mechanisms(
+    told: Told, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As interrupted runs of earlier versions were: without a checkpoint before the first round."""
+    fit = dctdp.DCTDP.fit
+
+    def cut(self: observers.Watch, report: Any) -> None:
+        raise KeyboardInterrupt
+
+    def other(self: dctdp.DCTDP, *given: Any, **named: Any) -> Any:
+        found = fit(self, *given, **named)
+        return {**found, "variance": found["variance"] * (1 + 1e-6)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Watch, "checkpoint", cut)
+        assert cli.main(["simulate", *SMALL, *PROTECTIONS["kept"], "--plain"]) == 130
+    (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
+    Path("runs", run_id, "checkpoint.npz").unlink()
+    monkeypatch.setattr(dctdp.DCTDP, "fit", other)
+    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    result = json.loads(Path("o.json").read_text())
+    doors(result, told, capsys)
+    assert next(one["epsilon"] for one in result["statements"] if one["unit"] == "image") == 16.0
 
 
 def test_a_gallery_claims_what_its_run_does(told: Told, capsys: pytest.CaptureFixture[str]) -> None:

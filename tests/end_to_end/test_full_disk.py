@@ -58,7 +58,7 @@ def test_a_run_on_a_disk_that_is_full_again_and_again_names_the_file_each_time_a
 ) -> None:
     monkeypatch.chdir(small)
     named, run_id = set(), None
-    for kibibytes in (*range(4, 64, 4), *range(64, 2000, 90)):
+    for kibibytes in (*range(4, 64, 4), *range(64, 400, 12), *range(400, 2000, 90)):
         resized(small, kibibytes)
         app._site.cache_clear()
         words = ["--resume", run_id] if run_id else TINY

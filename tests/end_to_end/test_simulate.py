@@ -285,8 +285,15 @@ def test_protect_draws_a_picture_of_ones_own_images(place):
     done = fedveil("protect", "faces", "protection=dctdp", *quick, "--out", "made.png")
     assert done.status == 0, done.err
     assert "2 images at 32x32 through dctdp" in done.out
-    assert "epsilon = 1000 at delta = 0 (replace-one)" in done.out
+    said, _, there = " ".join(done.out.split()).partition("A run draws secret noise")
+    assert "epsilon =" not in said
+    assert "image: no formal guarantee" in said
+    assert "NOT PRIVATE, the noise of this picture is drawn from the public seed" in said
+    assert "epsilon = 1000 at delta = 0 (replace-one)" in there
     assert max(map(len, done.out.splitlines())) <= 80
+    again = fedveil("protect", "faces", "protection=dctdp", *quick, "--out", "again.png")
+    assert again.status == 0
+    assert (place / "again.png").read_bytes() == (place / "made.png").read_bytes()
     with Image.open(place / "made.png") as picture:
         assert min(picture.size) > 100
     one = fedveil("protect", "faces/0.png", "protection=none", *[w for w in quick if w.startswith("data.")])

@@ -17,7 +17,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from fedveil import checks, randomness
+from fedveil import checks, randomness, runs
 from fedveil.commands import simulate
 from fedveil.commands.sweep import process, sweep, worker
 from fedveil.federation.federation import Federation
@@ -53,6 +53,12 @@ def state(folder: Path, sweep_id: str) -> dict[str, object]:
     return found
 
 
+def begun(run: Path) -> bool:
+    """Whether a run has finished its first round."""
+    path = run / "checkpoint.npz"
+    return path.is_file() and runs.unpack(path)[1]["round"] > 0
+
+
 def test_interrupted_killed_and_continued_it_repeats_nothing(tmp_path: Path) -> None:
     words = (*TINY, "protection=none", "seed=1,2", "train.rounds=25", "evaluation.every=25", "tracking=none")
     made = sweep.prepare(words)
@@ -61,7 +67,7 @@ def test_interrupted_killed_and_continued_it_repeats_nothing(tmp_path: Path) -> 
     first, second = (folder / "result.json" for folder in folders)
 
     process = start(tmp_path, *command)
-    wait_for((folders[0] / "checkpoint.npz").is_file, process)
+    wait_for(lambda: begun(folders[0]), process)
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=LONG)
     assert process.returncode == 130
@@ -71,7 +77,7 @@ def test_interrupted_killed_and_continued_it_repeats_nothing(tmp_path: Path) -> 
     assert not first.exists()
 
     process = start(tmp_path, *command)
-    wait_for(lambda: first.is_file() and (folders[1] / "checkpoint.npz").is_file(), process)
+    wait_for(lambda: first.is_file() and begun(folders[1]), process)
     process.kill()
     process.communicate(timeout=LONG)
     time.sleep(0.5)

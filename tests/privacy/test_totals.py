@@ -11,7 +11,7 @@ from scipy import stats
 
 from fedveil.privacy import gaussian, statements, totals
 from fedveil.privacy.accounting import filters
-from fedveil.privacy.events import LocalRelease, NonPrivate
+from fedveil.privacy.events import Gaussian, LocalRelease, NonPrivate, Release, Repeated
 from fedveil.privacy.ledger import Row
 from fedveil.privacy.totals import Deltas
 
@@ -107,3 +107,57 @@ def test_the_order_of_rows_changes_no_total():
             Row("c", "s", "spent", SMALL, mechanism="o")]  # fmt: skip
     found = {totals.of_rows(order)[0].epsilon for order in itertools.permutations(rows)}
     assert len(found) == 1
+
+
+def test_a_mixed_total_has_a_delta_and_a_pure_one_none():
+    rows = [Row("a", "s", "spent", PURE, mechanism="m"), Row("b", "s", "spent", normal(1.0), mechanism="n")]
+    for order in (rows, rows[::-1]):
+        (image,) = totals.of_rows(order, Deltas(image=1e-6))
+        assert image.delta == 1e-6
+        assert delta_by_quadrature(image.epsilon, (1.0,), 3.0) <= 1e-6 * (1 + 1e-3)
+    (pure,) = totals.of_rows(rows[:1], Deltas(image=1e-6))
+    assert pure.delta == 0
+
+
+# What a client-level total is about, where other runs released models without it
+
+
+def schedule(run, noise=8.0, note=""):
+    release = Release("client", "zero-out", totals.VIEW, Repeated(Gaussian(noise), 4))
+    return [Row(run, "set", "reserved", release, note), Row(run, "set", "spent", PURE, note, mechanism="m")]
+
+
+@pytest.mark.parametrize("status", ["spent", "reused"])
+@pytest.mark.parametrize("event", [PURE, NonPrivate("image", "all", "none")])
+def test_a_run_without_client_level_noise_leaves_no_claim_about_every_model(status, event):
+    bare = Row("bare", "set", status, event, mechanism="m" if event is PURE else "")
+    alone = [one for one in totals.of_rows(schedule("a")) if one.unit == "client"]
+    assert [(one.epsilon is not None, one.view) for one in alone] == [(True, totals.SCHEDULED)]
+    for rows in ([bare, *schedule("a")], [*schedule("a"), bare]):
+        client = [one for one in totals.of_rows(rows) if one.unit == "client"]
+        assert [one.epsilon for one in client] == [alone[0].epsilon, None]
+        assert "every" not in client[0].view or client[0].view == totals.SCHEDULED
+        assert client[1].view == totals.VIEW
+        assert "1 run released" in client[1].mechanism
+
+
+def test_fixed_noise_at_client_level_is_no_noise_for_the_total():
+    rows = [*schedule("a"), *schedule("fixed", note="NOT PRIVATE: fixed noise (privacy.test_seed)")]
+    client = [one for one in totals.of_rows(rows) if one.unit == "client"]
+    assert [one.epsilon is None for one in client] == [False, True]
+
+
+def test_a_gallery_releases_no_model_and_without_schedules_nothing_is_said_of_clients():
+    gallery = Row("g", "set", "spent", NonPrivate("image", "the gallery", "none"), "gallery")
+    client = [one for one in totals.of_rows([*schedule("a"), gallery]) if one.unit == "client"]
+    assert len(client) == 1
+    assert not [one for one in totals.of_rows([gallery, Row("b", "set", "spent", PURE)]) if one.unit == "client"]
+
+
+def test_totals_say_what_they_assume_of_starts_and_a_known_start_voids_what_is_said_of_models():
+    """Owners are not told where a backbone starts, so their ledger cannot know."""
+    found = totals.of_rows(schedule("a"))
+    assert {one.unit for one in found} == {"image", "client"}
+    assert all(any("started from a model" in text for text in one.assumptions) for one in found)
+    known = totals.of_rows([*schedule("a"), Row("a", "set", "spent", NonPrivate("image", totals.STARTED, "warm"))])
+    assert {one.epsilon for one in known} == {None}

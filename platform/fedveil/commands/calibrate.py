@@ -10,10 +10,10 @@ import dataclasses
 
 from fedveil import checks, config, console
 from fedveil.configuration.schema import Config, Train
-from fedveil.federation import planning
+from fedveil.federation import claims, planning
 from fedveil.federation.federation import Federation
 from fedveil.privacy import calibration
-from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
+from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
 
 EXAMPLES = """example:
@@ -31,6 +31,8 @@ def trained_numbers(federation: Federation) -> int:
 
 def calibrate(settings: Config) -> str:
     """Return the noise that meets `privacy.client`, what it proves, the noise-to-signal ratio, and alternatives.
+
+    Where a run of these settings would claim nothing, fixed noise or an undeclared start, that is said.
 
     Raises:
         fedveil.checks.UserError: no client-level target, or one that cannot be met.
@@ -58,6 +60,9 @@ def calibrate(settings: Config) -> str:
         f"proven        epsilon between {bound.lower:.5g} and {bound.upper:.5g} ({bound.method})",
         f"signal        {numbers:,} trained numbers: noise-to-signal ratio {ratio.ratio:.3g} a round",
     ]
+    planned = claims.planned(federation, federation.planned_event, LIVE_GRID)
+    if void := claims.claimed("client", planned.statements)[1]:
+        lines.insert(4, f"claim         nothing, whatever the noise: {void}")
     if ratio.warning:
         lines.append(ratio.warning)
     lines += ["", "rounds   noise multiplier   noise-to-signal ratio"]

@@ -6,6 +6,7 @@ Original, representation, and what it shows a person.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedveil import checks, console
@@ -14,6 +15,9 @@ from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.pictures import faces
 from fedveil.privacy import statements
+from fedveil.privacy.statements import Statement
+
+SHOWN = "NOT PRIVATE, the noise of this picture is drawn from the public seed"
 
 EXAMPLES = """examples:
   fedveil protect face.jpg protection=dctdp
@@ -23,6 +27,8 @@ EXAMPLES = """examples:
 
 def protect(federation: Federation, source: Path, out: Path, count: int) -> str:
     """Write the picture of an image, or of the first `count` images of a folder, and say what was done.
+
+    The same words draw the same picture, so its noise protects nobody.
 
     Raises:
         fedveil.checks.UserError: nothing readable at `source`; the message names the file.
@@ -36,8 +42,17 @@ def protect(federation: Federation, source: Path, out: Path, count: int) -> str:
     event = federation.release_event(state)
     lines = [f"{out}: {len(images)} images at {size[0]}x{size[1]} through {settings.protection.name}"]
     lines += [f"left out: {problem}" for problem in problems]
-    lines += [statements.claim(statement) for statement in claims.planned(federation, event).statements]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_claims(claims.planned(federation, event).statements)])
+
+
+def _claims(planned: Sequence[Statement]) -> list[str]:
+    """Return what holds of the picture, whose noise anybody can draw again, and what a run would claim."""
+    drawn = [statements.void(one, SHOWN) for one in planned if one.unit != "client"]
+    lines = [statements.claim(one) for one in drawn]
+    if drawn != [one for one in planned if one.unit != "client"]:
+        lines += ["Do not publish it for real faces. A run draws secret noise and keeps it; there:"]
+        lines += [f"  {statements.claim(one)}" for one in planned if one.epsilon is not None]
+    return lines
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

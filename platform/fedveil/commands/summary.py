@@ -40,6 +40,8 @@ def headline(settings: Config, found: Sequence[Statement]) -> str:
         return line
     if settings.privacy.test_seed is not None:
         return f"{line}; privacy.test_seed=none draws real noise"
+    if any(s.unit == "image" and s.epsilon is not None and s.epsilon <= statements.MEANINGFUL for s in found):
+        return f"{line}; a smaller protection.delta gives one, and partition.max_identities says for how many"
     if settings.protection.name == "dctdp":
         mode = dict(settings.protection.settings).get("mode")
         change = "" if mode == "image" else "protection.mode=image "

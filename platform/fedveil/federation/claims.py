@@ -67,6 +67,19 @@ def of_run(federation: Federation, rows: Iterable[Row], grid: float = FINAL_GRID
     return _derived(federation, spent, fixed, grid)
 
 
+def claimed(unit: str, found: Iterable[Statement]) -> tuple[float | None, str]:
+    """Return the largest epsilon that is claimed for a unit, or None with the reason why nothing is.
+
+    >>> claimed("image", [])
+    (None, 'no statement of this unit')
+    """
+    own = [one for one in found if one.unit == unit]
+    for one in own:
+        if one.epsilon is None:
+            return None, one.mechanism
+    return max((one.epsilon or 0.0 for one in own), default=None), "" if own else "no statement of this unit"
+
+
 def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> Claims:
     """Return what a whole run of this configuration would claim.
 
@@ -82,12 +95,24 @@ def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> C
 
 
 def _counted(rows: Iterable[Row]) -> tuple[collections.Counter[Event], bool]:
+    """Return how often every event happened, and whether noise was fixed.
+
+    Copies that are kept are one release of their mechanism in every attempt; another mechanism drew other copies, even
+    where its event is equal.
+    """
     spent: collections.Counter[Event] = collections.Counter()
+    kept: set[tuple[Event, str]] = set()
     fixed = False
     for row in rows:
         fixed |= "NOT PRIVATE" in row.note
-        if row.status == "spent":
-            spent[row.event] += 1
+        if row.status != "spent":
+            continue
+        event, draw = row.event, (row.event, row.mechanism)
+        if isinstance(event, LocalRelease):
+            if draw in kept:
+                continue
+            kept |= {draw} if event.releases == 1 else set()
+        spent[event] += 1
     return spent, fixed
 
 
@@ -100,10 +125,9 @@ def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, gr
     start = warm_start.leak(federation.settings)
     if start is not None and start not in leaks:
         leaks.append(start)
-    for event, count in spent.items():
-        if isinstance(event, LocalRelease):  # one that is kept is the same release in every attempt
-            found += statements.price(statements.repeated(event, count if event.releases > 1 else 1))
-        elif isinstance(event, NonPrivate) and event not in leaks:
+    found += statements.together([(event, count) for event, count in spent.items() if isinstance(event, LocalRelease)])
+    for event in spent:
+        if isinstance(event, NonPrivate) and event not in leaks:
             found += statements.price(event)
     # What a start has learnt is in every model that follows.
     for leak in leaks:
@@ -120,12 +144,17 @@ def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, gr
 
 
 def _within_ceiling(federation: Federation, one: Statement) -> Statement:
-    """Return the statement, not meaningful where its delta was raised above what the number of units allows."""
-    ceiling = planning.largest_delta(federation.units(one.unit))
+    """Return the statement, not meaningful where its delta is above what the public number of units allows."""
+    units = federation.units(one.unit)
+    ceiling = planning.largest_delta(units)
     if one.delta is None or one.delta <= ceiling:
         return one
-    raised = f"delta {one.delta:g} was raised above {ceiling:g}, which the number of units allows (policy.max_delta)"
-    return dataclasses.replace(one, meaningful=False, not_covered=(*one.not_covered, raised))
+    above = f"delta {one.delta:g} is above {ceiling:g}, the largest that {units} units allow"
+    if units is None:
+        above = f"nothing public bounds the number of units, so delta {one.delta:g} is not known to be small enough"
+    if (raised := federation.settings.policy.max_delta) is not None:
+        above += f" (accepted by policy.max_delta={raised:g})"
+    return dataclasses.replace(one, meaningful=False, not_covered=(*one.not_covered, above))
 
 
 @functools.lru_cache(maxsize=8)

@@ -35,19 +35,20 @@ def largest_delta(units: int | None) -> float:
     """Return the largest delta under which a claim means something: 1e-5, or 1 / (10 x units) where that is smaller.
 
     Delta is the probability that nothing is promised, for each unit by itself: at 1 / units, publishing one unit in
-    full would count as private.
+    full would count as private. So where nothing public bounds their number (None), no delta is known to be small.
 
     >>> largest_delta(2000), largest_delta(1_000_000), largest_delta(None)
-    (1e-05, 1e-07, 1e-05)
+    (1e-05, 1e-07, 0.0)
     """
-    return min(LARGEST_DELTA, 1 / (10 * units)) if units else LARGEST_DELTA
+    return min(LARGEST_DELTA, 1 / (10 * units)) if units else 0.0
 
 
 def deltas(settings: Config) -> dict[str, tuple[str, float]]:
     """Return the deltas at which a run's claims will stand, unit -> (setting, delta); pure guarantees have none."""
     found: dict[str, tuple[str, float]] = {}
     budget = settings.privacy.client
-    if budget is not None and budget.delta is not None and budget.epsilon != math.inf:
+    noisy = budget is not None and (budget.noise_multiplier is not None or budget.epsilon != math.inf)
+    if budget is not None and budget.delta is not None and noisy:
         found["client"] = ("privacy.client.delta", budget.delta)
     method = dict(settings.protection.settings)
     if method.get("noise") == "gaussian" and "delta" in method:
@@ -63,6 +64,12 @@ def check_delta(setting: str, delta: float, units: int | None, unit: str, raised
     """
     ceiling = largest_delta(units)
     if not 0 < delta <= max(ceiling, raised or 0.0):
+        if units is None:
+            raise checks.UserError(
+                f"Expected a public number of {unit}s beside {setting}={delta!r}: delta is to be at most 1 / (10 x "
+                f"{unit}s), and nothing bounds them. Set partition.max_identities (people of one client); an owner who "
+                "accepts an unknown number says so with policy.max_delta."
+            )
         why = "the largest that means something"
         if units and ceiling < LARGEST_DELTA:
             why = f"1 / (10 x {units:,} {unit}s)"
@@ -166,7 +173,12 @@ def _check(settings: Config, budget: ClientBudget) -> None:
             "privacy.client.clip is needed: the largest L2 norm of one client's update, a public constant, for "
             "example privacy.client.clip=0.5; with privacy.client.quantile=0.5 it is only where clipping starts."
         )
-    if budget.epsilon == math.inf and budget.noise_multiplier is None:
+    if budget.epsilon == math.inf:
+        if budget.noise_multiplier is not None:
+            raise checks.UserError(
+                "privacy.client.epsilon=inf clips without noise, and privacy.client.noise_multiplier="
+                f"{budget.noise_multiplier!r} asks for noise; remove one of them."
+            )
         return
     if budget.delta is None:
         most = largest_delta(settings.train.clients)

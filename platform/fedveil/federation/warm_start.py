@@ -16,10 +16,11 @@ from fedveil.federation import training
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.privacy.events import NonPrivate
+from fedveil.privacy.totals import STARTED
 from fedveil.protections.base import Progress, State
 
 PUBLIC = "public"
-VIEW = "the released model"
+VIEW = STARTED
 """Who sees what a start has learnt."""
 
 

@@ -83,6 +83,9 @@ class Held:
     record: bytes = b""
 
 
+GALLERY = "gallery"
+"""The note of a row that is a gallery: faces were released, and no model."""
+
 EVERYBODY = "*"
 """The client of a subject SOURCE/DEAL/* that stands for every client of the deal: written once for all of them."""
 

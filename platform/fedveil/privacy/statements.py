@@ -125,6 +125,32 @@ def price(event: Event) -> list[Statement]:
     return found
 
 
+def together(releases: Sequence[tuple[LocalRelease, int]]) -> list[Statement]:
+    """Return the statements of all releases of one image in a run, each `count` times: one per unit, composed.
+
+    >>> a, b = LocalRelease("laplace", 8.0, max_images_per_identity=5), LocalRelease("laplace", 2.0)
+    >>> [(s.unit, s.epsilon) for s in together([(a, 1), (dataclasses.replace(a, diameter=2.0), 2)])]
+    [('image', 12.0), ('identity', 60.0)]
+    >>> [(s.unit, s.epsilon) for s in together([(a, 1), (b, 1)])]  # nothing bounds a person's images under b
+    [('image', 10.0)]
+    """
+    if not releases:
+        return []
+    if len(releases) == 1 and (releases[0][1] == 1 or releases[0][0].releases > 1):
+        return price(repeated(*releases[0]))
+    delta = max(event.delta for event, _ in releases)
+    caps = [event.max_images_per_identity for event, _ in releases]
+    said = f"sum over {sum(count for _, count in releases)} mechanisms under which copies of one image were drawn"
+    found = []
+    for unit, times in (("image", [1] * len(releases)), ("identity", caps)):
+        if None in times:
+            continue
+        parts = [one for event, _ in releases for one in price(event) if one.unit == unit]
+        counted = [(event, count * (many or 1)) for (event, count), many in zip(releases, times, strict=True)]
+        found.append(composed(parts, local_epsilon(counted, delta), delta, said))
+    return found
+
+
 def repeated(event: LocalRelease, count: int) -> LocalRelease:
     """Return the event that stands for `count` equal ones."""
     return dataclasses.replace(event, releases=event.releases * count)
@@ -227,5 +253,8 @@ def headline(statements: Sequence[Statement]) -> str:
     worst = max(images, key=lambda s: math.inf if s.epsilon is None else s.epsilon)
     if worst.epsilon is None or not worst.meaningful:
         shown = "infinite" if worst.epsilon is None else f"{worst.epsilon:.6g}"
-        return f"no meaningful image protection at this setting (image-level epsilon {shown} is above {MEANINGFUL:g})"
+        why = f"image-level epsilon {shown} is above {MEANINGFUL:g}"
+        if worst.epsilon is not None and worst.epsilon <= MEANINGFUL:
+            why = f"delta {worst.delta:g} is larger than the number of images allows"
+        return f"no meaningful image protection at this setting ({why})"
     return f"image-level epsilon {worst.epsilon:.6g} at delta {worst.delta:g} ({worst.relation})"

@@ -10,13 +10,18 @@ from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import NonPrivate, Release
-from fedveil.privacy.ledger import Row
+from fedveil.privacy.ledger import GALLERY, Row
 from fedveil.privacy.spending import DELTA, History, Picture, fixed_noise, reserved
 from fedveil.privacy.statements import Statement
 
 VIEW = "every released global model"
+SCHEDULED = "every global model that an accepted client-level schedule released"
+"""The view of a client-level total: models of other runs are not in it."""
+STARTED = "the released model"
+"""Who sees what a start has learnt that nobody declared public."""
 
 _CLIENT_ASSUMPTIONS = ("the server adds the noise, keeps it and the coins secret, and forgets both",)
+_STARTS = "no run started from a model that had learnt from these pictures outside the releases counted here"
 _NOT_ADAPTIVE = "none was chosen after seeing what an earlier one gave out, or the owner's policy limits the total"
 
 
@@ -39,9 +44,27 @@ def of_history(history: History, deltas: Deltas) -> list[Statement]:
     found += [image] if image is not None else []
     client = client_total(client_schedules(history), deltas.client)
     found += [client] if client is not None else []
+    if bare := bare_runs(history):
+        one = len(bare) == 1
+        reason = f"{len(bare)} run{'' if one else 's'} released models without secret client-level noise"
+        found += statements.price(NonPrivate("client", VIEW, reason))
     for none in dict.fromkeys(row.event for row in rows if isinstance(row.event, NonPrivate)):
+        if none.view == STARTED:
+            found = [statements.void(one, none.reason) if "model" in one.view else one for one in found]
         found += statements.price(none)
     return found
+
+
+def bare_runs(history: History) -> list[str]:
+    """Return the runs that released models and reserved no client-level noise, or a fixed one, in order.
+
+    None where no run reserved any: then nothing is said of clients, and nothing has to be taken back.
+    """
+    rows = history.rows()
+    if not client_schedules(history):
+        return []
+    noisy = {row.run_id for row in reserved(rows) if not fixed_noise(row)}
+    return [*dict.fromkeys(row.run_id for row in rows if row.run_id not in noisy and row.note != GALLERY)]
 
 
 def of_rows(rows: Sequence[Row], deltas: Deltas | None = None) -> list[Statement]:
@@ -71,6 +94,7 @@ def image_total(picture: Picture, delta: float) -> Statement | None:
         f"{len(releases)} releases of one image, composed at this delta"
     )  # fmt: skip
     total = statements.composed(parts, epsilon, 0.0 if pure else delta, said)
+    total = dataclasses.replace(total, assumptions=(*total.assumptions, _STARTS))
     if not pure and len(releases) > 1:
         total = dataclasses.replace(total, assumptions=(*total.assumptions, _NOT_ADAPTIVE))
     return total
@@ -83,7 +107,7 @@ def client_schedules(history: History) -> list[Release]:
 
 
 def client_total(schedules: Sequence[Release], delta: float) -> Statement | None:
-    """Return the statement of reserved schedules together; None without any."""
+    """Return the statement of reserved schedules together, about the models that they released; None without any."""
     if not schedules:
         return None
     accountant = RdpAccountant(filters.relation_of(schedules), "client")
@@ -94,12 +118,17 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
     return Statement(
         unit="client",
         relation=accountant.relation,
-        view=VIEW,
+        view=SCHEDULED,
         mechanism=f"{len(schedules)} reserved schedules ({bound.method})",
         epsilon=bound.upper,
         delta=delta if bound.upper is not None else None,
         guarantee="formal" if bound.upper is not None else "none",
         meaningful=bound.upper is not None and bound.upper <= statements.MEANINGFUL,
-        assumptions=(*_CLIENT_ASSUMPTIONS, *adaptive),
-        not_covered=("the server itself", "the operator's log", "floating-point effects of the noise"),
+        assumptions=(*_CLIENT_ASSUMPTIONS, _STARTS, *adaptive),
+        not_covered=(
+            "models of runs without a client-level schedule",
+            "the server itself",
+            "the operator's log",
+            "floating-point effects of the noise",
+        ),
     )

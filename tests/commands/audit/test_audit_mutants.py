@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fedveil.federation.federation import Federation
+from fedveil.federation.mechanism import mechanism_id
 from fedveil.privacy import events
 from fedveil.privacy import totals as totals_of
 from fedveil.privacy.accounting.pld import PldAccountant
@@ -19,7 +20,6 @@ from fedveil.protections.dctdp import DCTDP
 from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Tensors, Update
 from fedveil_clients import booking
-from fedveil_clients.features import mechanism_id
 from fedveil_clients.memo import Listed, Memo
 from fedveil_clients.policy import Node
 from fedveil_clients.sites import open_site

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def check_true(*words: str) -> dict[str, Any]:
     report = found(*words)
     assert not report["violated"], audit.text(report)
     whole = [bound for bound in report["bounds"] if "canary" in bound["what"]]
-    assert max(bound["audited"] for bound in whole) > 0.6 * whole[0]["claimed"], audit.text(report)
+    assert max(bound["audited"] for bound in whole) > 0.6 * whole[0]["proven"], audit.text(report)
     return report
 
 
@@ -74,8 +75,11 @@ def test_true_claims_stand_and_are_tight(words: list[str]) -> None:
 def test_the_words_of_the_verdict() -> None:
     report = found("privacy.client.epsilon=4", canary_clients=50, draws=1000)
     text = audit.text(report)
-    assert text.splitlines()[-1].startswith("no violation found")
-    assert "which is not a proof" in text
+    assert text.splitlines()[-1].startswith("nothing is claimed, so nothing is refuted")
+    assert "claimed: nothing (NOT PRIVATE" in text
+    secret = {**report, "bounds": [{**one, "claimed": 4.0, "void": ""} for one in report["bounds"]]}
+    assert audit.text(secret).splitlines()[-1].startswith("no violation found")
+    assert "which is not a proof" in audit.text(secret)
     assert "NOT PRIVATE: fixed noise" in text
     assert max(len(line) for line in text.splitlines()[1:]) <= 110
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -184,9 +188,19 @@ def test_a_run_is_audited_against_its_ledger(tmp_path: Path, capsys: pytest.Capt
     assert cli.main([*words, "--json", str(tmp_path / "audit.json")]) == 0
     report = json.loads((tmp_path / "audit.json").read_text())
     assert report["subject"] == run_id
-    assert report["bounds"][0]["claimed"] == pytest.approx(4.0, rel=1e-2)
+    assert report["bounds"][0]["proven"] == pytest.approx(4.0, rel=1e-2)
+    assert {one["claimed"] for one in report["bounds"]} == {None}  # its noise is fixed
     assert {"claimed", "audited", "method", "trials", "seconds"} <= set(report["bounds"][0])
     assert "6 rounds with 100 canary clients" in capsys.readouterr().out
+
+
+def test_an_edited_ledger_is_not_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = finished_run(tmp_path, booked=6, finished=6)
+    with sqlite3.connect(runs.Run(tmp_path, run_id).ledger) as ledger:
+        ledger.execute("DROP TRIGGER no_update")
+        ledger.execute("UPDATE row SET note='another round' WHERE id=2")
+    assert cli.main(["audit", run_id, f"runs.root={tmp_path}", "--canaries", "50", "--draws", "1000"]) == 2
+    assert "it was edited" in capsys.readouterr().err
 
 
 def test_a_dropped_event_is_called_violated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedveil.commands.sweep import total
-from fedveil.privacy.events import LocalRelease, NonPrivate
+from fedveil.privacy.events import Gaussian, LocalRelease, NonPrivate, Release
 from fedveil.privacy.ledger import Row
 from fedveil.privacy.totals import Deltas
 
@@ -87,6 +87,34 @@ def test_a_total_that_adaptivity_would_break_says_what_it_assumes(event: LocalRe
 def test_fixed_noise_protects_nobody() -> None:
     ledger = [Row("a", "d", "spent", EIGHT, "NOT PRIVATE: fixed noise (privacy.test_seed)")]
     assert one(of_rows(ledger, {"a"})).unprotected == 1
+
+
+def clients_total(ledger: list[Row], **more: object) -> total.Total:
+    found = total.of_rows(ledger, {row.run_id for row in ledger}, Deltas(), **more)  # type: ignore[arg-type]
+    return next(one for one in total.worst(found) if one.statement.unit == "client")
+
+
+SCHEDULE = Release("client", "zero-out", "every released global model", Gaussian(4.0))
+
+
+def test_a_grid_over_client_level_noise_and_none_has_no_client_level_total() -> None:
+    """privacy.client.epsilon=none,4: the models of the first cell hide nobody."""
+    ledger = rows(("a", "d/1/*", "spent", EIGHT, "m"), ("b", "d/1/*", "reserved", SCHEDULE),
+                  ("b", "d/1/*", "reused", EIGHT, "m"))  # fmt: skip
+    found = clients_total(ledger)
+    assert (found.statement.epsilon, found.unprotected) == (None, 1)
+    (said,) = total.sentences([found], all_public=False, fixed=True)
+    assert "infinite: 1 run" in said
+    assert "that an accepted client-level schedule released" in said
+    assert clients_total(ledger[1:]).statement.epsilon is not None
+
+
+def test_a_start_that_nobody_declared_public_voids_what_a_sweep_says_of_models() -> None:
+    ledger = rows(("b", "d/1/*", "reserved", SCHEDULE), ("b", "d/1/*", "spent", EIGHT, "m"))
+    warm = NonPrivate("image", "the released model", "the backbone starts from elsewhere")
+    found = total.worst(total.of_rows(ledger, {"b"}, Deltas(), starts={"b": warm}))
+    assert {one.statement.epsilon for one in found} == {None}
+    assert {one.statement.unit for one in found} == {"client", "image"}
 
 
 def test_words_without_rows() -> None:

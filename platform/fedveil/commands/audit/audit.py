@@ -29,7 +29,7 @@ class Subject:
         name: the run's id, or the words.
         federation: of its planned configuration.
         run: the run's folder, or None for words.
-        booked: the noisy rounds in the run's ledger.
+        rows: of the run's ledger.
         finished: rounds that its checkpoint has finished.
         state: the protection's public state in the checkpoint, as arrays; empty where there is none.
     """
@@ -37,9 +37,14 @@ class Subject:
     name: str
     federation: Federation
     run: runs.Run | None = None
-    booked: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
     finished: int = 0
     state: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def booked(self) -> list[Row]:
+        """The noisy rounds in the run's ledger."""
+        return [row for row in self.rows if row.status == "spent" and isinstance(row.event, Release)]
 
 
 def subject(words: Sequence[str]) -> Subject:
@@ -49,11 +54,10 @@ def subject(words: Sequence[str]) -> Subject:
     _mistakes.only(words[1:], ("runs",), "an audit of a run")
     run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
     federation = Federation(readback.settings_of(run))
-    rows = readback.ledger_of(run).rows(run.run_id)
-    booked = tuple(row for row in rows if row.status == "spent" and isinstance(row.event, Release))
+    rows = tuple(readback.ledger_of(run).rows(run.run_id))
     arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: value for name, value in arrays.items() if name.startswith("state/")}
-    return Subject(run.run_id, federation, run, booked, int(meta["round"]), state)
+    return Subject(run.run_id, federation, run, rows, int(meta["round"]), state)
 
 
 def audit(chosen: Subject, canaries: int = 1000, draws: int = 100_000, seed: int = 1) -> dict[str, Any]:
@@ -78,11 +82,11 @@ def audit(chosen: Subject, canaries: int = 1000, draws: int = 100_000, seed: int
     found: list[Bound] = []
     notes: list[str] = []
     if budget is not None and budget.noise_multiplier is not None:
-        found += client.attack(chosen.federation, budget, [*chosen.booked], canaries, draws, seed)
+        found += client.attack(chosen.federation, budget, chosen.rows, canaries, draws, seed)
         if chosen.run is not None and len(chosen.booked) < chosen.finished:
             notes.append(f"the ledger holds {len(chosen.booked)} of the {chosen.finished} finished rounds")
     missing = bool(notes)
-    found += local.attack(chosen.federation, chosen.state, draws)
+    found += local.attack(chosen.federation, chosen.rows, chosen.state, draws)
     if not found:
         raise checks.UserError(
             "Nothing to audit: this configuration claims no epsilon. Give privacy.client.epsilon=8 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 from fedveil import config, engine
 from fedveil.commands.audit.report import LEVEL, Bound
@@ -14,7 +15,7 @@ from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.audit import Counts, Scores
-from fedveil.privacy.events import Gaussian
+from fedveil.privacy.events import Gaussian, Release
 from fedveil.privacy.ledger import Row
 
 REPLAY = "fedveil_strategies.canaries:replay"
@@ -22,19 +23,20 @@ ONE_RELEASE = "fedveil_strategies.canaries:one_release"
 
 
 def attack(
-    federation: Federation, budget: ClientBudget, booked: list[Row], canaries: int, draws: int, seed: int
+    federation: Federation, budget: ClientBudget, rows: Sequence[Row], canaries: int, draws: int, seed: int
 ) -> list[Bound]:
     """Return the bounds on what a client-level run claims, and on one of its noisy sums.
 
     Args:
         federation: of a planned configuration.
         budget: its client-level block.
-        booked: the run's noisy rounds in its ledger, whose claim is audited; empty claims the planned schedule.
+        rows: of the run's ledger, whose claim is audited; without noisy rounds in it the planned schedule's is.
         canaries: how many canary clients the replay has.
         draws: noisy sums of extreme legal updates on each side.
         seed: of the public audit coins.
     """
     delta = budget.delta or 0.0
+    booked = [row for row in rows if row.status == "spent" and isinstance(row.event, Release)]
     # The replay has one stage of canary rounds: as many as all stages of the run have, or as were booked.
     rounds, relation = len(booked) or federation.total_rounds, federation.relation
     bare = config.load(["protection=none"]).protection
@@ -43,15 +45,17 @@ def attack(
     begun = time.perf_counter()
     sums: Scores = engine.load(ONE_RELEASE)(replayed, draws)
     accountant = PldAccountant(relation, "client")
-    claimed = accountant.compose(Gaussian(budget.noise_multiplier or 0.0)).upper(delta)
+    one_sum = accountant.compose(Gaussian(budget.noise_multiplier or 0.0)).upper(delta)
     mu = _mu(sums)
     values = [
         ("Clopper-Pearson", _clopper_pearson(sums, delta), sums),
         ("trade-off curve", _closed(mu, delta), sums),
     ]
-    single = _bounds("one noisy sum without sampling, extreme updates", claimed, delta, values, begun)
+    attacked, taken = "one noisy sum without sampling, extreme updates", time.perf_counter() - begun
     begun = time.perf_counter()
     seen = engine.load(REPLAY)(replayed, canaries, seed)
+    claim = claims.claimed("client", claims.of_run(federation, rows if booked else seen.booked, FINAL_GRID).statements)
+    single = _bounds(attacked, claim, one_sum, delta, values, taken)
     whole = claims.client_epsilon(federation, [(row.event, 1) for row in booked or seen.booked], FINAL_GRID)
     values = [
         ("Clopper-Pearson", _clopper_pearson(seen.run, delta), seen.run),
@@ -67,15 +71,19 @@ def attack(
                     ("of the single noisy sums", mu * math.sqrt(rounds), sums))  # fmt: skip
         values += [(f"trade-off curve {name}", _closed(found, delta), scores) for name, found, scores in together]
     what = f"{rounds} rounds with {canaries} canary clients"
-    return [*_bounds(what, whole, delta, values, begun), *single]
+    return [*_bounds(what, claim, whole, delta, values, time.perf_counter() - begun), *single]
 
 
 def _bounds(
-    what: str, claimed: float, delta: float, values: list[tuple[str, float, Scores]], begun: float
+    what: str,
+    claim: tuple[float | None, str],
+    proven: float,
+    delta: float,
+    values: list[tuple[str, float, Scores]],
+    seconds: float,
 ) -> list[Bound]:
-    seconds = time.perf_counter() - begun
     return [
-        Bound(what, "client", claimed, delta, value, method, int(scores.present.size + scores.absent.size), seconds)
+        Bound(what, "client", *claim, proven, delta, value, method, scores.present.size + scores.absent.size, seconds)
         for method, value, scores in values
     ]
 

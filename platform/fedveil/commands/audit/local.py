@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,22 @@ from numpy.typing import NDArray
 
 from fedveil import randomness
 from fedveil.commands.audit.report import LEVEL, Bound
+from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian, statements
+from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.audit import Scores
-from fedveil.privacy.events import LocalRelease
+from fedveil.privacy.events import LocalRelease, Release
+from fedveil.privacy.ledger import Row
 
 _NUMBERS = 2e7  # released numbers on each side: seconds
 _FEWEST = 200
 _BATCH = 64
 
 
-def attack(federation: Federation, state: Mapping[str, NDArray[Any]] | None, draws: int) -> list[Bound]:
+def attack(
+    federation: Federation, rows: Sequence[Row], state: Mapping[str, NDArray[Any]] | None, draws: int
+) -> list[Bound]:
     """Return the bounds for one release of one image; none where the protection promises nothing.
 
     Two patterns that are as far apart as clipping lets them be take the place of faces; the score is the likelihood
@@ -32,6 +37,7 @@ def attack(federation: Federation, state: Mapping[str, NDArray[Any]] | None, dra
 
     Args:
         federation: names the protection and the public data whose size and budget shape it has.
+        rows: of the run's ledger, whose claim is audited; without a release of an image in it the planned one is.
         state: the protection's public state; None learns it from the public faces.
         draws: releases of each of the two images; fewer where images are large.
     """
@@ -46,15 +52,22 @@ def attack(federation: Federation, state: Mapping[str, NDArray[Any]] | None, dra
         return []
     begun = time.perf_counter()
     scores = releases(protection, known, public.size, draws, settings.privacy.test_seed)
-    claim = next(one for one in statements.price(event) if one.unit == "image")
-    claimed, delta = claim.epsilon or math.inf, claim.delta or 0.0
+    # What is said of images does not depend on rounds, which take long to price.
+    own = [row for row in rows if not isinstance(row.event, Release)]
+    if any(row.status == "spent" and isinstance(row.event, LocalRelease) for row in own):
+        found = claims.of_run(federation, own)
+    else:
+        found = claims.planned(federation, federation.release_event(known), LIVE_GRID)
+    one_copy = next(one for one in statements.price(event) if one.unit == "image")
+    proven, delta = one_copy.epsilon or math.inf, one_copy.delta or 0.0
+    claimed, void = claims.claimed("image", found.statements)
     values = [("Clopper-Pearson", audit.by_halves(scores, lambda c: audit.clopper_pearson(c, delta, LEVEL))[0])]
     if event.mechanism == "gaussian":
         mu, _ = audit.by_halves(scores, lambda counts: audit.gaussian_mu(counts, LEVEL))
         values.append(("trade-off curve", gaussian.epsilon_of(mu, delta) if mu > 0 else 0.0))
     seconds, trials = time.perf_counter() - begun, int(scores.present.size + scores.absent.size)
     what = f"one noisy copy ({settings.protection.name}), an image against its negative"
-    return [Bound(what, "image", claimed, delta, value, name, trials, seconds) for name, value in values]
+    return [Bound(what, "image", claimed, void, proven, delta, value, name, trials, seconds) for name, value in values]
 
 
 def releases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,11 @@ class Bound:
     Attributes:
         what: the mechanism under attack.
         unit: whose guarantee it is.
-        claimed: the proven upper bound, nats.
-        delta: at which both stand.
+        claimed: what the run or configuration claims for the unit (`federation.claims`), nats; None where it does not.
+        void: why it claims none; empty where it claims something.
+        proven: the upper bound of what is attacked, nats: of all rounds, or of one release of many. It takes for
+            granted what a void claim lacks, such as secret noise.
+        delta: at which all three stand.
         audited: the lower bound, nats; 0 when the attack learnt nothing.
         method: how, and what it assumes.
         trials: canaries, or draws on both sides together.
@@ -28,7 +32,9 @@ class Bound:
 
     what: str
     unit: str
-    claimed: float
+    claimed: float | None
+    void: str
+    proven: float
     delta: float
     audited: float
     method: str
@@ -37,8 +43,8 @@ class Bound:
 
     @property
     def violated(self) -> bool:
-        """Whether the claim is refuted."""
-        return self.audited > self.claimed
+        """Whether what is proven, and with it any claim, is refuted."""
+        return self.audited > self.proven
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -52,15 +58,22 @@ def text(found: Mapping[str, Any]) -> str:
     for bound in found["bounds"]:
         if bound["what"] != what:
             what = bound["what"]
-            lines += [
-                "",
-                f"{what}, {bound['seconds']:.1f} s",
-                f"  claimed: {bound['unit']}-level epsilon {bound['claimed']:.6g} at delta {bound['delta']:g}",
-            ]
+            lines += ["", f"{what}, {bound['seconds']:.1f} s", *_claim(bound)]
         mark = "  ABOVE THE CLAIM" if bound["violated"] else ""
         lines.append(f"  at least {bound['audited']:>7.4g}  {bound['method']} ({bound['trials']:,} trials){mark}")
     lines += ["", *found["notes"], verdict(found)]
     return "\n".join(lines)
+
+
+def _claim(bound: Mapping[str, Any]) -> list[str]:
+    """Return the claim, and what is proven of the attacked part where that is something else."""
+    level = f"{bound['unit']}-level epsilon"
+    proven = f"{bound['proven']:.6g} at delta {bound['delta']:g}"
+    if bound["claimed"] is None:
+        reason = textwrap.fill(f"claimed: nothing ({bound['void']})", 80, initial_indent="  ", subsequent_indent="    ")
+        return [reason, f"  without that, of this: {level} {proven}"]
+    lines = [f"  claimed: {level} {bound['claimed']:.6g} at delta {bound['delta']:g}"]
+    return lines if bound["claimed"] == bound["proven"] else [*lines, f"  proven of this: {level} {proven}"]
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -68,11 +81,13 @@ def verdict(found: Mapping[str, Any]) -> str:
     sure = f"{100 * float(found['confidence']):g} % confidence"
     above = [bound for bound in found["bounds"] if bound["violated"]]
     if above:
-        worst = max(above, key=lambda bound: bound["audited"] / max(bound["claimed"], 1e-12))
+        worst = max(above, key=lambda bound: bound["audited"] / max(bound["proven"], 1e-12))
         return (
             f"VIOLATED: {worst['what']}: epsilon is at least {worst['audited']:.4g} at {sure}, but "
-            f"{worst['claimed']:.4g} is claimed."
+            f"{worst['proven']:.4g} is proven."
         )
     if found["violated"]:
         return f"VIOLATED: {found['notes'][0]}."
+    if all(bound["claimed"] is None for bound in found["bounds"]):
+        return f"nothing is claimed, so nothing is refuted; every lower bound is below what is proven at {sure}."
     return f"no violation found: every lower bound is below its claim at {sure}, which is not a proof."

@@ -74,9 +74,15 @@ def past_of(ledger: Ledger, data_set: str, policy: Policy) -> tuple[History, lis
     """
     contents = ledger.contents()
     past = Past(ledger.rows(), contents.keys(), policy.image_delta)
-    own = past.rows(data_set) or past.of_source(data_set)
-    if not own:
-        near = checks.nearest(data_set, past.names())
+    if everybody_of(data_set) == data_set:
+        source, deal = deal_of(data_set)
+        raise checks.UserError(
+            f"{data_set} stands for every client of a deal, beside what each of them spent alone. Name one of them, "
+            f"such as {source}/{deal}/c0001, or {source} for all deals with the heaviest client of each."
+        )
+    known = past.names()
+    if data_set not in known and everybody_of(data_set) not in known:
+        near = checks.nearest(data_set, [name for name in known if everybody_of(name) != name])
         raise checks.UserError(f"No data set {data_set!r} in {ledger.path}.{near}")
     names = [name for name in contents if data_set in (name, deal_of(name)[0])]
     holders: dict[bytes, set[str]] = {picture: set() for name in names for picture in contents[name]}
@@ -84,7 +90,10 @@ def past_of(ledger: Ledger, data_set: str, policy: Policy) -> tuple[History, lis
         for picture in pictures & holders.keys():
             holders[picture].add(name)
     frozen = {picture: frozenset(found) for picture, found in holders.items()}
-    return past.history(data_set, frozen, ledger.draws()), own
+    history = past.history(data_set, frozen, ledger.draws())
+    # Of a source whose pictures are known no client is the heaviest: each picture has rows of its own.
+    own = past.rows(data_set) or past.of_source(data_set) or [*dict.fromkeys(history.rows())]
+    return history, own
 
 
 def _included(ledger: Ledger, history: History, data_set: str) -> list[dict[str, Any]]:

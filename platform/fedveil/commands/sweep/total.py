@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedveil import checks
 from fedveil.commands.sweep.sweep import Outcome
+from fedveil.federation import warm_start
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy import totals as privacy_totals
@@ -57,6 +58,7 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[list[Total], bool]:
     """
     public: dict[str, bool] = {}
     private: dict[Path, set[str]] = collections.defaultdict(set)
+    starts: dict[str, NonPrivate] = {}
     deltas = Deltas()
     for outcome in outcomes:
         settings = outcome.cell.settings
@@ -66,10 +68,12 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[list[Total], bool]:
             public[data] = public_benchmark(outcome.cell.federation)
         if not public[data]:
             private[Path(settings.vault.root) / "ledger.sqlite"].add(outcome.run_id)
+            leak = warm_start.leak(settings)
+            starts |= {outcome.run_id: leak} if leak is not None else {}
     found = []
     for path, run_ids in private.items():
         ledger = Ledger(path)
-        found += of_rows(ledger.rows(), run_ids, deltas, ledger.contents(), ledger.draws())
+        found += of_rows(ledger.rows(), run_ids, deltas, ledger.contents(), ledger.draws(), starts)
     return worst(found), not private
 
 
@@ -79,6 +83,7 @@ def of_rows(
     deltas: Deltas,
     contents: Mapping[str, set[bytes]] | None = None,
     copies: Mapping[bytes, Mapping[str, int]] | None = None,
+    starts: Mapping[str, NonPrivate] | None = None,
 ) -> list[Total]:
     """Return the totals of every data set and unit over `run_ids`.
 
@@ -88,9 +93,12 @@ def of_rows(
         deltas: at which totals stand.
         contents: data set -> its pictures, as far as the ledger knows them.
         copies: `Book.draws` of the pictures.
+        starts: run -> the start that nobody declared public; owners are not told where a backbone starts.
     """
     mine = [dataclasses.replace(row, status="spent") if row.status == "reused" else row
             for row in rows if row.run_id in run_ids]  # fmt: skip
+    begun = dict.fromkeys((row.run_id, row.subject) for row in mine if row.run_id in (starts or {}))
+    mine += [Row(run_id, subject, "spent", (starts or {})[run_id]) for run_id, subject in begun]
     known = contents or {}
     past, found = Past(mine, known.keys(), deltas.image), []
     holders: dict[bytes, set[str]] = collections.defaultdict(set)
@@ -109,6 +117,7 @@ def _of(name: str, history: History, deltas: Deltas) -> list[Total]:
     for row in history.rows():
         if isinstance(row.event, NonPrivate) or fixed_noise(row):
             bare[str(getattr(row.event, "unit", "image"))].add(row.run_id)
+    bare["client"].update(privacy_totals.bare_runs(history))
     found = []
     for unit in UNITS:
         own = [claim for claim in claims if claim.unit == unit]
