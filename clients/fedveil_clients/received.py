@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Collection
 
 import torch
@@ -31,6 +33,14 @@ class Content:
     def __init__(self, record: ArrayRecord) -> None:
         self.arrays = dict(record.items())
         self._id = tuple((name, array.stype, array.data) for name, array in sorted(self.arrays.items()))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A SHA-256 of names and bytes."""
+        found = hashlib.sha256()
+        for name, kind, data in self._id:
+            found.update(json.dumps([name, kind, len(data)]).encode() + data)
+        return found.hexdigest()
 
     def __hash__(self) -> int:
         return hash(self._id)
@@ -85,11 +95,17 @@ def state_of(run: Federation, content: Content) -> dict[str, torch.Tensor]:
 
 @functools.lru_cache(maxsize=1)
 def tensors_of(run: Federation, number: int, state: Content, content: Content) -> tuple[Tensors, str]:
-    """Return the global tensors, exactly those of the round's network and finite, and a hash of all that was sent."""
-    found = packed.tensors(content.arrays, _shapes(run, run.stage_of(number).index, state))
+    """Return the global tensors, exactly those of the round's network and finite, and a hash of all that was sent.
+
+    An update is a function of all of it, and of nothing else that a coordinator chooses: configuration, state, stage,
+    round and tensors.
+    """
+    stage = run.stage_of(number).index
+    found = packed.tensors(content.arrays, _shapes(run, stage, state))
     for array in found.values():
         array.setflags(write=False)  # clients share them
-    return found, model_sha256(found)
+    sent = [instruction.digest(run), state.digest, stage, number, model_sha256(found)]
+    return found, hashlib.sha256(json.dumps(sent).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=2)

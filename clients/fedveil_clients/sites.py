@@ -12,6 +12,7 @@ import torch
 from fedveil import checks, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.data.stores import Unreadable
+from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
@@ -67,7 +68,8 @@ def open_site(
     Nothing is made, and no picture read, before the floor has been checked.
 
     Raises:
-        PolicyRefusal: the run is weaker than the owner's floor.
+        PolicyRefusal: the run is weaker than the owner's floor, or its limits over runs would be exceeded.
+        fedveil.federation.instruction.BadInstruction: another run was accepted under this id.
         fedveil.checks.UserError: the client cannot train on what it has.
     """
     event = federation.release_event(state)
@@ -96,7 +98,10 @@ def open_site(
         )
     before = vault.joined(run_id, client_id)
     client = booking.Joining(client_id, node, event, feeding.mechanism, held, before)
+    pinned = {"configuration": instruction.digest(federation), f"state in stage {stage.index}": feeding.mechanism.hex()}
+    vault.same_run(run_id, pinned)
     booking.accept(federation, run_id, vault, client)
+    vault.accepted(run_id, pinned)
     own = _protected(feeding, faces, vault, names, event, read, client)
     labels = local
     if bank is not None:
