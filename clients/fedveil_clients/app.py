@@ -89,9 +89,10 @@ def train(message: Message, context: Context) -> Message:
         vault = Vault(here.node.vault())
         vault.in_order(asked.run_id, name, asked.round, sent)
         site = _site_of(here, asked, state, vault.identity())
+        # One simulation's clients are thousands, and its coordinator is no stranger.
+        vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
         update = training.train_round(site, asked.round, tensors, arrays.room)
         _on_disk(site)
-        vault.answered(asked.run_id, name, asked.round, sent)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
     about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": vault.identity()}
@@ -126,8 +127,8 @@ def _refused(
 ) -> Message:
     """Return the reason as an answer, and write it down for the owner in full.
 
-    Reasons about the instruction or the owner's limits are told. Others may speak of what the owner has, so they are
-    told to the same person alone (a simulation), and not even there under a client-level claim.
+    Reasons about the instruction or the owner's limits are told (`told`). Others may speak of what the owner has, so
+    they are told to the same person alone (a simulation), and not even there under a client-level claim.
     """
     words: dict[str, Any] = dict(context.node_config)
     with contextlib.suppress(NodeError):  # it may be the very reason
@@ -137,11 +138,9 @@ def _refused(
     full = bare or f"{type(error).__name__}: {error}"
     refusals.record(refusals.log_of(words), "" if asked is None else asked.run_id, full)
     claimed = asked is not None and asked.run.settings.privacy.client is not None
-    if isinstance(error, NodeError):
-        told = error.told
-    elif refused or (words.get("simulated") is True and not claimed):
+    if isinstance(error, BadInstruction) or (words.get("simulated") is True and not claimed):
         told = full
     else:
-        told = _SILENT
+        told = error.told if isinstance(error, (policy.PolicyRefusal, NodeError)) else _SILENT
     reason: dict[str, Any] = {"reason": one_line(told), "kind": "refused" if refused else "failed", "client_id": name}
     return Message(RecordDict({"refusal": ConfigRecord(reason)}), reply_to=message)

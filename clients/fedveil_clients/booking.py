@@ -127,7 +127,8 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
             if client.before and (changed := book.changed(own, client.held)):
                 raise policy.PolicyRefusal(
                     f"{changed} pictures are others than when this run began, and would be drawn once more than it "
-                    "claims; restore them, or start a new run"
+                    "claims; restore them, or start a new run",
+                    "pictures are others than when this run began; the owner must restore them, or a new run begin",
                 )
             rows = _missing(book, wanted, own, again, client.held)
             book.add_content(own, client.held)
@@ -175,7 +176,7 @@ def _missing(book: Book, wanted: Sequence[Row], own: str, again: bool, held: Seq
         afresh = again and row.status == "spent"
         if not afresh and any(book.has(dataclasses.replace(row, status=status)) for status in _statuses(row)):
             continue
-        drawn = row.status == "spent" and row.subject in book.drawn(row.mechanism, row.subject)
+        drawn = row.status == "spent" and book.drawn(row.mechanism, row.subject)
         if drawn and row.subject == own and book.lacks(own, held):
             drawn = False  # it has grown or changed: what is new is drawn now
         found.append(dataclasses.replace(row, status="reused") if drawn else row)

@@ -27,7 +27,7 @@ from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.events import NonPrivate
-from fedveil.privacy.ledger import Row
+from fedveil.privacy.ledger import EVERYBODY, Row, checked_name, deal_of
 from fedveil.randomness import SecretStream, os_key
 from fedveil_clients import booking, policy
 from fedveil_clients.memo import content_hashes
@@ -57,6 +57,8 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
             booked and nothing written then.
     """
     _new(out)
+    if not deal_of(owner)[1] or owner.endswith(EVERYBODY):
+        checked_name(owner, "--owner")
     run = runs.open_run(Path(own.runs.root), run_id)
     kept, model = readback.settings_of(run), str(readback.result_of(run)["model_sha256"])
     federation = Federation(dataclasses.replace(kept, vault=own.vault, policy=own.policy))

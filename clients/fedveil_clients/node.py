@@ -20,6 +20,7 @@ from fedveil import device as devices
 from fedveil.configuration.schema import Group, Policy
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
+from fedveil.privacy import ledger
 
 FILE = instruction.NODE_FILE
 
@@ -27,16 +28,16 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "client-id": (str, "which client of the registry this node is"),
     "partition-id": (int, "the same by its number from 0; Flower's simulation sets it"),
     "num-partitions": (int, "set by Flower's simulation; not read"),
-    "data-set": (str, "the owner's stable id of the data set, in the owner's ledger"),
+    "data-set": (str, "the owner's stable id of the data set, in the owner's ledger; without / and *"),
     "data-root": (str, "folder or file of the owner's own faces"),
     "vault-root": (str, "the owner's private folder: key, noisy copies, class centres, ledger"),
     "floor": (str, "protections that the owner accepts, with commas between them"),
     "max-epsilon": (float, "largest image-level epsilon of one run"),
     "max-total-epsilon": (float, "largest image-level epsilon of all runs together"),
-    "max-client-epsilon": (float, "largest client-level epsilon of all accepted schedules together"),
+    "max-client-epsilon": (float, "largest client-level epsilon of all accepted schedules together; a run without one is refused"),
     "client-delta": (float, "delta of max-client-epsilon"),
     "image-delta": (float, "delta at which image-level limits stand"),
-    "max-delta": (float, "largest delta accepted where the number of units asks for less"),
+    "max-delta": (float, "largest delta accepted, instead of 1e-5 and a tenth over the number of units"),
     "device": (str, "where this node computes: auto, cpu, cuda, cuda:1 or mps"),
     "device-batch": (int, "images that pass a network together, where a device's memory asks for fewer than a batch"),
     "allow-test-seed": (bool, "accept fixed noise, which protects nobody"),
@@ -157,8 +158,8 @@ def here(run: Federation, words: Mapping[str, Any]) -> Here:
     if "data-set" in words:
         return Here(name, node, run, home)
     own = node.data_root is not None and not node.simulated
-    # All of an owner's own pictures are one data set, whatever deal a coordinator writes into its configuration.
-    default = home.data_id.partition("/")[0] if own else f"{home.data_id}/{name}"
+    # All of an owner's own pictures are one data set, whatever source and deal a coordinator's configuration names.
+    default = home.source_id if own else f"{home.data_id}/{name}"
     return Here(name, dataclasses.replace(node, data_set=default), run, home)
 
 
@@ -198,6 +199,11 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
     if "floor" in words or limits:
         floor = tuple(str(words["floor"]).replace(",", " ").split()) if "floor" in words else None
         policy = Policy(floor, **{"max_epsilon": None, **limits})
+    if "data-set" in words:
+        try:
+            ledger.checked_name(str(words["data-set"]), "data-set")
+        except checks.UserError as error:
+            raise NodeError(str(error), "This node's data-set is expected to be a name without / and *.") from error
     places = {word: str(words[word]) if word in words else None for word in ("data-root", "vault-root")}
     return Node(
         data_set=str(words.get("data-set", f"{data_name}/{client_id}")),

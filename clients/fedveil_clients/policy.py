@@ -23,7 +23,20 @@ from fedveil_clients.node import node_of as node_of
 
 
 class PolicyRefusal(Exception):
-    """The owner refuses to take part; the message is the reason and may be sent to the coordinator."""
+    """The owner refuses to take part; the message is the reason in full, for the owner.
+
+    `told` is what a coordinator may read of it: what the instruction says and what the owner's limits are, and no
+    number of the owner's data or ledger. Unless it is given, that is no more than that there is a refusal.
+    """
+
+    def __init__(self, reason: str, told: str = "the owner refuses; its log says why") -> None:
+        super().__init__(reason)
+        self.told = told
+
+    @classmethod
+    def of_instruction(cls, reason: str) -> PolicyRefusal:
+        """Return a refusal whose reason speaks of the instruction and the owner's limits alone, and may be told."""
+        return cls(reason, reason)
 
 
 def check(federation: Federation, node: Node, event: Event) -> None:
@@ -40,11 +53,18 @@ def check(federation: Federation, node: Node, event: Event) -> None:
     settings = federation.settings
     policy, name = node.policy or settings.policy, settings.protection.name
     if policy.floor is not None and name not in policy.floor:
-        raise PolicyRefusal(f"the owner's floor accepts the protections {list(policy.floor)}, this run has {name!r}")
+        raise PolicyRefusal.of_instruction(
+            f"the owner's floor accepts the protections {list(policy.floor)}, this run has {name!r}"
+        )
     if settings.privacy.test_seed is not None and not node.allow_test_seed:
-        raise PolicyRefusal("the run fixes its noise (privacy.test_seed) and this node does not allow that")
+        raise PolicyRefusal.of_instruction(
+            "the run fixes its noise (privacy.test_seed) and this node does not allow that"
+        )
     for unit, (setting, delta) in planning.deltas(settings).items():
-        _check_delta(setting, delta, federation.units(unit), unit, policy)
+        try:
+            planning.check_delta(setting, delta, federation.units(unit), unit, policy.max_delta)
+        except checks.UserError as error:  # of public numbers
+            raise PolicyRefusal.of_instruction(str(error)) from error
     if policy.max_epsilon is None:
         return
     offered = math.inf
@@ -52,7 +72,7 @@ def check(federation: Federation, node: Node, event: Event) -> None:
         offered = statements.local_epsilon([(event, 1)], policy.image_delta)
     if offered > policy.max_epsilon:
         shown = "none (infinite)" if math.isinf(offered) else f"{offered:.6g} at delta {_delta_of(event, policy):g}"
-        raise PolicyRefusal(
+        raise PolicyRefusal.of_instruction(
             f"the owner accepts an image-level epsilon of at most {policy.max_epsilon:g} at delta "
             f"{policy.image_delta:g}; this run's is {shown}"
         )
@@ -61,18 +81,16 @@ def check(federation: Federation, node: Node, event: Event) -> None:
 def check_count(federation: Federation, node: Node, event: Event, images: int) -> None:
     """Raise `PolicyRefusal` unless delta is small enough for as many images as the owner has.
 
-    The number stays with the owner; the reason that may be sent says no more than what the assumption says anyway.
+    The number stays with the owner: that there are too many for this delta is all that is told.
     """
     if isinstance(event, LocalRelease) and event.mechanism == "gaussian":
         policy = node.policy or federation.settings.policy
-        _check_delta("protection.delta", event.delta, images, "image", policy)
-
-
-def _check_delta(setting: str, delta: float, units: int | None, unit: str, policy: Policy) -> None:
-    try:
-        planning.check_delta(setting, delta, units, unit, policy.max_delta)
-    except checks.UserError as error:
-        raise PolicyRefusal(str(error)) from error
+        try:
+            planning.check_delta("protection.delta", event.delta, images, "image", policy.max_delta)
+        except checks.UserError as error:
+            raise PolicyRefusal(
+                str(error), "protection.delta is too large for the owner's number of images; lower it"
+            ) from error
 
 
 def _delta_of(event: Event, policy: Policy) -> float:
@@ -95,26 +113,28 @@ def check_runs(policy: Policy, before: History, after: History) -> None:
         delta = policy.image_delta
         spent, total = (_image(history, limit, delta) for history in (before, after))
         if total > limit:
+            rule = f"the owner accepts an image-level epsilon of at most {limit:g} at delta {delta:g} over all runs"
             raise PolicyRefusal(
-                f"the owner accepts an image-level epsilon of at most {limit:g} at delta {delta:g} over all runs; "
-                f"{_shown(spent)} is spent and this run would make it {_shown(total)}. Lower the budget, read an "
-                "earlier mechanism's copies again, or raise max-total-epsilon at the node"
+                f"{rule}; {_shown(spent)} is spent and this run would make it {_shown(total)}. Lower the budget, read "
+                "an earlier mechanism's copies again, or raise max-total-epsilon at the node",
+                f"{rule}, and this run would make it more",
             )
     limit = policy.max_client_epsilon
     if limit is None:
         return
     delta = policy.client_delta
-    if len(after.schedules) <= len(before.schedules):  # an earlier schedule is no guarantee of this run
-        raise PolicyRefusal(
+    if len(after.schedules) <= len(before.schedules):  # what earlier runs reserved covers nothing of this one
+        raise PolicyRefusal.of_instruction(
             f"the owner accepts a client-level epsilon of at most {limit:g} over all runs and this run has no "
             "client-level guarantee; set privacy.client.epsilon"
         )
     spent, total = (_client(tuple(history.client_events()), limit, delta) for history in (before, after))
     if total > limit:
+        rule = f"the owner accepts a client-level epsilon of at most {limit:g} at delta {delta:g} over all schedules"
         raise PolicyRefusal(
-            f"the owner accepts a client-level epsilon of at most {limit:g} at delta {delta:g} over all schedules; "
-            f"{_shown(spent)} is reserved and this run would make it {_shown(total)}. Plan more noise or fewer rounds, "
-            "or raise max-client-epsilon at the node"
+            f"{rule}; {_shown(spent)} is reserved and this run would make it {_shown(total)}. Plan more noise or fewer "
+            "rounds, or raise max-client-epsilon at the node",
+            f"{rule}, and this run would make it more",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Collection
 from typing import Any
 
@@ -118,11 +119,17 @@ def state_of(run: Federation, content: Content) -> dict[str, torch.Tensor]:
 
 @functools.lru_cache(maxsize=1)
 def tensors_of(run: Federation, number: int, state: Content, content: Content) -> tuple[Tensors, str]:
-    """Return the global tensors, exactly those of the round's network and finite, and a hash of all that was sent."""
-    found = packed.tensors(content.arrays, _shapes(run, run.stage_of(number).index, state))
+    """Return the global tensors, exactly those of the round's network and finite, and a hash of all that was sent.
+
+    An update is a function of all of it, and of nothing else that a coordinator chooses: configuration, state, stage,
+    round and tensors.
+    """
+    stage = run.stage_of(number).index
+    found = packed.tensors(content.arrays, _shapes(run, stage, state))
     for array in found.values():
         array.flags.writeable = False  # clients share them
-    return found, model_sha256(found)
+    sent = [instruction.digest(run), model_sha256(packed.state(state.arrays)), stage, number, model_sha256(found)]
+    return found, hashlib.sha256(json.dumps(sent).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=2)

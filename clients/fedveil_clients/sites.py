@@ -13,6 +13,7 @@ from fedveil import checks, randomness
 from fedveil.data.faces import FaceSet
 from fedveil.data.stores import Unreadable
 from fedveil.device import Place
+from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.schedule import Stage
@@ -72,7 +73,8 @@ def open_site(
     Nothing is made, and no picture read, before the floor has been checked.
 
     Raises:
-        PolicyRefusal: the run is weaker than the owner's floor.
+        PolicyRefusal: the run is weaker than the owner's floor, or its limits over runs would be exceeded.
+        fedveil.federation.instruction.BadInstruction: another run was accepted under this id.
         fedveil.checks.UserError: the client cannot train on what it has.
     """
     event = federation.release_event(state)
@@ -102,7 +104,10 @@ def open_site(
         )
     before = vault.joined(run_id, client_id)
     client = booking.Joining(client_id, node, event, feeding.mechanism, held, before)
+    pinned = {"configuration": instruction.digest(federation), f"state in stage {stage.index}": feeding.mechanism.hex()}
+    vault.same_run(run_id, pinned)
     booked = booking.accept(federation, run_id, vault, client)
+    vault.accepted(run_id, pinned)
     own = _protected(feeding, faces, vault, names, event, read, client)
     labels = local
     if bank is not None:

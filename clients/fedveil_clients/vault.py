@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -110,11 +111,50 @@ class Vault:
         """Return whether a client has trained in a run before."""
         return (self.root / "heads" / run_id / client_id).is_dir()
 
+    def same_run(self, run_id: str, values: Mapping[str, str]) -> None:
+        """Refuse a run that is another one than was accepted under its id.
+
+        One acceptance stands for one configuration and, in each stage, one state of the protection. With others the
+        run's id would cover draws and answers that nobody has booked.
+
+        Args:
+            run_id: the run.
+            values: "configuration" and the stage -> hash.
+
+        Raises:
+            BadInstruction: naming the run.
+        """
+        for what, value in values.items():
+            path = self._accepted(run_id, what)
+            found = path.read_text(encoding="ascii", errors="replace") if path.exists() else value
+            if len(found) != len(value):
+                raise checks.UserError(f"{path} is damaged: it holds no hash. {_LOST}")
+            if found != value:
+                raise BadInstruction(f"Run {run_id} was accepted with another {what}; a new one needs a new run id.")
+
+    def accepted(self, run_id: str, values: Mapping[str, str]) -> None:
+        """Remember what a run was accepted with, as `same_run` says; on disk when this returns, and never replaced."""
+        for what, value in values.items():
+            path = self._accepted(run_id, what)
+            if not path.exists():
+                _private_folder(path.parent)
+                disk.create(path, value.encode(), private=True)
+        self.same_run(run_id, values)  # another process may have been first
+
+    def _accepted(self, run_id: str, what: str) -> Path:
+        return self.root / "accepted" / run_id / what.replace(" ", "-")
+
     def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
-        """Refuse a round before the last answered one, and the last one again unless the same was sent.
+        """Refuse a round before the last one asked, and the last one again unless the same was sent.
 
         A coordinator that was interrupted asks its last round again, with the same tensors, and gets the same answer.
         Anything else would be more answers than the schedule has.
+
+        Args:
+            run_id: the run.
+            client_id: whose rounds.
+            round_number: the round that is asked.
+            sent: hash of everything that an answer depends on (`received.tensors_of`).
 
         Raises:
             BadInstruction: naming both rounds.
@@ -127,17 +167,26 @@ class Vault:
         if not last.isdigit():
             raise checks.UserError(f"{path} is damaged: it does not say which round was last. {_LAST}")
         if round_number < int(last) or (round_number == int(last) and sent != before):
-            again = "with other tensors" if round_number == int(last) else f"after round {last}"
+            again = f"after round {last}"
+            if round_number == int(last):
+                again = "again with another configuration, state or other tensors"
             raise BadInstruction(f"Round {round_number} of run {run_id} was asked {again}; rounds go forward.")
 
-    def answered(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
-        """Remember the last round that this client has answered, and a hash of what had been sent.
+    def begin(self, run_id: str, client_id: str, round_number: int, sent: str, durable: bool = True) -> None:
+        """Remember a round before anything is computed in it; of two questions at once one is refused (`in_order`).
 
-        A line is added: replacing a file makes some file systems write it out at once, every round of every client.
+        Raises:
+            BadInstruction: as `in_order`.
         """
         path = self._last(run_id, client_id)
         _private_folder(path.parent)
-        disk.append(path, f"{round_number} {sent}\n")
+        with _alone(path.parent):
+            self.in_order(run_id, client_id, round_number, sent)
+            line = f"{round_number} {sent}\n"
+            if durable:
+                runs.write_atomic(path, line.encode(), private=True)
+            else:  # replacing a file makes some file systems write it out at once, every round of every client
+                disk.append(path, line)
 
     def _last(self, run_id: str, client_id: str) -> Path:
         return self.root / "heads" / run_id / client_id / "last"
@@ -226,6 +275,17 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 _LATELY = _Lately(1 << 26)  # bytes
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block for the same folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_open(path: Path) -> bool:

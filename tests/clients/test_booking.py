@@ -120,6 +120,39 @@ def test_another_attempt_of_a_run_books_nothing_more_unless_it_draws_again(owner
     assert sum(row.run_id == "fresh" for row in vault.ledger.rows()) == 3
 
 
+def test_another_mechanism_under_an_equal_event_is_another_row_of_the_same_run(owner):
+    """An event says what a draw costs; settings and state that it does not show make another draw all the same."""
+    for kind in (b"one state", b"another state", b"one state"):
+        vault = owner("run", "set", EIGHT, mechanism=kind)
+    rows = vault.ledger.rows()
+    assert [row.status for row in rows] == ["spent", "spent"]
+    assert len({row.mechanism for row in rows}) == 2
+    assert total(vault, "set") == 16.0
+    with pytest.raises(PolicyRefusal, match="this run would make it 24"):
+        owner("run", "set", EIGHT, mechanism=b"a third", max_total_epsilon=16.0)
+
+
+@pytest.mark.parametrize("first", ["real", "fixed"])
+def test_fixed_noise_is_a_draw_of_its_own_whatever_the_owner_has_drawn_before(owner, first):
+    fixed = ("privacy.test_seed=1",)
+    for words in ((), fixed) if first == "real" else (fixed, ()):
+        vault = owner("run", "set", EIGHT, mechanism=b"m", words=words)
+    rows = vault.ledger.rows()
+    assert [row.status for row in rows] == ["spent", "spent"]
+    assert len({row.mechanism for row in rows}) == 2
+    assert sorted("NOT PRIVATE" in row.note for row in rows) == [False, True]
+    assert total(vault, "set") is None
+
+
+def test_a_row_of_an_older_ledger_is_no_draw_that_a_run_could_read_again(owner):
+    """It does not say of which mechanism it was: the run is booked once more, which is never too little."""
+    vault = owner("before", "other", held=(8,))
+    vault.ledger.append([ledgers.Row("run", "set", "spent", EIGHT)])
+    owner("run", "set", EIGHT)
+    assert [row.status for row in vault.ledger.rows("run")] == ["spent", "spent"]
+    assert total(vault, "set") == 16.0
+
+
 # Pictures keep their past
 
 
@@ -255,9 +288,10 @@ def test_a_limit_of_exactly_the_planned_epsilon_allows_the_one_run(owner):
     owner("r0", "set", BARE, words=CLIENT, max_client_epsilon=4.0)
     with pytest.raises(PolicyRefusal, match="Plan more noise"):
         owner("r1", "set", BARE, words=CLIENT, max_client_epsilon=4.0)
-    with pytest.raises(PolicyRefusal, match="no client-level guarantee"):
-        owner("r2", "other", EIGHT, held=(7,), max_client_epsilon=4.0)
-    with pytest.raises(policy.PolicyRefusal, match="no client-level guarantee"):  # r0's schedule is not r3's
+    for name, held in (("other", (7,)), ("set", (0, 1, 2))):  # what an earlier run reserved covers nothing of this one
+        with pytest.raises(PolicyRefusal, match="no client-level guarantee"):
+            owner("r2", name, EIGHT, held=held, max_client_epsilon=4.0)
+    with pytest.raises(PolicyRefusal, match="no client-level guarantee"):  # r0's schedule is not r3's
         owner("r3", "set", EIGHT, max_client_epsilon=50.0)
 
 

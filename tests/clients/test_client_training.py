@@ -34,7 +34,7 @@ SMALL = (
     "protection.fit_steps=0", "protection.init=zeros", "model.width=8", "model.embedding=16", "train.clients=3",
     "train.local.steps=2", "train.batch_size=6",
 )  # fmt: skip
-NODE = Node("here/c0002", allow_test_seed=True)
+NODE = Node("here", allow_test_seed=True)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_one_person_is_refused_unless_there_is_a_bank(settings):
 def test_bank_negatives_are_public_faces_with_labels_of_their_own(settings, monkeypatch):
     chosen = settings("train.bank_identities=2")
     plain = site_of(settings())
-    site = site_of(chosen)
+    site = site_of(chosen, run="with a bank")
     own = len(plain.labels)
     assert torch.equal(site.labels[:own], plain.labels)
     assert set(site.labels[own:].tolist()) == {plain.classes, plain.classes + 1}

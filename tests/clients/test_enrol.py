@@ -125,6 +125,16 @@ def test_the_owners_policy_refuses_it_and_nothing_is_booked(
         assert book.contents() == {}
 
 
+@pytest.mark.parametrize("owner", ["h/w/1", "pictures-ab12cd/12ab34/*", "*", ""])
+def test_a_gallery_is_of_one_owner_whose_name_is_no_share_of_a_deal(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], owner: str
+) -> None:
+    words = ["enrol", "advface", str(store / "faces"), "--owner", owner, "--out", str(tmp_path / "g.npz")]
+    assert cli.main([*words, f"runs.root={store}/runs", f"vault.root={tmp_path}/vault"]) == 2
+    assert f"Expected --owner={owner!r}" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_converting_a_table_is_releasing_its_images_bit_by_bit(store: Path) -> None:
     protection, state = learnt(store)
     images = torch.from_numpy(FACES)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from PIL import Image
 
 import fedveil
 from fedveil import config
 from fedveil.engine import _flower
-from fedveil.federation import instruction
+from fedveil.federation import federation, instruction
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil_clients import app as client_app
-from fedveil_clients import node, training
+from fedveil_clients import node, received, sites, training
 
 SMALL = (
     "study=quick", "tracking=none", "data.identities=8", "data.images_per_identity=4", "data.evaluation_identities=4",
@@ -234,7 +237,193 @@ def test_rounds_go_forward_and_the_last_one_is_repeated_with_equal_tensors_only(
     assert (about["run_id"], about["round"]) == ("third", 2)
 
 
+@pytest.mark.parametrize("word", ["train.lr=0.05", "protection.fit_steps=1", "seed=2", "privacy.test_seed=1"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_one_run_id_is_one_configuration(run, state, word, number):
+    """Each of them would be another answer, and some another draw, of a release that was booked once."""
+    own = {"max-epsilon": 1000.0, "max-total-epsilon": 1000.0, "allow-test-seed": True}
+    assert "update" in answer(round_of(run, state), words=own)
+    before = vault_content()
+    said = refused(answer(round_of(Federation.of([*SMALL, word]), state, number=number), words=own))
+    assert "another configuration" in said
+    assert vault_content() == before
+    assert "update" in answer(round_of(run, state, number=2), words=own)
+
+
+def vault_content():
+    """Rows of the ledger and how many noisy copies there are."""
+    with contextlib.closing(sqlite3.connect("vault/copies/index.sqlite")) as index:
+        (copies,) = index.execute("SELECT COUNT(*) FROM copy").fetchone()
+    return client_app.Vault(node.Path("vault")).ledger.rows(), copies
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_one_run_id_is_one_state_in_each_stage(run, state, number):
+    """Another state is another mechanism, so other noise on the same pictures, under an event that looks the same."""
+    assert "update" in answer(round_of(run, state))
+    before = vault_content()
+    for factor in (1.5, 0.5):
+        weights = state["weights"].copy()
+        weights.flat[0] *= factor
+        assert "state" in refused(answer(round_of(run, {**state, "weights": weights}, number=number)))
+    assert vault_content() == before
+    pinned = sorted(node.Path("vault/accepted/run").iterdir())
+    assert [path.name for path in pinned] == ["configuration", "state-in-stage-0"]
+    assert {path.stat().st_mode & 0o777 for path in pinned} == {0o600}
+
+
+def test_all_clients_of_one_vault_have_one_configuration_and_state(run, state):
+    """In a simulation nothing was asked of the second client before: what the first accepted stands for both."""
+    own = {"simulated": True}
+    assert "update" in answer(round_of(run, state), words=own)
+    other = Federation.of([*SMALL, "train.lr=0.05"])
+    assert "another configuration" in refused(answer(round_of(other, state), words={**own, "client-id": "c0001"}))
+    moved = {**state, "weights": state["weights"] * np.float32(1.01)}
+    assert "another state" in refused(answer(round_of(run, moved), words={**own, "client-id": "c0001"}))
+    assert "update" in answer(round_of(run, state), words={**own, "client-id": "c0001"})
+
+
+def test_at_client_level_one_round_has_one_answer():
+    words = [*BARE, "privacy.client.epsilon=8", "privacy.client.delta=1e-5"]
+    own = {"max-client-epsilon": 8.0}
+    found = [answer(round_of(Federation.of([*words, f"train.lr={rate}"]), {}), words=own) for rate in (0.1, 0.2, 0.1)]
+    assert "update" in found[0]
+    assert "another configuration" in refused(found[1])
+    assert found[2].array_records["update"] == found[0].array_records["update"]  # what was sent first, once more
+
+
+def test_what_was_sent_is_all_that_an_answer_depends_on(run, state):
+    start = get_tensors(run.backbone())
+    moved = {name: value + 1 for name, value in start.items()}
+    weights = {**state, "weights": state["weights"] * np.float32(1.01)}
+
+    def sent(run, number, state, tensors):
+        content = [received.Content(record(one)) for one in (state, tensors)]
+        return received.tensors_of(run, number, *content)[1]
+
+    other = Federation.of([*SMALL, "train.lr=0.05"])
+    cases = [(run, 1, state, start), (run, 2, state, start), (run, 1, weights, start), (run, 1, state, moved),
+             (other, 1, state, start)]  # fmt: skip
+    assert len({sent(*case) for case in cases}) == len(cases)
+    assert sent(Federation.of(SMALL), 1, state, start) == sent(*cases[0])
+
+
+def test_a_round_is_on_disk_before_anything_is_computed_in_it(run, state, monkeypatch):
+    """A node that fails, or is killed, between computing and remembering would answer the round twice."""
+
+    def failing(*_):
+        assert node.Path("vault/heads/run/c0002/last").read_text().startswith("1 ")
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_round", failing)
+        refused(answer(round_of(run, state)))
+    assert "killed" in node.Path("vault/refusals.log").read_text()
+    moved = {name: value + 1 for name, value in get_tensors(run.backbone()).items()}
+    assert "other tensors" in refused(answer(round_of(run, state, moved)))
+    assert "update" in answer(round_of(run, state))
+
+
 # --- what a reason tells
+
+
+def pictures(people=3, each=3):
+    drawn = np.random.default_rng(len(everything())).integers(0, 256, (people, each, 32, 32, 3), dtype=np.uint8)
+    for person, images in enumerate(drawn):
+        for number, pixels in enumerate(images):
+            path = node.Path(f"faces/p{person}/{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+def of_folder(*words):
+    kept = [word for word in SMALL if not word.startswith(("data.", "protection."))]
+    return Federation.of([*kept, "data=folder", "data.root=x", "data.evaluation=procedural", "data.size=32",
+                          "data.min_images=2", *words])  # fmt: skip
+
+
+def state_at(run, size):
+    public = Federation.of([f"data.size={size}"]).split.public
+    return {k: v.numpy() for k, v in run.protection.fit(public.images(), public.labels, run.settings.seed).items()}
+
+
+def forget():
+    """Read the pictures anew, as a node does that was started again."""
+    for cache in (client_app._site, node._home, federation._split, federation._shares):
+        cache.cache_clear()
+
+
+def test_a_refusal_tells_no_count_of_the_owners_pictures():
+    """How many there are, and how many of them changed, is for the owner's log alone, under a claim above all."""
+    run, own = of_folder("protection=none", "privacy.client.epsilon=8"), {"data-root": "faces"}
+    pictures()
+    assert "update" in answer(round_of(run, {}), words=own)
+    for name in ("faces/p0/0.png", "faces/p1/1.png"):
+        Image.new("RGB", (32, 32), (7, 9, len(name))).save(name)
+    forget()
+    said = refused(answer(round_of(run, {}, number=2), words=own))
+    assert "pictures are others" in said
+    assert not any(letter.isdigit() for letter in said)
+    assert "2 pictures are others" in node.Path("vault/refusals.log").read_text()
+
+
+def test_too_many_pictures_for_a_delta_are_refused_and_not_counted(tmp_path, monkeypatch):
+    """The public caps bound the number already; should they fail, the pictures at hand are what counts."""
+    images = np.zeros((10_001, 32, 32, 3), np.uint8)
+    labels, names = np.arange(10_001) % 300, [f"p{number}" for number in range(300)]
+    np.savez("faces.npz", images=images, labels=labels, names=np.array(names))
+    kept = [word for word in SMALL if not word.startswith("data.")]
+    words = [*kept, "data=packed", "data.path=faces.npz", "data.evaluation=procedural", "data.size=32",
+             "protection.noise=gaussian", "protection.delta=1e-5", "partition.max_identities=300"]  # fmt: skip
+    uncapped = ["partition.max_images_per_identity=100", "policy.max_delta=1e-5", "train.clients=1"]
+    loose = Federation.of([*words, *uncapped])
+    run = Federation.of([*words, "partition.max_images_per_identity=10"])
+    state = state_at(run, 32)
+    monkeypatch.setattr(sites, "own_faces", lambda *_: loose.faces_of(loose.registry[0]))
+    said = refused(answer(round_of(run, state), words={"data-root": "faces.npz", "floor": "dctdp"}))
+    assert said == "protection.delta is too large for the owner's number of images; lower it"
+    assert "10,001 images" in node.Path("vault/refusals.log").read_text()
+    assert not node.Path("vault/ledger.sqlite").exists()
+
+
+def test_a_refusal_over_runs_tells_the_limit_and_not_what_is_spent(state):
+    own = {"max-total-epsilon": 1003.0}
+    for number, budget in enumerate((1000, 5)):
+        run = Federation.of([*SMALL, f"protection.total_epsilon={budget}"])
+        found = answer(round_of(run, state, run_id=f"run{number}"), words=own)
+    said = refused(found)
+    assert "at most 1003 at delta 1e-05" in said
+    assert "1000" not in said
+    assert "1005" not in said
+    assert "1000 is spent and this run would make it 1005" in node.Path("vault/refusals.log").read_text()
+
+
+def test_a_refusal_that_says_nothing_of_what_may_be_told_tells_nothing():
+    assert client_app.policy.PolicyRefusal("12 pictures are odd").told == "the owner refuses; its log says why"
+
+
+# --- whose account
+
+
+def test_another_way_of_reading_a_folder_is_no_other_account():
+    """What a coordinator writes into `data` decides how the pictures are read, and never what they have spent."""
+    pictures()
+    own = {"data-root": "faces", "max-total-epsilon": 8.0, "floor": "dctdp"}
+    budget = ("protection=dctdp", "protection.fit_steps=0", "protection.init=zeros", "protection.total_epsilon=8")
+    found = []
+    for number, size in enumerate((32, 40)):
+        run = of_folder(*budget, f"data.size={size}")
+        found.append(answer(round_of(run, state_at(run, size), run_id=f"run{number}"), words=own))
+    assert "update" in found[0]
+    assert "at most 8" in refused(found[1])
+
+
+@pytest.mark.parametrize("name", ["h/w/1", "h/w/2", "pictures-ab12cd/12ab34/*", "a*", "", " "])
+def test_an_owners_name_cannot_be_a_share_of_a_deal(run, state, name):
+    assert refused(answer(round_of(run, state), words={"data-set": name})) == (
+        "This node's data-set is expected to be a name without / and *."
+    )
+    assert everything() == []
 
 
 def test_what_speaks_of_the_owners_data_stays_in_the_owners_log(run, state, monkeypatch):

@@ -125,6 +125,11 @@ def test_an_owners_own_pictures_are_one_data_set_whatever_the_coordinator_deals(
         node.here(received(*FOLDER, *more), words).node.data_set
         for more in ((), ("seed=5",), ("train.clients=3",), ("partition.max_identities=7",))
     }
+    size = node.here(received(*FOLDER, "data.size=40"), words).node.data_set
+    lfw = node.here(received("data=lfw", "data.root=the-coordinators"), words).node.data_set
+    assert {size, lfw} == names
+    elsewhere = node.here(received(*FOLDER), {**words, "data-root": "elsewhere"}).node.data_set
+    assert elsewhere not in names
     assert len(names) == 1
     assert "/" not in names.pop()
     shared = node.here(received(*FOLDER), {**words, "simulated": True})

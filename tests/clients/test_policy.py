@@ -141,9 +141,29 @@ def test_a_coordinators_raised_delta_is_not_the_owners():
     policy.check(run, Node("d", policy=Policy(None, None, max_delta=0.01)), gaussian(1.0, 0.01))
 
 
+def test_an_owners_largest_delta_is_a_limit_below_the_ceiling_and_above_it():
+    run = settings("protection.noise=gaussian", "data.identities=20")
+    for limit, delta, fits in ((1e-9, 1e-5, False), (1e-9, 1e-9, True), (1e-3, 1e-5, True)):
+        node = Node("d", policy=Policy(None, None, max_delta=limit))
+        chosen = settings("protection.noise=gaussian", "data.identities=20", f"protection.delta={delta}")
+        if fits:
+            policy.check(chosen, node, gaussian(1.0, delta))
+            policy.check_count(chosen, node, gaussian(1.0, delta), 10**9)  # the owner's word stands
+            continue
+        with pytest.raises(PolicyRefusal, match=r"\(0, 1e-09\], the largest that the owner accepts") as refusal:
+            policy.check(chosen, node, gaussian(1.0, delta))
+        assert refusal.value.told == str(refusal.value)
+        with pytest.raises(PolicyRefusal):
+            policy.check_count(run, node, gaussian(1.0, delta), 1)
+    clients = settings("protection=none", "privacy.client.epsilon=8", "privacy.client.delta=1e-5")
+    with pytest.raises(PolicyRefusal, match=r"privacy\.client\.delta=1e-05 in \(0, 1e-09\]"):
+        policy.check(clients, Node("d", policy=Policy(None, None, max_delta=1e-9)), BARE)
+
+
 def test_a_delta_too_large_for_the_owners_own_number_of_images_is_refused():
     run = settings("protection.noise=gaussian", "data.identities=20")
     policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_000)
-    with pytest.raises(PolicyRefusal, match="10,001 images"):
+    with pytest.raises(PolicyRefusal, match="10,001 images") as refusal:
         policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_001)
+    assert not any(letter.isdigit() for letter in refusal.value.told)
     policy.check_count(run, Node("d"), NOISED, 10**9)

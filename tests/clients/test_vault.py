@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 import pytest
 
 from fedveil import checks, cli, runs
+from fedveil.federation.instruction import BadInstruction
 from fedveil_clients import vault as vaults
 from fedveil_clients.vault import Vault
 
@@ -162,6 +164,46 @@ def test_a_round_run_again_reads_what_it_read_before(tmp_path):
     heads.save(2, centres(2.5))
     assert heads.before(2)[0, 0] == 1
     assert heads.before(3)[0, 0] == 2.5
+
+
+def test_a_run_is_accepted_with_one_value_of_each_kind_and_never_with_another(tmp_path):
+    vault = Vault(tmp_path)
+    vault.same_run("run", {"configuration": "a"})
+    assert not (tmp_path / "accepted").exists()  # asking makes nothing
+    vault.accepted("run", {"configuration": "a", "state in stage 0": "b"})
+    vault.accepted("run", {"configuration": "a", "state in stage 1": "c"})
+    vault.accepted("other", {"configuration": "b"})
+    for other in ({"configuration": "b"}, {"configuration": "a", "state in stage 0": "c"}):
+        for ask in (vault.same_run, vault.accepted):
+            with pytest.raises(BadInstruction, match="Run run was accepted with another"):
+                ask("run", other)
+    vault.same_run("run", {"configuration": "a", "state in stage 0": "b", "state in stage 1": "c"})
+    (tmp_path / "accepted" / "other" / "configuration").write_bytes(b"")
+    with pytest.raises(checks.UserError, match=r"other/configuration is damaged: it holds no hash\. Restore the vault"):
+        vault.same_run("other", {"configuration": "b"})
+    assert {mode(path) for path in (tmp_path / "accepted").rglob("*") if path.is_file()} == {0o600}
+    assert {mode(path) for path in (tmp_path / "accepted").rglob("*") if path.is_dir()} == {0o700}
+
+
+def test_of_two_questions_at_once_the_second_sees_the_first(tmp_path):
+    vault, said = Vault(tmp_path), []
+
+    def second():
+        try:
+            vault.begin("run", "c1", 1, "other tensors")
+        except BadInstruction as error:
+            said.append(str(error))
+
+    folder = tmp_path / "heads" / "run" / "c1"
+    folder.mkdir(parents=True)
+    with vaults._alone(folder):
+        worker = threading.Thread(target=second)
+        worker.start()
+        worker.join(0.2)
+        assert worker.is_alive()  # it waits, whatever it has looked at
+        (folder / "last").write_text("1 these tensors\n")
+    worker.join(30)
+    assert "again with another configuration, state or other tensors" in said[0]
 
 
 def test_runs_and_clients_have_heads_of_their_own(tmp_path):

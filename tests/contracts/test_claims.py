@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,14 @@ def test_a_run_whose_state_is_lost_pays_for_both_mechanisms(
     (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
     Path("runs", run_id, "checkpoint.npz").unlink()
     monkeypatch.setattr(dctdp.DCTDP, "fit", other)
-    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    resume = ["simulate", "--resume", run_id, "--json", "o.json", "--plain"]
+    assert cli.main(resume) == 2  # the owners accepted the run with another state
+    assert "another configuration, state or other tensors" in capsys.readouterr().err
+    vault = Path(".fedveil/vault")  # of an earlier version, too
+    shutil.rmtree(vault / "accepted")
+    for last in vault.glob("heads/*/*/last"):
+        last.unlink()
+    assert cli.main(resume) == 0
     result = json.loads(Path("o.json").read_text())
     doors(result, told, capsys)
     assert next(one["epsilon"] for one in result["statements"] if one["unit"] == "image") == 16.0

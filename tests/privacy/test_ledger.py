@@ -1,5 +1,6 @@
 """Append-only rows that survive, in order; statements say unit, relation, delta and view together."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -7,9 +8,20 @@ import sqlite3
 
 import pytest
 
+from fedveil import checks
+from fedveil.federation.federation import Federation
 from fedveil.privacy import events, gaussian, statements
 from fedveil.privacy.events import LocalRelease, NonPrivate
-from fedveil.privacy.ledger import GENESIS, BrokenLedger, Held, Ledger, Row
+from fedveil.privacy.ledger import (
+    GENESIS,
+    BrokenLedger,
+    Held,
+    Ledger,
+    Row,
+    checked_name,
+    deal_of,
+    everybody_of,
+)
 from fedveil.privacy.spending import Past
 
 LAPLACE = LocalRelease("laplace", 8.0, max_images_per_identity=3, detail=(("radius", 2.5), ("mode", "image")))
@@ -29,6 +41,14 @@ def test_rows_come_back_in_order_and_equal(tmp_path):
     assert len(ledger.rows("r1")) == 2
     assert ledger.has(Row("r2", "set", "spent", NONE))
     assert not ledger.has(Row("r2", "set", "spent", LAPLACE))
+    kept = Row("r3", "set", "spent", LAPLACE, "note", mechanism="m")
+    ledger.append([kept])
+    assert ledger.has(kept)
+    for other in ({"mechanism": "n"}, {"mechanism": ""}, {"note": ""}, {"status": "reused"}, {"subject": "s"}):
+        assert not ledger.has(dataclasses.replace(kept, **other)), other
+    ledger.append_once(dataclasses.replace(kept, mechanism="n"))
+    ledger.append_once(kept)
+    assert [row.mechanism for row in ledger.rows("r3")] == ["m", "n"]
 
 
 def test_rows_cannot_be_changed_or_deleted_through_the_file(tmp_path):
@@ -131,8 +151,8 @@ def test_odds_follow_the_definition():
 
 def test_deals_of_one_source_add_and_clients_of_a_deal_do_not():
     """A picture is at one client of a deal; dealing the pictures anew and drawing again is another release."""
-    rows = [Row("r1", f"folder-ab/deal1/c{n}", "spent", LAPLACE) for n in range(3)]
-    rows += [Row("r2", f"folder-ab/deal2/c{n}", "spent", LAPLACE) for n in range(3)]
+    rows = [Row("r1", f"folder-ab/d1/c{n}", "spent", LAPLACE) for n in range(3)]
+    rows += [Row("r2", f"folder-ab/d2/c{n}", "spent", LAPLACE) for n in range(3)]
     rows += [Row("r3", "hospital", "spent", LAPLACE)]
     past = Past(rows, ())
     assert past.names() == sorted({row.subject for row in rows} | {"folder-ab"})
@@ -141,17 +161,37 @@ def test_deals_of_one_source_add_and_clients_of_a_deal_do_not():
     assert past.history("hospital", {}).worst_picture().epsilon() == 8.0
 
 
+@pytest.mark.parametrize("name", ["h/w/1", "a/b/c", "faces/2026/clinic", "x-y/z/*", "hospital", "a/b"])
+def test_an_owners_name_is_no_share_whatever_slashes_it_has(name):
+    """Ledgers of earlier versions may hold such names; shares of one source do not count each other's schedules."""
+    assert deal_of(name) == (name, "")
+    assert everybody_of(name) is None
+
+
+def test_what_a_simulation_names_its_shares_is_one():
+    share = f"{Federation.of(['protection=none']).data_id}/c0001"
+    assert "/".join((*deal_of(share), "c0001")) == share
+    assert everybody_of(share) == share.replace("c0001", "*")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a/b", "a/b/c", "*", "all*"])
+def test_a_name_that_could_be_taken_for_a_share_is_refused(name):
+    with pytest.raises(checks.UserError, match=r"Expected data-set=.* without / and \*"):
+        checked_name(name, "data-set")
+    assert checked_name("clinic 7 - north", "data-set") == "clinic 7 - north"
+
+
 def test_a_row_for_everybody_of_a_deal_is_everybodys_and_nobody_elses():
     rows = [
-        Row("r1", "folder-ab/deal1/*", "spent", LAPLACE),
-        Row("r1", "folder-ab/deal1/c1", "spent", LAPLACE),
-        Row("r2", "folder-cd/deal1/*", "spent", LAPLACE),
+        Row("r1", "folder-ab/d1/*", "spent", LAPLACE),
+        Row("r1", "folder-ab/d1/c1", "spent", LAPLACE),
+        Row("r2", "folder-cd/d1/*", "spent", LAPLACE),
     ]
     past = Past(rows, ())
-    totals = {f"folder-ab/deal1/c{number}": 8.0 * (1 + (number == 1)) for number in (1, 2, 3)}
+    totals = {f"folder-ab/d1/c{number}": 8.0 * (1 + (number == 1)) for number in (1, 2, 3)}
     assert {name: past.history(name, {}).worst_picture().epsilon() for name in totals} == totals
     assert past.history("folder-ab", {}).worst_picture().epsilon() == 16.0
-    assert past.history("folder-ab/deal2/c1", {}).worst_picture().epsilon() == 16.0  # it may have been c1 of deal1
+    assert past.history("folder-ab/d2/c1", {}).worst_picture().epsilon() == 16.0  # it may have been c1 of d1
 
 
 def test_pictures_are_chained_too_and_cannot_be_changed_or_cut_unseen(tmp_path):

@@ -149,15 +149,45 @@ def test_a_schedule_with_fixed_noise_has_no_finite_client_total():
     assert filters.filtered_epsilon(tuple(plain.client_events()), 1e9, 1e-5) < math.inf
 
 
+def sizes(rows, subject, holders, recorded):
+    """How many data sets a neighbour changes at once, by run."""
+    history = Past(rows, recorded).history(subject, holders)
+    return {row.run_id: size for row, size in history.schedules}
+
+
+def test_clients_of_one_deal_that_hold_the_same_picture_are_a_group():
+    """One row stands for everybody; who changes the picture changes both of its holders."""
+    rows = [Row("r1", "pictures-f0/01/*", "reserved", schedule(POISSON))]
+    one, two = "pictures-f0/01/c1", "pictures-f0/01/c2"
+    assert sizes(rows, one, {b"p": frozenset({one})}, {one, two}) == {"r1": 1}
+    assert sizes(rows, one, {b"p": frozenset({one, two})}, {one, two}) == {"r1": 2}
+    apart = [Row("r1", name, "reserved", schedule(POISSON)) for name in (one, two)]
+    assert sizes(apart, one, {b"p": frozenset({one, two})}, {one, two}) == {"r1": 2}
+    assert sizes(rows, "pictures-f0", {b"p": frozenset({one, two})}, {one, two}) == {"r1": 2}
+    apart = {b"p": frozenset({one}), b"q": frozenset({two})}
+    assert sizes(rows, "pictures-f0", apart, {one, two}) == {"r1": 1}
+
+
+def test_in_another_deal_those_who_are_known_to_hold_a_picture_are_a_group():
+    mine, theirs = "pictures-f0/01/c1", ["pictures-f0/02/c1", "pictures-f0/02/c2"]
+    rows = [Row("r1", "pictures-f0/01/*", "reserved", schedule(POISSON)),
+            Row("r2", "pictures-f0/02/*", "reserved", schedule(Gaussian(5.0)))]  # fmt: skip
+    holders = {b"p": frozenset({mine, theirs[0]}), b"q": frozenset({mine, theirs[1]})}
+    assert sizes(rows, mine, holders, {mine, *theirs}) == {"r1": 1, "r2": 2}
+    assert sizes(rows, mine, {b"p": frozenset({mine})}, {mine}) == {"r1": 1, "r2": 1}  # at one of them, perhaps
+    unknown = Row("r3", "pictures-f0/02/c3", "reserved", schedule(POISSON))
+    assert sizes([*rows, unknown], mine, holders, {mine, *theirs}) == {"r1": 1, "r2": 2, "r3": 1}
+
+
 def test_a_deal_without_known_pictures_counts_by_its_heaviest_client():
     heavy = LocalRelease("laplace", 7.0)
     rows = [
-        Row("r1", "folder/one/c1", "spent", LAPLACE),
-        Row("r1", "folder/one/c2", "spent", heavy),
-        Row("r2", "folder/two/c1", "spent", LAPLACE),
+        Row("r1", "folder-f0/01/c1", "spent", LAPLACE),
+        Row("r1", "folder-f0/01/c2", "spent", heavy),
+        Row("r2", "folder-f0/02/c1", "spent", LAPLACE),
     ]
-    assert Past(rows, ()).history("folder/two/c1", {}).worst_picture().epsilon() == 10.0
-    known = {b"p": frozenset({"folder/one/c1", "folder/two/c1"})}
-    recorded = ("folder/one/c1", "folder/one/c2", "folder/two/c1")
-    assert Past(rows, recorded).history("folder/two/c1", known).worst_picture().epsilon() == 6.0
-    assert Past(rows, ()).history("folder", {}).worst_picture().epsilon() == 10.0
+    assert Past(rows, ()).history("folder-f0/02/c1", {}).worst_picture().epsilon() == 10.0
+    known = {b"p": frozenset({"folder-f0/01/c1", "folder-f0/02/c1"})}
+    recorded = ("folder-f0/01/c1", "folder-f0/01/c2", "folder-f0/02/c1")
+    assert Past(rows, recorded).history("folder-f0/02/c1", known).worst_picture().epsilon() == 6.0
+    assert Past(rows, ()).history("folder-f0", {}).worst_picture().epsilon() == 10.0

@@ -139,19 +139,27 @@ class Federation:
         return self.split.train.subset(self.shares[client_id])
 
     @functools.cached_property
+    def source_id(self) -> str:
+        """The default id of all pictures at one place: an account that no other setting moves them out of.
+
+        Neither the name of the source nor its size is in it: whoever chooses how a folder is read (`data=folder`,
+        `data=lfw`) must not choose what it has spent.
+
+        >>> Federation.of(["protection=none"]).source_id[:9]
+        'pictures-'
+        """
+        return f"pictures-{_short(self.data.place(self.settings.seed))}"
+
+    @functools.cached_property
     def data_id(self) -> str:
-        """The default id of a simulation's data: SOURCE/DEAL, before the client's name.
+        """The default id of a simulation's data: SOURCE/DEAL, before the client's name (`privacy.ledger.deal_of`).
 
         The source is where the pictures are; the deal is who got which people. The same pictures dealt anew are the
         same source, so that totals over deals can be formed.
-
-        >>> Federation.of(["protection=none"]).data_id[:11]
-        'procedural-'
         """
         settings, data = self.settings, self.settings.data
-        where = self.data.place(settings.seed)
-        dealt = [dict(data.settings), settings.seed, settings.train.clients, dataclasses.asdict(settings.partition)]
-        return f"{data.name}-{_short([data.name, where])}/{_short(dealt)}"
+        dealt = [data.name, dict(data.settings), settings.seed, settings.train.clients]
+        return f"{self.source_id}/{_short([*dealt, dataclasses.asdict(settings.partition)])}"
 
     # --- schedule and networks -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -69,6 +70,12 @@ def to_wire(settings: Config) -> str:
         tree["train"] |= {"warm_start": None, "warm_start_is_public": False}
     tree["evaluation"] |= {"pairs": None, "pairs_are_public": False}
     return json.dumps(tree, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=8)
+def digest(run: Federation) -> str:
+    """Return a hash of a run's configuration as every owner sees it, wherever it is computed."""
+    return hashlib.sha256(to_wire(run.settings).encode()).hexdigest()
 
 
 def from_wire(text: object) -> Federation:

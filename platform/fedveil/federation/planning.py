@@ -56,22 +56,24 @@ def deltas(settings: Config) -> dict[str, tuple[str, float]]:
     return found
 
 
-def check_delta(setting: str, delta: float, units: int | None, unit: str, raised: float | None) -> None:
-    """Refuse a delta above `largest_delta`, or above what the owner raised it to.
+def check_delta(setting: str, delta: float, units: int | None, unit: str, limit: float | None) -> None:
+    """Refuse a delta above the owner's own limit, or above `largest_delta` where the owner has none.
 
     Raises:
         fedveil.checks.UserError: naming the setting, its value and the remedy.
     """
-    ceiling = largest_delta(units)
-    if not 0 < delta <= max(ceiling, raised or 0.0):
-        if units is None:
+    ceiling = largest_delta(units) if limit is None else limit
+    if not 0 < delta <= ceiling:
+        if units is None and limit is None:
             raise checks.UserError(
                 f"Expected a public number of {unit}s beside {setting}={delta!r}: delta is to be at most 1 / (10 x "
                 f"{unit}s), and nothing bounds them. Set partition.max_identities (people of one client); an owner who "
                 "accepts an unknown number says so with policy.max_delta."
             )
         why = "the largest that means something"
-        if units and ceiling < LARGEST_DELTA:
+        if limit is not None:
+            why = "the largest that the owner accepts (policy.max_delta)"
+        elif units and ceiling < LARGEST_DELTA:
             why = f"1 / (10 x {units:,} {unit}s)"
         raise checks.UserError(
             f"Expected {setting}={delta!r} in (0, {ceiling:g}], {why}: delta is the probability that nothing is "

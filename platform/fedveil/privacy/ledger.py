@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +64,8 @@ class Row:
         note: a remark for people, e.g. that the run is NOT PRIVATE.
         at: UTC time of writing, ISO 8601; filled in by the ledger unless given, as where times tell who took part.
         mechanism: keyed hash of a mechanism whose copies are drawn once and kept: rows with the same one speak of the
-            same draws. Empty where every reading draws afresh.
+            same draws. Empty where every reading draws afresh, and in rows of older files: those are no draw that a
+            later row could speak of again.
     """
 
     run_id: str
@@ -89,22 +91,38 @@ GALLERY = "gallery"
 EVERYBODY = "*"
 """The client of a subject SOURCE/DEAL/* that stands for every client of the deal: written once for all of them."""
 
+_SHARE = re.compile(r"([a-z]+-[0-9a-f]{2,})/([0-9a-f]{2,})/([A-Za-z0-9._-]+|\*)")
+"""SOURCE/DEAL/CLIENT as `Federation.data_id` makes it of hashes. No name that an owner may choose looks like it."""
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return an owner's own name of a data set: one that cannot be taken for a share of a deal.
+
+    Raises:
+        fedveil.checks.UserError: an empty name, or one with a slash or an asterisk.
+    """
+    if not name.strip() or "/" in name or EVERYBODY in name:
+        raise checks.UserError(
+            f"Expected {what}={name!r} to be a name without / and *, which stand for shares of a simulation's deal."
+        )
+    return name
+
 
 def deal_of(subject: str) -> tuple[str, str]:
     """Return (source, deal) of a subject SOURCE/DEAL/CLIENT of a simulation; (subject, "") of any other name.
 
-    >>> deal_of("folder-ab/12/c0001"), deal_of("hospital")
-    (('folder-ab', '12'), ('hospital', ''))
+    >>> deal_of("pictures-ab/12/c0001"), deal_of("hospital"), deal_of("h/w/1")
+    (('pictures-ab', '12'), ('hospital', ''), ('h/w/1', ''))
     """
-    source, *rest = subject.split("/")
-    return (source, rest[0]) if len(rest) == 2 else (subject, "")
+    found = _SHARE.fullmatch(subject)
+    return (found[1], found[2]) if found else (subject, "")
 
 
 def everybody_of(subject: str) -> str | None:
     """Return the subject that stands for all clients of a client's deal, or None of a name that is no share.
 
-    >>> everybody_of("folder-ab/12/c0001"), everybody_of("hospital")
-    ('folder-ab/12/*', None)
+    >>> everybody_of("pictures-ab/12/c0001"), everybody_of("hospital")
+    ('pictures-ab/12/*', None)
     """
     source, deal = deal_of(subject)
     return f"{source}/{deal}/{EVERYBODY}" if deal else None
@@ -145,25 +163,18 @@ class Book:
         )
 
     def has(self, row: Row) -> bool:
-        """Return whether an equal row of the same run, subject and status is there."""
-        query = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? LIMIT 1"
-        found = self._connection.execute(query, (row.run_id, row.subject, row.status, events.digest(row.event)))
-        return found.fetchone() is not None
+        """Return whether an equal row is there: the same run, subject, status, event, mechanism and note.
 
-    def booked(self, row: Row, only: str | None = None) -> set[str]:
-        """Return the subjects (or `only` this one) for whom the same run has a row of the same event, of any status."""
-        query = "SELECT DISTINCT subject FROM row WHERE run_id=? AND digest=?"
-        return self._subjects(query, (row.run_id, events.digest(row.event)), only)
+        An event says what a release costs, not what was drawn: two mechanisms of one run have equal events.
+        """
+        query = "SELECT 1 FROM row WHERE run_id=? AND subject=? AND status=? AND digest=? AND mechanism=? AND note=?"
+        values = (row.run_id, row.subject, row.status, events.digest(row.event), row.mechanism, row.note)
+        return self._connection.execute(query, values).fetchone() is not None
 
-    def drawn(self, mechanism: str, only: str | None = None) -> set[str]:
-        """Return the subjects (or `only` this one) that have spent this kept mechanism, in whatever run."""
-        query = "SELECT DISTINCT subject FROM row WHERE mechanism=? AND mechanism<>'' AND status='spent'"
-        return self._subjects(query, (mechanism,), only)
-
-    def _subjects(self, query: str, values: tuple[str, ...], only: str | None) -> set[str]:
-        if only is not None:
-            query, values = query + " AND subject=?", (*values, only)
-        return {subject for (subject,) in self._connection.execute(query, values)}
+    def drawn(self, mechanism: str, subject: str) -> bool:
+        """Return whether a subject has spent this kept mechanism, in whatever run."""
+        query = "SELECT 1 FROM row WHERE mechanism=? AND mechanism<>'' AND status='spent' AND subject=? LIMIT 1"
+        return self._connection.execute(query, (mechanism, subject)).fetchone() is not None
 
     def rows(self) -> list[Row]:
         """Return all rows in the order of writing."""
@@ -290,7 +301,7 @@ class Ledger:
             book.append(rows)
 
     def append_once(self, row: Row) -> None:
-        """Write a row unless an equal one of the same run, subject and status is there; on disk when this returns."""
+        """Write a row unless an equal one is there (`Book.has`); on disk when this returns."""
         if self.has(row):
             return
         with self.write() as book:
@@ -377,7 +388,7 @@ class Ledger:
             return book.draws({picture for held in book.contents().values() for picture in held})
 
     def has(self, row: Row) -> bool:
-        """Return whether an equal row of the same run, subject and status is there already (a resumed attempt)."""
+        """Return whether an equal row is there already (`Book.has`): a resumed attempt."""
         if not self.path.exists():
             return False
         with self.read() as book:

@@ -42,6 +42,16 @@ def _client_weight(picture: Picture) -> float:
     return accountant.upper(DELTA)
 
 
+def _group(share: tuple[str, str], holders: Mapping[bytes, frozenset[str]]) -> int:
+    """Return how many clients of a deal (source, deal) are at most known to share pictures, one with the others."""
+    together: dict[str, set[str]] = {}
+    for names in holders.values():
+        here = {name for name in names if deal_of(name) == share}
+        for name in here:
+            together.setdefault(name, set()).update(here)
+    return max(map(len, together.values()), default=1)
+
+
 def _plain(row: Row) -> tuple[object, ...]:
     # By the object: the rows of one ledger share equal events, and hashing nested ones for thousands of rows is slow.
     return row.run_id, row.status, id(row.event), row.note, row.mechanism
@@ -200,7 +210,7 @@ class Past:
             Picture((*(row for _, row in self._of_kind(subject, others)), *extra), dict(counts))
             for others, counts in ordered
         )
-        return History(pictures, self._schedules(subject, shared, extra), dict(shared))
+        return History(pictures, self._schedules(subject, shared, holders, extra), dict(shared))
 
     def _of_kind(self, subject: str, others: frozenset[str]) -> list[tuple[int, Row]]:
         found = {number: row for name in (subject, *others) for number, row in self.numbered(name)}
@@ -213,9 +223,13 @@ class Past:
                 found |= dict(self.numbered(heaviest)) if heaviest else {}
         return sorted(found.items())
 
-    def _schedules(self, subject: str, shared: Mapping[str, int], extra: Sequence[Row]) -> tuple[tuple[Row, int], ...]:
+    def _schedules(
+        self, subject: str, shared: Mapping[str, int], holders: Mapping[bytes, frozenset[str]], extra: Sequence[Row]
+    ) -> tuple[tuple[Row, int], ...]:
         source, own = deal_of(subject)
-        names = [name for name in shared if deal_of(name)[0] != source]
+        whole = subject in self._deals  # a source: of each deal the heaviest client, with those who share its pictures
+        names = [name for name in shared if not whole or deal_of(name)[0] != source]
+        known = {deal_of(name) for name in names}
         together: dict[tuple[str, Event, str], list[int]] = {}
         last = sum(map(len, self._subjects.values()))
         mine = [(number, row) for name in [subject, *names] for number, row in self.numbered(name)]
@@ -226,11 +240,14 @@ class Past:
             (min(numbers), Row(run_id, subject, "reserved", event, note), len(numbers))
             for (run_id, event, note), numbers in together.items()
         ]
+        counted = {number for numbers in together.values() for number in numbers}
         for deal in self._deals.get(source, {}):
-            heaviest = None if deal == own else self._heaviest_of(source, deal, "client", _client_weight)
+            # Of a deal of which some clients are known to share a picture, those whose pictures are not may, too.
+            level = "unknown client" if (source, deal) in known else "client"
+            heaviest = None if deal == own else self._heaviest_of(source, deal, level, _client_weight)
             for number, row in self.numbered(heaviest) if heaviest else ():
-                if row.status == "reserved":
-                    found.append((number, row, 1))
+                if row.status == "reserved" and number not in counted:
+                    found.append((number, row, _group((source, deal), holders) if whole else 1))
         return tuple((row, size) for _, row, size in sorted(found, key=lambda entry: entry[0]))
 
     def _heaviest_of(self, source: str, deal: str, level: str, weight: Callable[[Picture], float]) -> str | None:
