@@ -34,7 +34,9 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "floor": (str, "protections that the owner accepts, with commas between them"),
     "max-epsilon": (float, "largest image-level epsilon of one run"),
     "max-total-epsilon": (float, "largest image-level epsilon of all runs together"),
-    "max-client-epsilon": (float, "largest client-level epsilon of all accepted schedules together; a run without one is refused"),
+    "max-client-epsilon": (
+        float, "largest client-level epsilon of all accepted schedules together; a run without one is refused"
+    ),
     "client-delta": (float, "delta of max-client-epsilon"),
     "image-delta": (float, "delta at which image-level limits stand"),
     "max-delta": (float, "largest delta accepted, instead of 1e-5 and a tenth over the number of units"),

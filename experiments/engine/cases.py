@@ -42,6 +42,7 @@ CASES = {
     "small": Case(20, _fixed(10), "small"),
     "big": Case(3, _fixed(50), "big"),
     "packed": Case(40, ("train.cohort.rate=0.1",)),
+    "tiny": Case(2, _fixed(3), clients=4),  # for a look, and for tests
     # Memory in the size of the cohort, of one thousand clients.
     "cohort10": Case(4, _fixed(10), clients=1000),
     "cohort100": Case(4, _fixed(100), clients=1000),

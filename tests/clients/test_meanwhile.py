@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from fedveil.federation.instruction import BadInstruction
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy.ledger import Book, Ledger
 from fedveil_clients import app as client_app
-from fedveil_clients import received, training
+from fedveil_clients import received, sites, training
+from fedveil_clients.policy import node_of
 from fedveil_clients.vault import Vault
 
 SMALL = (
@@ -104,9 +106,6 @@ def test_formal_noise_is_drawn_after_its_rows_are_on_disk(tmp_path, monkeypatch)
     federation = Federation.of([*SMALL, *words])
     public = federation.split.public
     state = federation.protection.fit(public.images(), public.labels, 1)
-    from fedveil_clients import sites
-    from fedveil_clients.policy import node_of
-
     seen = []
     release = type(federation.protection).release
 
@@ -114,6 +113,13 @@ def test_formal_noise_is_drawn_after_its_rows_are_on_disk(tmp_path, monkeypatch)
         seen.append(len(Ledger(tmp_path / "vault" / "ledger.sqlite").rows()))
         return release(self, images, given, streams)
 
+    append = Book.append
+
+    def late(self, rows):
+        time.sleep(0.5)  # long enough for a draw that does not wait
+        append(self, rows)
+
+    monkeypatch.setattr(Book, "append", late)
     monkeypatch.setattr(type(federation.protection), "release", looked)
     node = node_of("c0002", {**simulate.node_words(federation.settings), "data-set": "mine"}, "")
     site = sites.open_site(federation, "run", "c0002", node, state)
