@@ -19,7 +19,7 @@ from typing import Any
 from fedveil import checks
 from fedveil.configuration import files, idle, plugins, settings, text, typed
 from fedveil.configuration.schema import Config, Group
-from fedveil.configuration.words import GROUPS, METHOD_GROUPS, one, put, split
+from fedveil.configuration.words import GROUPS, METHOD_GROUPS, later, one, put, split
 from fedveil.storage import addresses
 
 
@@ -61,7 +61,7 @@ def compose(words: Iterable[str] = (), on: Config | None = None) -> Config:
             tree[group] = {"name": method, **files.read(group, method)}
             chosen[group] = method
     fitting = {key: value for key, value in study_dotted.items() if files.applies(key, chosen)}
-    for key, value in {**fitting, **dotted}.items():
+    for key, value in later(fitting, dotted).items():
         put(tree, key, _read(key, value, chosen))
         _alternatives(tree, key)
     return parse(tree)
@@ -104,7 +104,7 @@ def parse(tree: Any) -> Config:
     Raises:
         fedveil.checks.UserError: naming what is missing, unknown or of another type.
     """
-    config: Config = typed.block(Config, addresses.without_secrets(tree), "")
+    config: Config = typed.block(Config, _without_secrets(tree), "")
     chosen: dict[str, Group] = {group: getattr(config, group) for group in METHOD_GROUPS}
     built = {group: build(config, group) for group in METHOD_GROUPS}
     exact: dict[str, Any] = {
@@ -112,6 +112,15 @@ def parse(tree: Any) -> Config:
         for group, named in chosen.items()
     }
     return dataclasses.replace(config, **exact)
+
+
+def _without_secrets(tree: Any) -> Any:
+    """Return a tree whose addresses hold no secret; what should be the store's address need not look like one."""
+    shown = addresses.without_secrets(tree)
+    tracking = shown.get("tracking") if isinstance(shown, dict) else None
+    if isinstance(tracking, dict) and isinstance(tracking.get("uri"), str):
+        shown["tracking"] = {**tracking, "uri": addresses.store(tracking["uri"])}
+    return shown
 
 
 def build(config: Config, group: str) -> Any:

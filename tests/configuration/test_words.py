@@ -118,6 +118,25 @@ def test_lists_blocks_and_typed_words() -> None:
     assert config.load(["evaluation.reference=False", "train.rounds= 5 "]).train.rounds == 5
 
 
+@pytest.mark.parametrize(
+    ("said", "epsilon"),
+    [
+        ("privacy.client.epsilon=8 privacy.client=none privacy.client.epsilon=4", 4),
+        ("study=clients privacy.client=none privacy.client.epsilon=4", 4),
+        ("study=clients privacy.client.epsilon=4 privacy.client=none", None),
+        ("study=clients privacy.client.epsilon=4", 4),
+        ("privacy.client={epsilon:2} privacy.client.epsilon=4", 4),
+        ("privacy.client.epsilon=4 privacy.client={epsilon:2}", 2),
+    ],
+)
+def test_of_two_words_for_one_setting_the_later_counts(said: str, epsilon: float | None) -> None:
+    client = config.load(said.split()).privacy.client
+    assert (None if client is None else client.epsilon) == epsilon
+    cells = grid.expand([*said.split(), "seed=1,2", "train.clients=300"]).cells
+    clients = [cell.settings.privacy.client for cell in cells]
+    assert [None if each is None else each.epsilon for each in clients] == [epsilon, epsilon]
+
+
 @given(st.lists(st.text(max_size=12), max_size=5))
 @example(["", " ", "a,b", '"', "'", "]", "[", '","', "none", "a\n"])
 @settings(deadline=None)

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
+from fedveil.storage import addresses
 
 INFINITE = "may be inf"
 """Mark of a number that may be infinite; every other number is finite, and none is nan."""
+
+SCHEME = "to begin with scheme://, such as http:// or file:///, where it holds a user or a colon and an @."
 
 FOLDER = "a folder of this machine"
 """Mark of a folder that is made where it is missing: a mistyped word would make another one, silently."""
@@ -237,6 +240,10 @@ class Tracking:
     uri: str | None = None
     experiment: str | None = None
     log_model: bool = True
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and addresses.has_slip(self.uri):
+            raise checks.UserError(f"Expected uri={addresses.store(self.uri)!r} {SCHEME}")
 
 
 @dataclasses.dataclass(frozen=True)
