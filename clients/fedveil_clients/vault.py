@@ -6,11 +6,7 @@ noisy copies: the next run draws fresh noise for the same images, a second relea
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import stat
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +18,7 @@ from fedveil import checks, randomness, runs
 from fedveil.federation.instruction import BadInstruction
 from fedveil.privacy.ledger import Held, Ledger
 from fedveil.storage import disk
+from fedveil_clients import vault_folder
 from fedveil_clients.memo import Listed, Memo
 
 _LOST = "Restore the vault from a backup, or start a new run: it draws new class centres."
@@ -40,18 +37,24 @@ class Vault:
         """Make the folder with permission for its owner alone, and close what others could read in an existing one.
 
         Raises:
-            fedveil.checks.UserError: others can read it and it belongs to another user, who alone may close it.
+            fedveil.checks.UserError: it is no vault, or not all of one (see `vault_folder.inspect`); or others can read
+                it and it belongs to another user, who alone may close it.
         """
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if _is_open(self.root) or self.root not in _WALKED:
-            _close(self.root)
-            _WALKED.add(self.root)
+        place = self.root.absolute()
+        known = place in _WALKED and place.is_dir()
+        if not known:
+            vault_folder.inspect(self.root)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not known or vault_folder.is_open(self.root):
+            vault_folder.close(self.root)
+            _WALKED.add(place)
 
     def owner_key(self) -> bytes:
         """Return the owner's memo key; drawn from the operating system at first use and kept (mode 0600)."""
         self.create()
-        path = self.root / "owner.key"
+        path = self.root / vault_folder.KEY
         if not path.exists():
+            vault_folder.inspect(self.root)  # it may have been lost since the vault was opened
             disk.create(path, randomness.os_key(), private=True)  # another process may be first: its key is the key
         return self._read_key(path)
 
@@ -61,7 +64,8 @@ class Vault:
 
     def known_identity(self) -> str:
         """Return the same of a vault that has a key, and write nothing."""
-        return self._name(self._read_key(self.root / "owner.key"))
+        vault_folder.inspect(self.root)
+        return self._name(self._read_key(self.root / vault_folder.KEY))
 
     @staticmethod
     def _name(key: bytes) -> str:
@@ -103,16 +107,16 @@ class Vault:
     @property
     def ledger(self) -> Ledger:
         """What the owner has spent, over all runs."""
-        return Ledger(self.root / "ledger.sqlite", private=True)
+        return Ledger(self.root / vault_folder.LEDGER, private=True)
 
     @property
     def memo(self) -> Memo:
         """The noisy copies."""
-        return Memo(self.root / "copies")
+        return Memo(self.root / vault_folder.COPIES)
 
     def joined(self, run_id: str, client_id: str) -> bool:
         """Return whether a client has trained in a run before."""
-        return (self.root / "heads" / run_id / client_id).is_dir()
+        return (self.root / vault_folder.HEADS / run_id / client_id).is_dir()
 
     def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
         """Refuse a round before the last answered one, and the last one again unless the same was sent.
@@ -139,11 +143,11 @@ class Vault:
         runs.write_atomic(path, f"{round_number} {sent}\n".encode(), private=True, durable=False)
 
     def _last(self, run_id: str, client_id: str) -> Path:
-        return self.root / "heads" / run_id / client_id / "last"
+        return self.root / vault_folder.HEADS / run_id / client_id / "last"
 
     def heads(self, run_id: str, client_id: str, phase: str = "") -> Heads:
         """Return the versions of one client's class centres in one run, of the recogniser or of a phase before it."""
-        return Heads(self.root / "heads" / run_id / client_id / phase)
+        return Heads(self.root / vault_folder.HEADS / run_id / client_id / phase)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,37 +186,6 @@ class Heads:
         for version, path in versions.items():
             if version < kept:
                 path.unlink(missing_ok=True)
-
-
-def _is_open(path: Path) -> bool:
-    """Return whether others than the owner may use a file or folder; a link's target is not looked at."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        return not stat.S_ISLNK(mode) and bool(mode & 0o077)
-    return False
-
-
-def _close(root: Path) -> None:
-    """Take a vault from everybody but its owner, and say what was open."""
-    odd = [path for path in [root, *root.rglob("*")] if _is_open(path)]
-    for path in odd:
-        try:
-            found = path.lstat()
-        except FileNotFoundError:  # another process's temporary file
-            continue
-        if found.st_uid != os.geteuid():
-            raise checks.UserError(
-                f"{path} belongs to another user (id {found.st_uid}) and others can use it (mode "
-                f"{stat.S_IMODE(found.st_mode):o}); its owner must close it (chmod -R go= {root}), or choose another "
-                "vault.root."
-            )
-        os.chmod(path, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
-    if odd:
-        print(f"vault {root}: closed to others what they could use: {_listed(odd)}", file=sys.stderr)
-
-
-def _listed(paths: list[Path]) -> str:
-    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def _private_folder(path: Path) -> None:

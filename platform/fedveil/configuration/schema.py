@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
+from fedveil.configuration import plugins
 from fedveil.storage import addresses
 
 INFINITE = "may be inf"
@@ -187,6 +188,8 @@ class Policy:
     max_delta: float | None = None
 
     def __post_init__(self) -> None:
+        for name in self.floor or ():
+            checks.one_of(plugins.names("protection"), **{"policy.floor": name})
         for name in ("max_epsilon", "max_total_epsilon", "max_client_epsilon"):
             value = getattr(self, name)
             if value is not None:
@@ -207,6 +210,10 @@ class Root:
     """A folder on this machine."""
 
     root: Annotated[str, FOLDER]
+
+    def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise checks.UserError(f"Expected root={self.root!r} to be a folder.")
 
 
 _LONGEST_ROUND = 43_200.0  # flwr.app.DEFAULT_TTL
