@@ -22,6 +22,8 @@ from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import GROUPS, METHOD_GROUPS, later, one, put, split
 from fedveil.storage import addresses
 
+_LARGEST = 10**9  # of any whole number but a seed
+
 
 def load(words: Iterable[str] = (), on: Config | None = None) -> Config:
     """Return the resolved configuration for command-line `words`.
@@ -87,7 +89,8 @@ def _read(key: str, value: str, chosen: Mapping[str, str]) -> Any:
     try:
         return text.read(kind, value, key)
     except checks.UserError:
-        one(key, value, is_list)
+        if not value.strip().startswith("{"):
+            one(key, value, is_list)
         raise
 
 
@@ -104,6 +107,7 @@ def parse(tree: Any) -> Config:
     Raises:
         fedveil.checks.UserError: naming what is missing, unknown or of another type.
     """
+    _plausible(tree, "")
     config: Config = typed.block(Config, _without_secrets(tree), "")
     chosen: dict[str, Group] = {group: getattr(config, group) for group in METHOD_GROUPS}
     built = {group: build(config, group) for group in METHOD_GROUPS}
@@ -112,6 +116,20 @@ def parse(tree: Any) -> Config:
         for group, named in chosen.items()
     }
     return dataclasses.replace(config, **exact)
+
+
+def _plausible(value: Any, path: str) -> None:
+    """Refuse numbers of a size with which no setting can be meant: arithmetic on them fails late.
+
+    Seeds are any 63 bits; a method or a block has narrower ranges of its own.
+    """
+    listed = enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, item in value.items() if isinstance(value, Mapping) else listed:
+        _plausible(item, f"{path}.{key}" if path else str(key))
+    if type(value) is float and value != 0 and math.isfinite(value) and not 1e-30 <= abs(value) <= 1e30:
+        raise checks.UserError(f"Expected {path}={value!r} of a plausible size, 1e-30 to 1e30.")
+    if type(value) is int and abs(value) > _LARGEST and not path.endswith("seed"):
+        raise checks.UserError(f"Expected {path}={value!r} of a plausible size, at most {_LARGEST:,}.")
 
 
 def _without_secrets(tree: Any) -> Any:

@@ -141,6 +141,8 @@ def _read(kept: Mapping[str, str], said: Collection[str]) -> tuple[Config, dict[
     What a study holds beside its grid stays: nobody said it.
     """
     loaded = config.compose(_words(kept))
+    blocks = {key: kept[key] for key in kept if key in said and kept[key].strip().startswith("{")}
+    idle.refuse(blocks, loaded)
     unread = dict(idle.found((key for key in kept if key in said), loaded))
     if unread:
         loaded = config.compose(_words({key: value for key, value in kept.items() if key not in unread}))

@@ -94,6 +94,8 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
         fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
     """
     words = addresses.words_without_secrets(words)
+    if name == "":
+        raise checks.UserError("--name is empty: an unset variable of the shell? Leave it out for the grid's own name.")
     made = grid.expand(words)
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
     sweep.run_of(made.cells[0])  # refuses a name that is no folder's
