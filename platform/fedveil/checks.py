@@ -65,8 +65,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
     >>> nearest("sgma", ["sigma", "radius"])
     " Did you mean 'sigma'?"
+    >>> nearest("DCTDP", ["dct", "dctdp"])
+    " Did you mean 'dctdp'?"
     """
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    known = {choice.lower(): choice for choice in choices}
+    close = [known[each] for each in difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -67,7 +67,12 @@ def test_any_whole_number_comes_back(number: int) -> None:
 @example(5e-324)
 @example(1.7976931348623157e308)
 @settings(deadline=None)
-def test_any_number_comes_back(number: float) -> None:
+def test_any_number_comes_back_or_is_no_plausible_one(number: float) -> None:
+    assert text.read(float, repr(number), "it") == number
+    if number and not 1e-30 <= abs(number) <= 1e30:
+        with pytest.raises(checks.UserError, match=r"Expected privacy\.image\.clip=.* of a plausible size"):
+            config.load([f"privacy.image.clip={number!r}"])
+        return
     loaded = config.load([f"privacy.image.clip={number!r}"])
     assert loaded.privacy.image.clip == number
     assert config.from_json(config.to_json(loaded)) == loaded

@@ -112,8 +112,16 @@ class Federation:
                 f"Evaluation needs two pairs of one person and two of different people, and has {int(pairs.sum())} and "
                 f"{int((~pairs).sum())}: raise data.pairs, or add people with two pictures or more."
             )
+        _ = self.shares  # once, and not by every client
+
+    def check_clients(self) -> None:
+        """Refuse a simulation of which most clients could not train: owners' nodes have faces of their own instead.
+
+        Raises:
+            fedveil.checks.UserError: naming the settings and the remedy.
+        """
         bank = 0 if self.bank is None else self.bank.identities.size
-        lonely = int((np.diff(self.shares.edges) + bank < 2).sum())  # once, and not by every client
+        lonely = int((np.diff(self.shares.edges) + bank < 2).sum())
         if 2 * lonely > len(self.registry):
             raise checks.UserError(
                 f"{lonely} of {len(self.registry)} clients have one person, and a softmax over one class learns "
