@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fedveil import checks, cli, config
+from fedveil.configuration.schema import Tracking
 from fedveil.storage import addresses
+from fedveil.tracking import stores
 
 WORD = "s3cretword"
 
@@ -59,6 +61,54 @@ def test_an_address_without_a_secret_stays_as_it_is(address: str) -> None:
     assert addresses.VARIABLE not in os.environ
 
 
+SLIPS = {
+    f"http:/user:{WORD}@host": "http:/***@host", f"user:{WORD}@host/x": "user:***@host/x",
+    f"//user:{WORD}@host": "//***@host", f"s3:/key:{WORD}@bucket": "s3:/***@bucket",
+    f"http//user:{WORD}@host": "***@host", f"http:user:a/{WORD}?@host": "http:***@host",
+    f"//{WORD}@host": "//***@host",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("address", SLIPS)
+@pytest.mark.parametrize("command", ["simulate", "sweep seed=1,2", "bundle app", "ui", "variable"])
+def test_a_slip_in_the_scheme_shows_nobody_the_password(
+    address: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if command == "variable":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        store = stores.chosen(Tracking("mlflow"), Path("runs"))
+        assert store.shown == SLIPS[address]
+        assert "scheme://" in store.problem
+        assert WORD not in store.problem + store.said
+        return
+    assert cli.main([*command.split(), f"tracking.uri={address}"]) == 2
+    shown = capsys.readouterr()
+    assert SLIPS[address] in shown.err
+    assert "scheme://" in shown.err
+    assert WORD not in shown.out + shown.err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("given", ["./runs@home", "databricks", "databricks://me", "file:///a/b@c", "/srv/me@work"])
+def test_a_store_without_a_secret_is_taken(given: str) -> None:
+    assert config.load([f"tracking.uri={given}"]).tracking.uri == given
+
+
+@pytest.mark.parametrize("secret", ["hospital", "mlflow", "runs"])
+def test_a_password_rewrites_no_setting_path_or_name(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", secret)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{secret}:{secret}@127.0.0.1:9/")
+    words = {"vault.root": f"/z/{secret}/vault", "runs.root": secret, "tracking.experiment": secret,
+             "tracking.uri": f"http://{secret}:{secret}@127.0.0.1:9/"}  # fmt: skip
+    made = config.load([f"{key}={value}" for key, value in words.items()])
+    assert (made.vault.root, made.runs.root, made.tracking.experiment) == (f"/z/{secret}/vault", secret, secret)
+    assert (made.tracking.name, made.tracking.uri) == ("mlflow", "http://***@127.0.0.1:9/")
+    for text in (f"run x in /z/{secret}/runs/", f"client {secret}-1", f"{secret}.png", f"tracking.{secret}=1"):
+        assert addresses.redacted(text) == text
+    assert addresses.redacted("tracking=mlflow in runs/") == "tracking=mlflow in runs/"
+
+
 def test_every_string_of_a_configuration_passes_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     evil = f"http://user:{WORD}@127.0.0.1:9/"
     keys = ["tracking.uri", "tracking.experiment", "runs.root", "vault.root", "data.root", "train.warm_start"]
@@ -90,8 +140,9 @@ def test_a_child_inherits_what_its_parent_was_told() -> None:
 def test_secrets_are_hidden_wherever_they_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses.without_secrets("http://me:s%40cret%2Fword@host/?token=abcd1234")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "from the environment")
-    text = "login s@cret/word or s%40cret%2Fword with abcd1234 or from the environment failed"
-    assert addresses.redacted(text) == "login *** or *** with *** or *** failed"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tokentoken")
+    text = "login s@cret/word or s%40cret%2Fword with abcd1234 or from the environment failed: tokentoken."
+    assert addresses.redacted(text) == "login *** or *** with *** or *** failed: ***."
     addresses.without_secrets("http://me:abc@host/")
     assert addresses.redacted("abc is too short to look for") == "abc is too short to look for"
 

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedveil import checks
@@ -184,3 +185,25 @@ def test_a_full_disk_within_a_transaction_is_said_and_not_what_it_undid(tmp_path
     with pytest.raises(OSError, match="full"):
         write()
     assert len(ledger.rows()) == 1
+
+
+@pytest.mark.parametrize("damaged", [b"CREATE TABL\xff", b"CREATE\xffTABLE"])
+@pytest.mark.parametrize("what", ["ledger", "copies"])
+def test_a_byte_that_is_no_text_is_damage_with_a_name(tmp_path, what, damaged):
+    vault = Vault(tmp_path)
+    paths = {"ledger": vault.ledger.path, "copies": tmp_path / "copies" / "index.sqlite"}
+
+    def read():
+        if what == "copies":
+            return vault.memo.contents([], lambda _: np.zeros((0, 3, 4, 4), np.uint8))
+        return vault.ledger.rows()
+
+    with vault.ledger.write():
+        pass
+    read()
+    path = paths[what]
+    whole = path.read_bytes()
+    assert whole.count(b"CREATE TABLE")
+    path.write_bytes(whole.replace(b"CREATE TABLE", damaged))
+    with pytest.raises(checks.UserError, match=f"{path.name} is not a readable"):
+        read()

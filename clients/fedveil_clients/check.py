@@ -27,7 +27,7 @@ from fedveil.privacy import statements, totals
 from fedveil.privacy.ledger import Held
 from fedveil.privacy.spending import Past
 from fedveil.privacy.statements import Statement
-from fedveil_clients import booking, node, policy
+from fedveil_clients import booking, node, policy, vault_folder
 from fedveil_clients.memo import ReadOnce
 from fedveil_clients.node import Here
 from fedveil_clients.sites import own_faces
@@ -75,10 +75,16 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
         refusal = str(reason)
     faces = own_faces(here.home, here.client_id, here.node)
     lines += ["", f"data {here.node.data_root or 'drawn'}", *_data(here, faces)]
-    lines += ["", f"vault {here.node.vault()}", *_vault(here.node.vault())]
+    root = here.node.vault()
+    lines += ["", f"vault {root}"]
     faces = faces.without_unreadable()
-    with _copied(here.node.vault()) as vault:
-        before, after, limit = _accepted(here, rule, faces, vault)
+    before: list[Statement] = []
+    try:
+        lines += _vault(root)
+        with _copied(root) as vault:
+            before, after, limit = _accepted(here, rule, faces, vault)
+    except checks.UserError as reason:
+        limit = str(reason)
     refusal = refusal or limit
     lines += _indented(["spent so far:" if before else "nothing is spent so far"]) + _claims(before)
     if not refusal:
@@ -123,6 +129,7 @@ def _data(here: Here, faces: FaceSet) -> list[str]:
 
 def _vault(root: Path) -> list[str]:
     """Return whether the vault is there and closed to others."""
+    vault_folder.inspect(root)
     if not root.exists():
         return _indented(["is not there; accepting a run makes it, readable by this user alone"])
     key = root / "owner.key"
@@ -145,7 +152,10 @@ def _copied(root: Path) -> Iterator[Vault]:
             (Path(folder) / "owner.key").symlink_to((root / "owner.key").absolute())  # the key is not copied
         if (root / "ledger.sqlite").is_file():
             shutil.copy(root / "ledger.sqlite", folder)
-        yield Vault(Path(folder))
+        try:
+            yield Vault(Path(folder))
+        except checks.UserError as error:  # of the copy, which nobody but this check has seen
+            raise checks.UserError(str(error).replace(folder, str(root))) from error
 
 
 def _accepted(
@@ -165,8 +175,6 @@ def _accepted(
         booking.accept(home, _RUN_ID, vault, booking.Joining(here.client_id, here.node, event, b"anew", held)).on_disk()
     except policy.PolicyRefusal as reason:
         return before, before, str(reason)
-    except checks.UserError as reason:
-        return before, before, f"the ledger cannot be read: {reason}"
     return before, _total(vault, rule, name, held), ""
 
 

@@ -16,8 +16,8 @@ from fedveil import checks
 from fedveil.federation import pulls
 from fedveil.federation.variates import PREFIX
 from fedveil.records import Tensors
+from fedveil_clients.heads import Heads
 from fedveil_clients.sites import Site
-from fedveil_clients.vault import Heads
 
 
 def before(site: Site, round_number: int, phase: str) -> NDArray[np.float32] | None:

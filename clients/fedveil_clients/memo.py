@@ -28,9 +28,12 @@ from fedveil.storage import databases
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS copy (memo BLOB PRIMARY KEY, segment TEXT NOT NULL, place INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS digest (segment TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
 """
 _CHUNK = 64  # images decoded and noised at a time
 _LABEL = b"label"
+_CHECKED: set[tuple[str, int, int]] = set()
+"""Files of copies (path, size, time in ns) whose content this process has compared with the index."""
 _AGAIN = "Remove it: the same noise is drawn again from the owner's key, which is no new release."
 
 Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
@@ -171,10 +174,10 @@ class Memo:
             contents += found
             memos += ids
         segment = f"{secrets.token_hex(8)}.npy"
-        self._write(segment, np.concatenate(drawn))
+        digest = self._write(segment, np.concatenate(drawn))
         try:
             seen = [*zip((listed.keys[place] for place in missing), contents, strict=True)]
-            self._remember(connection, segment, seen, memos)
+            self._remember(connection, segment, seen, memos, digest)
         except BaseException:
             (self.folder / segment).unlink(missing_ok=True)  # nothing refers to it
             raise
@@ -185,9 +188,11 @@ class Memo:
         segment: str,
         contents: Sequence[tuple[str, bytes | None]],
         memos: Sequence[bytes],
+        digest: bytes,
     ) -> None:
         """Write to the index what a file of copies holds."""
         with connection:
+            connection.execute("INSERT INTO digest VALUES (?,?)", (segment, digest))
             connection.executemany("INSERT OR REPLACE INTO content VALUES (?,?)", contents)
             # Another process may have stored the same copy meanwhile: it is the same draw.
             connection.executemany(
@@ -195,10 +200,12 @@ class Memo:
                 [(_label(memo), segment, number) for number, memo in enumerate(memos)],
             )
 
-    def _write(self, segment: str, values: NDArray[np.float32]) -> None:
+    def _write(self, segment: str, values: NDArray[np.float32]) -> bytes:
+        """Write a file of copies and return the SHA-256 of its content."""
         buffer = io.BytesIO()
         np.save(buffer, values)
         runs.write_atomic(self.folder / segment, buffer.getvalue(), private=True)
+        return hashlib.sha256(buffer.getbuffer()).digest()
 
     def _copies(self, connection: sqlite3.Connection, memos: Sequence[bytes | None]) -> Copies:
         rows = [
@@ -210,15 +217,31 @@ class Memo:
         for segment, place in rows:
             needed[segment] = max(place, needed.get(segment, 0))
         names = sorted(needed)
+        asked = "SELECT hash FROM digest WHERE segment=?"
+        known = {name: connection.execute(asked, (name,)).fetchone() for name in names}
         return Copies(
-            tuple(self._segment(name, needed[name]) for name in names),
+            tuple(self._segment(name, needed[name], known[name]) for name in names),
             np.array([names.index(segment) for segment, _ in rows], np.int64),
             np.array([place for _, place in rows], np.int64),
         )
 
-    def _segment(self, name: str, last: int) -> NDArray[np.float32]:
-        """Return the copies in one file, which holds one at place `last`."""
+    def _segment(self, name: str, last: int, known: tuple[bytes] | None) -> NDArray[np.float32]:
+        """Return the copies in one file, which holds one at place `last`, and what was written.
+
+        An index of an earlier version knows no digests. Copies that were altered would be trained on as if they were
+        the release that was booked.
+        """
         path = self.folder / name
+        if known is not None and path.is_file():
+            state = path.stat()
+            seen = (str(path.absolute()), state.st_size, state.st_mtime_ns)
+            if seen not in _CHECKED:
+                with path.open("rb") as stream:
+                    if hashlib.file_digest(stream, "sha256").digest() != known[0]:
+                        raise checks.UserError(
+                            f"{path} is not a readable file of noisy copies: it is not what was written. {_AGAIN}"
+                        )
+                _CHECKED.add(seen)
         found = runs.load_array(path, "file of noisy copies", _AGAIN)
         if found.dtype != np.float32 or found.ndim != 4 or len(found) <= last:
             shown = f"{found.dtype} {found.shape}"

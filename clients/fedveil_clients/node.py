@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedveil import checks
 from fedveil import device as devices
+from fedveil.configuration import plugins, text
 from fedveil.configuration.schema import Group, Policy
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.privacy import ledger
+from fedveil_clients import vault_folder
 
 FILE = instruction.NODE_FILE
 
@@ -48,7 +51,9 @@ WORDS: Mapping[str, tuple[type, str]] = {
 """Word of a node's configuration -> its type and meaning."""
 
 _UNREADABLE = "This node's file of words cannot be read."
-_LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon", "client-delta", "image-delta", "max-delta")
+_LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon")
+_DELTAS = ("client-delta", "image-delta", "max-delta")
+"""Where limits stand: no limits, so that a node which says nothing else keeps those of the coordinator."""
 
 
 class NodeError(checks.UserError):
@@ -101,7 +106,12 @@ class Node:
         """Return where this owner's vault is; it need not exist."""
         if self.vault_root is None:
             raise NodeError("This node has no vault: set vault-root=FOLDER, its private folder, in its configuration.")
-        return Path(self.vault_root).expanduser()
+        place = _place("vault-root", self.vault_root)
+        try:
+            vault_folder.apart(place, self.data_root)
+        except checks.UserError as error:
+            raise NodeError(str(error), "This node's vault-root and data-root are not apart.") from error
+        return place
 
     def at_home(self, run: Federation) -> Federation:
         """Return the federation over the pictures that this node names: all of one owner's own, or a simulation's.
@@ -155,6 +165,8 @@ def here(run: Federation, words: Mapping[str, Any]) -> Here:
     """
     name = client_of(run, words)
     node = node_of(name, words, "")
+    if node.policy is None and (deltas := _numbers(words, _DELTAS)):
+        node = dataclasses.replace(node, policy=_policy(run.settings.policy, deltas))
     home = node.at_home(run)
     node.vault()
     if "data-set" in words:
@@ -175,6 +187,9 @@ def client_of(run: Federation, words: Mapping[str, Any]) -> str:
                 f"client-id={name[:40]!r} is not in the registry of train.clients={len(registry)}, {registry[0]} to "
                 f"{registry[-1]}; set client-id in the node's configuration."
             )
+        number = words.get("partition-id")
+        if number is not None and registry.index(name) != _read("partition-id", number):
+            raise NodeError(f"client-id={name} and partition-id={number} name two clients; keep one of them.")
         return name
     if "partition-id" not in words:
         raise NodeError("This node does not say who it is: set client-id=NAME, its id in the registry.")
@@ -196,38 +211,102 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
             raise NodeError(f"Unknown word {word!r} in the node's configuration.{checks.nearest(word, WORDS)}")
         if isinstance(words[word], (list, dict)):
             raise NodeError(f"Expected {word} to be one value, text, number or truth value.")
-    policy = None
-    limits: dict[str, Any] = {w.replace("-", "_"): _read(w, words[w]) for w in _LIMITS if w in words}
-    if "floor" in words or limits:
-        floor = tuple(str(words["floor"]).replace(",", " ").split()) if "floor" in words else None
-        policy = Policy(floor, **{"max_epsilon": None, **limits})
     if "data-set" in words:
         try:
             ledger.checked_name(str(words["data-set"]), "data-set")
         except checks.UserError as error:
             raise NodeError(str(error), "This node's data-set is expected to be a name without / and *.") from error
-    places = {word: str(words[word]) if word in words else None for word in ("data-root", "vault-root")}
+    read = {word: _read(word, value) for word, value in words.items()}
+    policy = _policy(Policy(read.get("floor"), None), _numbers(words, (*_LIMITS, *_DELTAS)))
     return Node(
         data_set=str(words.get("data-set", f"{data_name}/{client_id}")),
-        # A word such as "false" would count as true: only a plain yes is one.
-        allow_test_seed=words.get("allow-test-seed", False) is True,
-        policy=policy,
-        data_root=places["data-root"],
-        vault_root=places["vault-root"],
-        simulated=words.get("simulated", False) is True,
+        allow_test_seed=read.get("allow-test-seed", False),
+        policy=policy if any(word in words for word in ("floor", *_LIMITS)) else None,
+        data_root=read.get("data-root"),
+        vault_root=read.get("vault-root"),
+        simulated=read.get("simulated", False),
         device=str(words.get("device", "auto")),
-        device_batch=_read("device-batch", words["device-batch"]) if "device-batch" in words else None,
+        device_batch=read.get("device-batch"),
     )
 
 
-def _read(word: str, value: Any) -> Any:
-    """Return a number; text that is one counts, because Flower's node configuration may quote everything."""
-    kind, _ = WORDS[word]
+def _numbers(words: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {word.replace("-", "_"): _read(word, words[word]) for word in names if word in words}
+
+
+def _policy(base: Policy, numbers: Mapping[str, Any]) -> Policy:
+    """Return a policy with a node's numbers; what it refuses is told by the node's own words."""
     try:
-        return value if isinstance(value, kind) and not isinstance(value, bool) else kind(str(value))
-    except ValueError as error:
-        rule = f"to be a {'whole ' if kind is int else ''}number"
-        raise NodeError(f"Expected {word}={value!r} {rule}.", f"This node's {word} is expected {rule}.") from error
+        return dataclasses.replace(base, **numbers)
+    except checks.UserError as error:
+        text = re.sub(r"policy\.(\w+)", lambda found: found[1].replace("_", "-"), str(error))
+        raise NodeError(text) from error
+
+
+def _read(word: str, value: Any) -> Any:
+    """Return a word's value by its type; text that is a number counts: Flower's node configuration may quote it."""
+    kind, _ = WORDS[word]
+    if kind is bool:
+        return _truth(word, value)
+    if word == "floor":
+        return _floor(value)
+    if word in ("data-root", "vault-root"):
+        _place(word, value)
+        return value
+    if kind is str:
+        return str(value)
+    rule = f"to be a {'whole ' if kind is int else ''}number"
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return value if kind is int and isinstance(value, int) else _float(kind, value)
+        return text.read(kind, str(value).strip(), word)
+    except (ValueError, OverflowError) as error:
+        reason = str(error) if isinstance(error, checks.UserError) else f"Expected {word}={value!r} {rule}."
+        raise NodeError(reason, f"This node's {word} is expected {rule}.") from error
+
+
+def _float(kind: type, value: float) -> float:
+    if kind is int:
+        raise ValueError(value)
+    return float(value)
+
+
+def _truth(word: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    near = f" Write {word} = {str(value).lower()}, without quotes." if str(value).lower() in ("true", "false") else ""
+    raise NodeError(f"Expected {word}={value!r} to be true or false.{near}", f"This node's {word} is no truth value.")
+
+
+def _floor(value: Any) -> tuple[str, ...]:
+    """Return the protections of a floor; a mistyped one would refuse every run, or accept what it was to refuse."""
+    if not isinstance(value, str):
+        raise NodeError(f"Expected floor={value!r} to be names of protections, e.g. floor = \"dctdp, none\".")
+    names, known = value.replace(",", " ").split(), plugins.names("protection")
+    if not names:
+        raise NodeError(f"floor={value!r} names no protection; leave it out, or choose from {', '.join(known)}.")
+    for name in names:
+        if name not in known:
+            raise NodeError(
+                f"floor={value!r}: unknown protection {name!r}; choose from {', '.join(known)}."
+                f"{checks.nearest(name, known)}"
+            )
+    return tuple(names)
+
+
+def _place(word: str, value: Any) -> Path:
+    """Return a place of this machine.
+
+    Raises:
+        NodeError: no text, an empty one, or one that no system has a file for.
+    """
+    told = f"This node's {word} is no place."
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise NodeError(f"Expected {word}={value!r} to be a folder or file, as text.", told)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise NodeError(f"{word}={value!r}: there is no such user.", told) from error
 
 
 def words_of(node_config: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -256,16 +335,20 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         NodeError: a file that cannot be read, or an unknown word, with the nearest.
     """
+    file = _place(FILE, str(path))
+    if file.exists() and not file.is_file():
+        raise NodeError(f"The node's file {path} is no file.", _UNREADABLE)
     try:
-        words = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+        words = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise NodeError(f"The node's file {path} cannot be read: {error}", _UNREADABLE) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise NodeError(f"The node's file {path} is no TOML: {error}", _UNREADABLE) from error
-    if isinstance(words.get("floor"), list):
-        words["floor"] = ",".join(map(str, words["floor"]))
+    floor = words.get("floor")
+    if isinstance(floor, list) and all(isinstance(name, str) for name in floor):
+        words["floor"] = ",".join(floor)
     for word in ("data-root", "vault-root"):
-        if isinstance(words.get(word), str):
-            words[word] = str(path.expanduser().absolute().parent / Path(words[word]).expanduser())
+        if word in words and not isinstance(words[word], (list, dict)):
+            words[word] = str(file.absolute().parent / _place(word, words[word]))
     node_of("", words, "")
     return words

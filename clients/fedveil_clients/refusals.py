@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Mapping
@@ -20,12 +21,13 @@ def log_of(words: Mapping[str, Any], environment: Mapping[str, str] = os.environ
 
     A refusal makes no vault.
     """
-    root = words.get("vault-root")
-    if isinstance(root, str) and Path(root).expanduser().is_dir():
-        return Path(root).expanduser() / NAME
-    file = environment.get(node.FILE, "")
-    if file and words.get("simulated") is not True and Path(file).expanduser().is_file():
-        return Path(file).expanduser().with_name(NAME)
+    root, file = words.get("vault-root"), environment.get(node.FILE, "")
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # a place that no machine has may be the very reason
+        if isinstance(root, str) and root and Path(root).expanduser().is_dir():
+            return Path(root).expanduser() / NAME
+    with contextlib.suppress(RuntimeError, ValueError, OSError):
+        if file and words.get("simulated") is not True and Path(file).expanduser().is_file():
+            return Path(file).expanduser().with_name(NAME)
     return None
 
 
@@ -41,7 +43,7 @@ def record(path: Path | None, run_id: str, reason: str) -> None:
     try:
         if path.exists() and path.stat().st_size > _LARGEST:
             path.replace(path.with_name(f"{NAME}.old"))
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:
             log.write(line)
     except OSError:

@@ -95,7 +95,7 @@ def open_site(
         faces = faces.without_unreadable()
         read, names, held = _listed(faces, node, vault, event)
     people, local = np.unique(faces.labels, return_inverse=True)
-    bank = _bank(home)
+    bank = home.bank
     classes = int(people.size + (0 if bank is None else bank.identities.size))
     if classes < 2:
         raise checks.UserError(
@@ -176,15 +176,3 @@ def _skeleton(federation: Federation, stage: Stage, public: _Public, place: Plac
     What is constant in a phase's network comes from the state; the recogniser depends on none.
     """
     return place.module(federation.network(stage, public.state))
-
-
-def _bank(home: Federation) -> FaceSet | None:
-    wanted = home.settings.train.bank_identities
-    if wanted == 0:
-        return None
-    public = home.split.public
-    if wanted > public.identities.size:
-        raise checks.UserError(
-            f"train.bank_identities={wanted} exceeds the {public.identities.size} public people of this data source."
-        )
-    return public.subset(np.isin(public.labels, public.identities[:wanted]))

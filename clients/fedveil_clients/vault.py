@@ -10,22 +10,19 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import stat
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fedveil import checks, randomness, runs
 from fedveil.federation.instruction import BadInstruction
 from fedveil.privacy.ledger import Held, Ledger
 from fedveil.storage import disk
+from fedveil_clients import vault_folder
+from fedveil_clients.heads import LOST, Heads
 from fedveil_clients.memo import Listed, Memo
+from fedveil_clients.vault_folder import private_folder
 
-_LOST = "Restore the vault from a backup, or start a new run: it draws new class centres."
 _LAST = "Remove it: the class centres beside it say where this client stands."
 _WALKED: set[Path] = set()
 """Vaults that this process has looked through: what it makes itself is closed from the start."""
@@ -41,18 +38,24 @@ class Vault:
         """Make the folder with permission for its owner alone, and close what others could read in an existing one.
 
         Raises:
-            fedveil.checks.UserError: others can read it and it belongs to another user, who alone may close it.
+            fedveil.checks.UserError: it is no vault, or not all of one (see `vault_folder.inspect`); or others can read
+                it and it belongs to another user, who alone may close it.
         """
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if _is_open(self.root) or self.root not in _WALKED:
-            _close(self.root)
-            _WALKED.add(self.root)
+        place = self.root.absolute()
+        known = place in _WALKED and place.is_dir()
+        if not known:
+            vault_folder.inspect(self.root)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not known or vault_folder.is_open(self.root):
+            vault_folder.close(self.root)
+            _WALKED.add(place)
 
     def owner_key(self) -> bytes:
         """Return the owner's memo key; drawn from the operating system at first use and kept (mode 0600)."""
         self.create()
-        path = self.root / "owner.key"
+        path = self.root / vault_folder.KEY
         if not path.exists():
+            vault_folder.inspect(self.root)  # it may have been lost since the vault was opened
             disk.create(path, randomness.os_key(), private=True)  # another process may be first: its key is the key
         return self._read_key(path)
 
@@ -62,7 +65,8 @@ class Vault:
 
     def known_identity(self) -> str:
         """Return the same of a vault that has a key, and write nothing."""
-        return self._name(self._read_key(self.root / "owner.key"))
+        vault_folder.inspect(self.root)
+        return self._name(self._read_key(self.root / vault_folder.KEY))
 
     @staticmethod
     def _name(key: bytes) -> str:
@@ -100,16 +104,16 @@ class Vault:
     @property
     def ledger(self) -> Ledger:
         """What the owner has spent, over all runs."""
-        return Ledger(self.root / "ledger.sqlite", private=True)
+        return Ledger(self.root / vault_folder.LEDGER, private=True)
 
     @property
     def memo(self) -> Memo:
         """The noisy copies."""
-        return Memo(self.root / "copies")
+        return Memo(self.root / vault_folder.COPIES)
 
     def joined(self, run_id: str, client_id: str) -> bool:
         """Return whether a client has trained in a run before."""
-        return (self.root / "heads" / run_id / client_id).is_dir()
+        return (self.root / vault_folder.HEADS / run_id / client_id).is_dir()
 
     def same_run(self, run_id: str, values: Mapping[str, str]) -> None:
         """Refuse a run that is another one than was accepted under its id.
@@ -128,7 +132,7 @@ class Vault:
             path = self._accepted(run_id, what)
             found = path.read_text(encoding="ascii", errors="replace") if path.exists() else value
             if len(found) != len(value):
-                raise checks.UserError(f"{path} is damaged: it holds no hash. {_LOST}")
+                raise checks.UserError(f"{path} is damaged: it holds no hash. {LOST}")
             if found != value:
                 raise BadInstruction(f"Run {run_id} was accepted with another {what}; a new one needs a new run id.")
 
@@ -137,7 +141,7 @@ class Vault:
         for what, value in values.items():
             path = self._accepted(run_id, what)
             if not path.exists():
-                _private_folder(path.parent)
+                private_folder(path.parent)
                 disk.create(path, value.encode(), private=True)
         self.same_run(run_id, values)  # another process may have been first
 
@@ -179,7 +183,7 @@ class Vault:
             BadInstruction: as `in_order`.
         """
         path = self._last(run_id, client_id)
-        _private_folder(path.parent)
+        private_folder(path.parent)
         with _alone(path.parent):
             self.in_order(run_id, client_id, round_number, sent)
             line = f"{round_number} {sent}\n"
@@ -189,92 +193,11 @@ class Vault:
                 disk.append(path, line)
 
     def _last(self, run_id: str, client_id: str) -> Path:
-        return self.root / "heads" / run_id / client_id / "last"
+        return self.root / vault_folder.HEADS / run_id / client_id / "last"
 
     def heads(self, run_id: str, client_id: str, phase: str = "") -> Heads:
         """Return the versions of one client's class centres in one run, of the recogniser or of a phase before it."""
-        return Heads(self.root / "heads" / run_id / client_id / phase)
-
-
-@dataclasses.dataclass(frozen=True)
-class Heads:
-    """Versions of one client's class centres, or of what else it keeps between rounds, one file per round joined.
-
-    The coordinator commits round r by sending round r + 1: a client at round r reads the newest version before r, so a
-    round interrupted at any point is simply run again, and older versions than the one read are never needed again.
-    """
-
-    folder: Path
-    what: str = "class centres"
-
-    def _versions(self) -> dict[int, Path]:
-        found: dict[int, Path] = {}
-        with contextlib.suppress(FileNotFoundError):  # nobody has trained yet
-            for name in os.listdir(self.folder):
-                if name.startswith("r") and name.endswith(".npz") and name[1:-4].isdigit():
-                    found[int(name[1:-4])] = self.folder / name
-        return found
-
-    def before(self, round_number: int) -> NDArray[np.float32] | None:
-        """Return the centres (K, D) of the newest round before `round_number`, or None."""
-        past = {version: path for version, path in self._versions().items() if version < round_number}
-        if not past:
-            return None
-        return _centres(past[max(past)], self.what)
-
-    def save(self, round_number: int, centres: NDArray[np.float32]) -> None:
-        """Store the centres after `round_number` and drop versions that no round can ask for any more."""
-        _private_folder(self.folder)
-        path = self.folder / f"r{round_number:06d}.npz"
-        disk.place(path, runs.pack({"centres": centres}, {"round": round_number}))
-        _LATELY.keep(path, centres)
-        versions = self._versions()
-        kept = max((v for v in versions if v < round_number), default=round_number)
-        for version, path in versions.items():
-            if version < kept:
-                path.unlink(missing_ok=True)
-
-
-def _centres(path: Path, what: str) -> NDArray[np.float32]:
-    """Return the centres in a file, checked."""
-    if (lately := _LATELY.of(path)) is not None:
-        return lately
-    arrays, _ = runs.unpack(path, f"file of {what}", _LOST)
-    found = arrays.get("centres")
-    if found is None or found.dtype != np.float32 or found.ndim != 2 or not np.isfinite(found).all():
-        shown = "no centres" if found is None else f"{found.dtype} {found.shape} or values that are not finite"
-        raise checks.UserError(f"{path} is not a readable file of {what}: it holds {shown}. {_LOST}")
-    return found
-
-
-class _Lately:
-    """Class centres that this process has written itself, each as long as its file is the one that it wrote."""
-
-    def __init__(self, limit: int) -> None:
-        self._left, self._kept = limit, dict[str, tuple[tuple[int, ...], NDArray[np.float32]]]()
-
-    def keep(self, path: Path, centres: NDArray[np.float32]) -> None:
-        """Remember one client's centres in place of its earlier ones, while there is room."""
-        own = os.fspath(path.parent)
-        if own in self._kept:
-            self._left += self._kept.pop(own)[1].nbytes
-        if centres.nbytes <= self._left:
-            self._left -= centres.nbytes
-            self._kept[own] = _stamp(path), centres.copy()
-
-    def of(self, path: Path) -> NDArray[np.float32] | None:
-        """Return a copy of the centres in a file, or None where it has to be read."""
-        found = self._kept.get(os.fspath(path.parent))
-        return found[1].copy() if found is not None and found[0] == _stamp(path) else None
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what tells a file from every other one that had or has its name."""
-    about = os.stat(path)
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-
-
-_LATELY = _Lately(1 << 26)  # bytes
+        return Heads(self.root / vault_folder.HEADS / run_id / client_id / phase)
 
 
 @contextlib.contextmanager
@@ -286,43 +209,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _is_open(path: Path) -> bool:
-    """Return whether others than the owner may use a file or folder; a link's target is not looked at."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        return not stat.S_ISLNK(mode) and bool(mode & 0o077)
-    return False
-
-
-def _close(root: Path) -> None:
-    """Take a vault from everybody but its owner, and say what was open."""
-    odd = [path for path in [root, *root.rglob("*")] if _is_open(path)]
-    for path in odd:
-        try:
-            found = path.lstat()
-        except FileNotFoundError:  # another process's temporary file
-            continue
-        if found.st_uid != os.geteuid():
-            raise checks.UserError(
-                f"{path} belongs to another user (id {found.st_uid}) and others can use it (mode "
-                f"{stat.S_IMODE(found.st_mode):o}); its owner must close it (chmod -R go= {root}), or choose another "
-                "vault.root."
-            )
-        os.chmod(path, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
-    if odd:
-        print(f"vault {root}: closed to others what they could use: {_listed(odd)}", file=sys.stderr)
-
-
-def _listed(paths: list[Path]) -> str:
-    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-
-
-def _private_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, each for its owner alone; `mkdir -p` closes the last only."""
-    if path.is_dir():
-        return
-    for folder in [*reversed(path.parents), path]:
-        if not folder.exists():
-            folder.mkdir(mode=0o700, exist_ok=True)

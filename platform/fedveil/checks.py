@@ -42,6 +42,18 @@ def fraction(**values: float) -> None:
         _number(name, value, "in (0, 1]", 0 < value <= 1)
 
 
+def within(low: float, high: float, **values: float) -> None:
+    """Raise `UserError` unless every keyword lies in [low, high]: what is beyond it fails late, or does nothing useful.
+
+    >>> within(0, 1e3, weight_decay=1e300)
+    Traceback (most recent call last):
+        ...
+    fedveil.checks.UserError: Expected weight_decay=1e+300 in [0, 1000].
+    """
+    for name, value in values.items():
+        _number(name, value, f"in [{low:g}, {high:g}]", low <= value <= high)
+
+
 def multiple_of(divisor: int, **values: int) -> None:
     """Raise `UserError` unless every keyword is a positive multiple of `divisor`."""
     for name, value in values.items():
@@ -53,8 +65,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
     >>> nearest("sgma", ["sigma", "radius"])
     " Did you mean 'sigma'?"
+    >>> nearest("DCTDP", ["dct", "dctdp"])
+    " Did you mean 'dctdp'?"
     """
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    known = {choice.lower(): choice for choice in choices}
+    close = [known[each] for each in difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

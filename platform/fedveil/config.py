@@ -19,8 +19,10 @@ from typing import Any
 from fedveil import checks
 from fedveil.configuration import files, idle, plugins, settings, text, typed
 from fedveil.configuration.schema import Config, Group
-from fedveil.configuration.words import GROUPS, METHOD_GROUPS, one, put, split
+from fedveil.configuration.words import GROUPS, METHOD_GROUPS, later, one, put, split
 from fedveil.storage import addresses
+
+_LARGEST = 10**9  # of any whole number but a seed
 
 
 def load(words: Iterable[str] = (), on: Config | None = None) -> Config:
@@ -61,7 +63,7 @@ def compose(words: Iterable[str] = (), on: Config | None = None) -> Config:
             tree[group] = {"name": method, **files.read(group, method)}
             chosen[group] = method
     fitting = {key: value for key, value in study_dotted.items() if files.applies(key, chosen)}
-    for key, value in {**fitting, **dotted}.items():
+    for key, value in later(fitting, dotted).items():
         put(tree, key, _read(key, value, chosen))
         _alternatives(tree, key)
     return parse(tree)
@@ -87,7 +89,8 @@ def _read(key: str, value: str, chosen: Mapping[str, str]) -> Any:
     try:
         return text.read(kind, value, key)
     except checks.UserError:
-        one(key, value, is_list)
+        if not value.strip().startswith("{"):
+            one(key, value, is_list)
         raise
 
 
@@ -104,7 +107,8 @@ def parse(tree: Any) -> Config:
     Raises:
         fedveil.checks.UserError: naming what is missing, unknown or of another type.
     """
-    config: Config = typed.block(Config, addresses.without_secrets(tree), "")
+    _plausible(tree, "")
+    config: Config = typed.block(Config, _without_secrets(tree), "")
     chosen: dict[str, Group] = {group: getattr(config, group) for group in METHOD_GROUPS}
     built = {group: build(config, group) for group in METHOD_GROUPS}
     exact: dict[str, Any] = {
@@ -112,6 +116,29 @@ def parse(tree: Any) -> Config:
         for group, named in chosen.items()
     }
     return dataclasses.replace(config, **exact)
+
+
+def _plausible(value: Any, path: str) -> None:
+    """Refuse numbers of a size with which no setting can be meant: arithmetic on them fails late.
+
+    Seeds are any 63 bits; a method or a block has narrower ranges of its own.
+    """
+    listed = enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, item in value.items() if isinstance(value, Mapping) else listed:
+        _plausible(item, f"{path}.{key}" if path else str(key))
+    if type(value) is float and value != 0 and math.isfinite(value) and not 1e-30 <= abs(value) <= 1e30:
+        raise checks.UserError(f"Expected {path}={value!r} of a plausible size, 1e-30 to 1e30.")
+    if type(value) is int and abs(value) > _LARGEST and not path.endswith("seed"):
+        raise checks.UserError(f"Expected {path}={value!r} of a plausible size, at most {_LARGEST:,}.")
+
+
+def _without_secrets(tree: Any) -> Any:
+    """Return a tree whose addresses hold no secret; what should be the store's address need not look like one."""
+    shown = addresses.without_secrets(tree)
+    tracking = shown.get("tracking") if isinstance(shown, dict) else None
+    if isinstance(tracking, dict) and isinstance(tracking.get("uri"), str):
+        shown["tracking"] = {**tracking, "uri": addresses.store(tracking["uri"])}
+    return shown
 
 
 def build(config: Config, group: str) -> Any:

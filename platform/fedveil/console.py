@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedveil.records import RoundReport
 
 WIDTH = 80
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _WORD = re.compile(r"""(?:`[^`]*`|(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)|\S)+""")
 
 
@@ -47,14 +48,25 @@ def _filled(line: str, hang: str) -> str:
     return "\n".join([indent + lines[0], *(indent + hang + rest for rest in lines[1:])])
 
 
+def harmless(text: str) -> str:
+    r"""Return a text that a terminal only shows: signs that steer it, or turn the order of letters, are written out.
+
+    What arrives from elsewhere (a bundle, a name, an error of another machine) may hold any.
+
+    >>> print(harmless("floor \x1b[2Jgone"))
+    floor \x1b[2Jgone
+    """
+    return _STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
 def tell(text: str) -> None:
     """Print what a command found, at 80 columns."""
-    print(wrapped(addresses.redacted(text)), flush=True)
+    print(wrapped(harmless(addresses.redacted(text))), flush=True)
 
 
 def complain(text: str) -> None:
     """Print a message on standard error: at 80 columns on a terminal, as one line where a log or a program reads it."""
-    text = addresses.redacted(text)
+    text = harmless(addresses.redacted(text))
     print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
 
 
@@ -81,7 +93,7 @@ class Console:
     def say(self, text: str) -> None:
         """Print one line, unless quiet."""
         if self.mode != "quiet":
-            (self._bar.console if self._bar is not None else self._out).print(text, markup=False)
+            (self._bar.console if self._bar is not None else self._out).print(harmless(text), markup=False)
 
     def _progress(self) -> Progress:
         return Progress(

@@ -116,7 +116,25 @@ def result_of(run: Run) -> dict[str, Any]:
     again = f"`fedveil simulate --resume {run.run_id}`"
     if not run.result.exists():
         raise checks.UserError(f"Run {run.run_id} has not ended; {again} goes on with it.")
-    return runs.read_json(run.result, "result", _RESULT, f"Remove it and {again} writes it again.")
+    remedy = f"Remove it and {again} writes it again."
+    found = runs.read_json(run.result, "result", _RESULT, remedy)
+    if wrong := _torn(found):
+        raise checks.UserError(f"{run.result} is not a readable result: {wrong}. {remedy}")
+    return found
+
+
+def _torn(result: Mapping[str, Any]) -> str:
+    """Return what is missing beside what is there: fields that stand together or not at all; empty for nothing."""
+    times = [name for name in ("wall_seconds", "peak_memory_mb") if name in result]
+    if len(times) == 1:
+        return f"it holds {times[0]} alone of wall_seconds and peak_memory_mb"
+    listed = [("statements", result["statements"])]
+    listed += [(f"rounds[{number}].statements", one["statements"]) for number, one in enumerate(result["rounds"])]
+    for place, claims in listed:
+        for number, claim in enumerate(claims):
+            if claim["epsilon"] is not None and claim["delta"] is None:
+                return f"{place}[{number}] has an epsilon and no delta"
+    return ""
 
 
 def statement_of(data: Mapping[str, Any]) -> Statement:

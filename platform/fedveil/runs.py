@@ -201,6 +201,8 @@ def open_run(root: Path, run_id: str) -> Run:
         fedveil.checks.UserError: naming the id, the store and the nearest id.
     """
     run = Run(root, run_id)
+    if run.config.exists() and not run.config.is_file():
+        raise checks.UserError(f"{run.config} is no file; restore it from a backup, or start a new run.")
     if not run.config.is_file():
         known = sorted(path.parent.name for path in root.glob("*/config.json"))
         raise checks.UserError(f"No run {run_id!r} in {root}.{checks.nearest(run_id, known)}")

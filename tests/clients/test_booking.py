@@ -371,8 +371,8 @@ def test_checking_before_the_transaction_is_caught(owner, monkeypatch):
 def test_node_words_and_configuration_carry_the_limits():
     words = {"max-total-epsilon": 20, "max-client-epsilon": "8", "client-delta": 1e-6}
     assert policy.node_of("c1", words, "folder").policy == Policy(None, None, 20.0, 8.0, 1e-6)
-    loaded = config.load(["policy.max_total_epsilon=20", "policy.client_delta=1e-6"]).policy
-    assert (loaded.max_total_epsilon, loaded.max_client_epsilon, loaded.client_delta) == (20.0, None, 1e-6)
+    loaded = config.load(["policy.max_total_epsilon=20", "policy.image_delta=1e-6"]).policy
+    assert (loaded.max_total_epsilon, loaded.max_client_epsilon, loaded.image_delta) == (20.0, None, 1e-6)
     for word in ("policy.max_client_epsilon=-1", "policy.client_delta=1"):
         with pytest.raises(ValueError, match=word.split("=")[0].split(".")[1]):
             config.load([word])

@@ -141,7 +141,7 @@ def test_the_release_is_booked_once_per_run_then_reused(settings, tmp_path):
 
 def test_a_refusing_owner_touches_nothing(settings, tmp_path):
     with pytest.raises(PolicyRefusal):
-        site_of(settings(), node=Node("d", policy=Policy(("nothing",), None)))
+        site_of(settings(), node=Node("d", policy=Policy(("dct",), None)))
     assert not (tmp_path / "vault").exists()
 
 

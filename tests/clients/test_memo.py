@@ -252,3 +252,35 @@ def test_a_damaged_file_of_copies_is_named_and_the_remedy_draws_the_same_noise(t
     after, drawn = Owner(tmp_path).open()
     assert drawn == 6
     np.testing.assert_array_equal(after, before)
+
+
+def test_altered_copies_are_not_trained_on_and_are_drawn_again_once_removed(tmp_path):
+    owner = Owner(tmp_path)
+    first, _ = owner.open()
+    (path,) = tmp_path.glob("*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"\0\0\0\0")
+    with pytest.raises(checks.UserError, match=rf"{path.name} is not .* it is not what was written\. Remove it"):
+        owner.open()
+    path.unlink()
+    again, drawn = owner.open()
+    assert drawn == 6
+    np.testing.assert_array_equal(again, first)
+
+
+def test_copies_of_an_index_without_digests_are_read(tmp_path):
+    owner = Owner(tmp_path)
+    first, _ = owner.open()
+    with sqlite3.connect(tmp_path / "index.sqlite") as connection:
+        connection.execute("DROP TABLE digest")
+    again, drawn = owner.open()
+    assert drawn == 0
+    np.testing.assert_array_equal(again, first)
+
+
+def test_a_file_of_copies_is_compared_once_in_a_process(tmp_path, monkeypatch):
+    owner = Owner(tmp_path)
+    owner.open()
+    owner.open()
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert owner.open()[1] == 0

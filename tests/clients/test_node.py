@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fedveil import checks
 from fedveil.configuration.schema import Policy
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
-from fedveil_clients import node, policy
+from fedveil_clients import node, policy, refusals
 from fedveil_clients.node import Node, NodeError
 
 
@@ -56,6 +58,60 @@ def test_a_file_that_cannot_be_read_is_refused_by_name_and_tells_nobody_its_plac
     with pytest.raises(NodeError, match=r"missing\.toml") as missing:
         node.read(tmp_path / "missing.toml")
     assert str(tmp_path) not in missing.value.told
+
+
+WRONG = [
+    ('floor = "dctpd"', "Did you mean 'dctdp'?"), ('floor = "dctdp; none"', "Did you mean 'dctdp'?"),
+    ("floor = true", "names of protections"), ("floor = 5", "names of protections"), ('floor = ""', "no protection"),
+    ("floor = []", "no protection"), ("floor = [1]", "one value"), ('simulated = "true"', "Write simulated = true"),
+    ('allow-test-seed = "true"', "Write allow-test-seed = true"), ("allow-test-seed = 1", "true or false"),
+    ('vault-root = "~nosuchuser/v"', "no such user"), ('vault-root = "a\\u0000b"', "vault-root"),
+    ('vault-root = ""', "vault-root"), ("data-root = 5", "data-root"), ('data-root = "  "', "data-root"),
+    ("floor = " + "[" * 100_000, "no TOML"), ('max-epsilon = "1_0"', "Write 10"), ("max-epsilon = true", "number"),
+    ("max-epsilon = -1", "Expected max-epsilon=-1"), ("max-epsilon = nan", "Expected max-epsilon=nan"),
+    ("image-delta = 2", "Expected image-delta=2"), ("partition-id = 1.5", "whole number"),
+    ("max-epsilon = 1" + "0" * 400, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "reason"), WRONG)
+def test_a_word_of_a_wrong_kind_is_refused_with_what_to_write(tmp_path, line, reason):
+    path = tmp_path / "node.toml"
+    path.write_text(f"{line}\n")
+    with pytest.raises(NodeError) as caught:
+        node.read(path)
+    assert reason in str(caught.value)
+    assert "policy." not in str(caught.value)
+    assert str(tmp_path) not in caught.value.told
+
+
+def test_a_pipe_and_a_place_that_nobody_has_are_no_file_of_words(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, node.Path("~nosuchuser/node.toml")):
+        with pytest.raises(NodeError):
+            node.read(path)
+    (tmp_path / "node.toml").write_bytes(b"\xef\xbb\xbfmax-epsilon = 8\n")
+    assert node.read(tmp_path / "node.toml") == {"max-epsilon": 8}
+    assert refusals.log_of({"vault-root": "~nosuchuser/v"}, {node.FILE: "~nosuchuser/node.toml"}) is None
+
+
+@pytest.mark.parametrize("word", ["client-delta", "image-delta", "max-delta"])
+def test_a_delta_is_no_limit_and_leaves_those_of_the_coordinator(word):
+    run = received("protection=dctdp", "policy.floor=[dctdp]", "policy.max_epsilon=8", "protection.total_epsilon=9")
+    words = {"client-id": "c0001", "vault-root": "/v", word: 1e-6}
+    rule = node.here(run, words).node.policy
+    assert (rule.floor, rule.max_epsilon, getattr(rule, word.replace("-", "_"))) == (("dctdp",), 8, 1e-6)
+    with pytest.raises(policy.PolicyRefusal, match="at most 8"):
+        policy.check(run, node.here(run, words).node, run.planned_event)
+    own = node.here(run, {**words, "max-epsilon": 20}).node.policy
+    assert (own.floor, own.max_epsilon) == (None, 20)
+
+
+def test_two_words_for_who_a_node_is_may_not_differ():
+    run = received("protection=none")
+    assert node.client_of(run, {"client-id": "c0002", "partition-id": 1}) == "c0002"
+    with pytest.raises(NodeError, match="two clients"):
+        node.client_of(run, {"client-id": "c0001", "partition-id": 1})
 
 
 def test_a_floor_may_be_a_list_and_nothing_else_may(tmp_path):
@@ -138,7 +194,7 @@ def test_an_owners_own_pictures_are_one_data_set_whatever_the_coordinator_deals(
 
 
 def test_a_word_decides_what_is_accepted_and_not_its_look():
-    assert node.node_of("c1", {"allow-test-seed": "true", "simulated": 1}, "d") == Node("d/c1")
+    assert node.node_of("c1", {"allow-test-seed": False, "simulated": False}, "d") == Node("d/c1")
     assert node.node_of("c1", {"max-epsilon": "8.5"}, "d").policy == Policy(None, 8.5)
     for value in ("low", True, "nan", -1):
         with pytest.raises(checks.UserError):

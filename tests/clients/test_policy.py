@@ -68,15 +68,16 @@ def test_node_configuration_is_read_cautiously():
     assert policy.node_of("c1", {"max-epsilon": "8.5"}, "folder").policy == Policy(None, 8.5)
     assert policy.node_of("c1", {"allow-test-seed": True}, "folder").allow_test_seed
     for no in ("false", "no", "", 0, None):
-        assert not policy.node_of("c1", {"allow-test-seed": no}, "folder").allow_test_seed
+        with pytest.raises(ValueError, match="allow-test-seed"):
+            policy.node_of("c1", {"allow-test-seed": no}, "folder")
 
 
-def test_a_floor_that_cannot_be_read_accepts_nothing():
+def test_a_floor_that_cannot_be_read_is_refused():
     with pytest.raises(ValueError, match="low"):
         policy.node_of("c1", {"max-epsilon": "low"}, "folder")
-    nothing = policy.node_of("c1", {"floor": ""}, "folder")
-    with pytest.raises(PolicyRefusal):
-        policy.check(settings(), nothing, NOISED)
+    for nothing in ("", " , ", "dctpd"):
+        with pytest.raises(ValueError, match="floor"):
+            policy.node_of("c1", {"floor": nothing}, "folder")
 
 
 def test_a_node_brings_its_own_faces_and_vault(tmp_path):

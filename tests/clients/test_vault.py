@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from fedveil import checks, cli, runs
 from fedveil.federation.instruction import BadInstruction
 from fedveil_clients import vault as vaults
+from fedveil_clients import vault_folder
 from fedveil_clients.vault import Vault
 
 TINY = (
@@ -62,7 +65,7 @@ def test_after_a_run_everything_in_the_vault_is_its_owners_alone(tmp_path, monke
 
 def test_an_existing_vault_is_closed_and_it_is_said_once(tmp_path, monkeypatch, capsys):
     (tmp_path / "vault" / "heads").mkdir(parents=True, mode=0o755)
-    for name in ("ledger.sqlite", "heads/r1.npz"):
+    for name in ("owner.key", "ledger.sqlite", "heads/r1.npz"):
         (tmp_path / "vault" / name).write_bytes(b"x")
         (tmp_path / "vault" / name).chmod(0o644)
     (tmp_path / "outside").write_bytes(b"x")
@@ -75,12 +78,94 @@ def test_an_existing_vault_is_closed_and_it_is_said_once(tmp_path, monkeypatch, 
     assert mode(tmp_path / "outside") == 0o644
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
-    assert f"{tmp_path / 'vault'} and 3 more" in shown
+    assert f"{tmp_path / 'vault'} and 4 more" in shown
+
+
+def snapshot(folder):
+    return {path: (path.lstat().st_mode, path.lstat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
+
+
+def half_a_vault(root, *left):
+    """Make a vault, as a run leaves it, and keep some of it."""
+    vault = Vault(root)
+    vault.owner_key()
+    with vault.ledger.write():
+        pass
+    for name in ("copies/a.npy", "heads/run/c1/r1.npz"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    for path in root.iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+ODD = {
+    "photos": ("holds cat.png", lambda root: (root / "copies").mkdir(parents=True) or (root / "cat.png").touch()),
+    "a file": ("is no folder", lambda root: root.write_bytes(b"x")),
+    "a dead link": ("is no folder", lambda root: root.symlink_to(root.with_name("nowhere"))),
+    "a folder as ledger": ("ledger.sqlite is no file", lambda root: (root / "ledger.sqlite").mkdir(parents=True)),
+    "a key that is a pipe": ("owner.key is no file", lambda root: root.mkdir() or os.mkfifo(root / "owner.key")),
+    "copies that are a file": ("copies is no folder", lambda root: root.mkdir() or (root / "copies").touch()),
+    "only its ledger": ("owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite")),
+    "all but its key": ("owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite", "copies", "heads")),
+    "copies without a ledger": ("ledger.sqlite is missing", lambda root: half_a_vault(root, "owner.key", "copies")),
+    "centres without a ledger": ("ledger.sqlite is missing", lambda root: half_a_vault(root, "owner.key", "heads")),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_folder_that_is_no_vault_or_half_of_one_is_refused_and_left_alone(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    reason, make = ODD[what]
+    make(tmp_path / "place")
+    monkeypatch.setattr(vaults, "_WALKED", set())
+    before = snapshot(tmp_path)
+    vault, simulation = Vault(tmp_path / "place"), {"vault-root": str(tmp_path / "place")}
+    for ask in (vault.owner_key, vault.known_identity, lambda: vault_folder.usable(simulation)):
+        with pytest.raises(checks.UserError, match=re.escape(reason)):
+            ask()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("door", [["simulate"], ["sweep", "seed=1,2"]])
+def test_a_run_over_a_folder_of_something_else_is_refused_before_it_begins(tmp_path, monkeypatch, capsys, door):
+    monkeypatch.chdir(tmp_path)
+    ODD["photos"][1](tmp_path / "photos")
+    before = snapshot(tmp_path)
+    assert cli.main([*door, *TINY, "vault.root=photos"]) == 2
+    assert "holds cat.png" in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("left", ["owner.key", "owner.key ledger.sqlite", "owner.key ledger.sqlite heads"])
+def test_what_a_vault_may_lose_it_may_be_without(tmp_path, left):
+    half_a_vault(tmp_path / "vault", *left.split())
+    (tmp_path / "vault" / ".owner.key.x").touch()
+    (tmp_path / "vault" / "note.txt").touch()
+    assert len(Vault(tmp_path / "vault").owner_key()) == 32
+
+
+@pytest.mark.parametrize(
+    ("vault", "faces"), [("faces", "faces"), ("faces/vault", "faces"), ("a", "a/faces"), ("x", "./x/")]
+)
+def test_a_vault_and_the_faces_are_apart(tmp_path, monkeypatch, capsys, vault, faces):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / faces).mkdir(parents=True)
+    before = snapshot(tmp_path)
+    words = ["data=folder", f"data.root={faces}", "data.evaluation=procedural", f"vault.root={vault}", "tracking=none"]
+    assert cli.main(["simulate", *words]) == 2
+    assert "keep them apart" in capsys.readouterr().err
+    (tmp_path.parent / "node.toml").write_text(
+        f'client-id = "c0001"\nvault-root = "{tmp_path / vault}"\ndata-root = "{tmp_path / faces}"\n'
+    )
+    assert cli.main(["node", "check", "../node.toml", *words[:-2]]) == 2
+    assert "keep them apart" in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
 
 
 def test_an_open_vault_of_another_user_is_refused(tmp_path, monkeypatch):
     (tmp_path / "vault").mkdir(mode=0o755)
-    monkeypatch.setattr(vaults.os, "geteuid", lambda: (tmp_path / "vault").stat().st_uid + 1)
+    monkeypatch.setattr(vault_folder.os, "geteuid", lambda: (tmp_path / "vault").stat().st_uid + 1)
     with pytest.raises(checks.UserError, match=r"belongs to another user .*chmod -R go= "):
         Vault(tmp_path / "vault").create()
     assert mode(tmp_path / "vault") == 0o755
@@ -92,7 +177,7 @@ def test_a_key_is_whole_or_not_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vaults.os, "fsync", full)
+    monkeypatch.setattr(runs.os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as caught:
         Vault(tmp_path / "vault").owner_key()
     assert caught.value.filename == str(tmp_path / "vault" / "owner.key")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fedveil import cli
 from fedveil.data.sources.procedural import draw_faces
+from fedveil_clients.vault import Vault
 
 QUICK = ["data=folder", "data.size=32", "data.evaluation=procedural", "train.clients=2", "tracking=none",
          "protection.fit_steps=0", "protection.init=zeros", "protection.total_epsilon=8", "model.width=8",
@@ -149,3 +150,17 @@ def test_a_mistyped_word_is_refused_with_the_nearest(place, capsys):
     status, _, err = checked(capsys, *QUICK)
     assert status == 2
     assert "Did you mean 'max-epsilon'" in err
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite", "owner.key"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: Path(path).write_bytes(b"SQLite format 3")])
+def test_a_broken_vault_is_refused_by_its_own_name_as_the_run_refuses_it(place, monkeypatch, capsys, name, make):
+    monkeypatch.setattr("fedveil_clients.vault.time.sleep", lambda _: None)
+    Vault(place / "vault").owner_key()
+    Path("vault", name).unlink(missing_ok=True)
+    make(f"vault/{name}")
+    status, out, _ = checked(capsys, *QUICK)
+    words = "".join(out.split())
+    assert status == 1
+    assert f"verdict:refused:{place}/vault/{name}" in words
+    assert "fedveil-check-" not in words

@@ -38,6 +38,9 @@ CASES = [
     ("evaluation.reference=true protection=none", "a protection"),
     ("evaluation.reference=true policy.max_total_epsilon=8", "no limit of policy"),
     ("engine.workers=2 engine=inline", "engine=pool"),
+    ("evaluation.gallery=clean protection=none", "a protection"),
+    ("policy.image_delta=1e-6 policy.max_client_epsilon=8", "policy.max_total_epsilon"),
+    ("policy.client_delta=1e-6 policy.max_epsilon=8", "policy.max_client_epsilon"),
     ("tracking.uri=http://a tracking=none", "tracking=mlflow"),
     ("tracking.experiment=a tracking=none", "tracking=mlflow"),
     ("tracking.log_model=true tracking=none", "tracking=mlflow"),
@@ -63,6 +66,22 @@ def test_what_does_nothing_is_refused_by_name_with_what_it_needs(words: str, nee
     assert str(caught.value).startswith(f"{said[0]} does nothing here: it needs ")
     assert needs in str(caught.value)
     assert config.compose(said)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("privacy.client={}", "holds no setting"),
+        ("privacy.client={clip:1,delta:1e-5}", "privacy.client.clip=1 does nothing here: it needs privacy.client.eps"),
+        ("train.cohort={kind: poisson, rate: 1.0, size: 2}", "train.cohort.size=2 does nothing here"),
+        ("train.cohort={kind: poisson, rate: 0.5, rate: 1.0}", "names rate twice"),
+    ],
+)
+def test_what_does_nothing_in_a_block_is_refused_as_a_word_is(word: str, reason: str) -> None:
+    with pytest.raises(checks.UserError, match=reason):
+        config.load([word])
+    with pytest.raises(checks.UserError, match=reason):
+        grid.expand(["seed=1,2", '{}="{}"'.format(*word.split("=", 1))])
 
 
 def test_every_rule_has_a_case_and_names_settings_that_exist() -> None:

@@ -67,7 +67,12 @@ def test_any_whole_number_comes_back(number: int) -> None:
 @example(5e-324)
 @example(1.7976931348623157e308)
 @settings(deadline=None)
-def test_any_number_comes_back(number: float) -> None:
+def test_any_number_comes_back_or_is_no_plausible_one(number: float) -> None:
+    assert text.read(float, repr(number), "it") == number
+    if number and not 1e-30 <= abs(number) <= 1e30:
+        with pytest.raises(checks.UserError, match=r"Expected privacy\.image\.clip=.* of a plausible size"):
+            config.load([f"privacy.image.clip={number!r}"])
+        return
     loaded = config.load([f"privacy.image.clip={number!r}"])
     assert loaded.privacy.image.clip == number
     assert config.from_json(config.to_json(loaded)) == loaded
@@ -108,9 +113,9 @@ def test_lists_blocks_and_typed_words() -> None:
     assert config.load(["evaluation.far=[1e-3, 1e-4]"]).evaluation.far == (1e-3, 1e-4)
     assert config.load(["evaluation.far=[]"]).evaluation.far == ()
     assert config.load(["evaluation.far=0.5"]).evaluation.far == (0.5,)
-    assert config.load(['policy.floor=[none, "a,b", \'c]\', it\'s,"x""y"]']).policy.floor == (
-        "none", "a,b", "c]", "it's", 'x"y',
-    )  # fmt: skip
+    listed = text.read(tuple[str, ...] | None, '[none, "a,b", \'c]\', it\'s,"x""y"]', "policy.floor")
+    assert listed == ["none", "a,b", "c]", "it's", 'x"y']
+    assert config.load(["policy.floor=[none, 'dctdp']"]).policy.floor == ("none", "dctdp")
     assert config.load(["policy.floor=None"]).policy.floor is None
     assert config.load(["train.local={epochs: 2}"]).train.local.epochs == 2
     assert config.load(["privacy.client.epsilon=8", "privacy.client=none"]).privacy.client is None
@@ -118,11 +123,30 @@ def test_lists_blocks_and_typed_words() -> None:
     assert config.load(["evaluation.reference=False", "train.rounds= 5 "]).train.rounds == 5
 
 
+@pytest.mark.parametrize(
+    ("said", "epsilon"),
+    [
+        ("privacy.client.epsilon=8 privacy.client=none privacy.client.epsilon=4", 4),
+        ("study=clients privacy.client=none privacy.client.epsilon=4", 4),
+        ("study=clients privacy.client.epsilon=4 privacy.client=none", None),
+        ("study=clients privacy.client.epsilon=4", 4),
+        ("privacy.client={epsilon:2} privacy.client.epsilon=4", 4),
+        ("privacy.client.epsilon=4 privacy.client={epsilon:2}", 2),
+    ],
+)
+def test_of_two_words_for_one_setting_the_later_counts(said: str, epsilon: float | None) -> None:
+    client = config.load(said.split()).privacy.client
+    assert (None if client is None else client.epsilon) == epsilon
+    cells = grid.expand([*said.split(), "seed=1,2", "train.clients=300"]).cells
+    clients = [cell.settings.privacy.client for cell in cells]
+    assert [None if each is None else each.epsilon for each in clients] == [epsilon, epsilon]
+
+
 @given(st.lists(st.text(max_size=12), max_size=5))
 @example(["", " ", "a,b", '"', "'", "]", "[", '","', "none", "a\n"])
 @settings(deadline=None)
 def test_a_list_of_any_words_is_written_and_read_again(items: list[str]) -> None:
-    assert config.load([f"policy.floor={text.spoken(items)}"]).policy.floor == tuple(items)
+    assert text.read(tuple[str, ...] | None, text.spoken(items), "policy.floor") == items
     assert text.pieces(text.spoken(items), lists=True) == [text.spoken(items)]
 
 
@@ -223,7 +247,7 @@ base:
   train:
     local.steps: 3
     trainable: a,b
-  policy.floor: [none, "a,b"]
+  policy.floor: [none, "dct"]
   evaluation.far: [1e-2, 0.1]
 grid:
   data.root: [010, "a,b", yes]
@@ -247,7 +271,7 @@ def test_a_study_is_words_in_a_file(study: Path) -> None:
     assert [cell.settings.data.settings["root"] for cell in cells] == ["010", "a,b", "yes"]
     first = cells[0].settings
     assert (first.seed, first.train.local.steps, first.train.trainable) == (16, 3, "a,b")
-    assert (first.policy.floor, first.evaluation.far) == (("none", "a,b"), (0.01, 0.1))
+    assert (first.policy.floor, first.evaluation.far) == (("none", "dct"), (0.01, 0.1))
     study.write_text("base: {data: folder, data.root: 2024}\n")
     assert config.load(["study=own"]).data.settings["root"] == "2024"
     study.write_text("")
@@ -282,8 +306,8 @@ def test_a_sweep_separates_at_commas_and_quotes_hold_them() -> None:
     assert swept('data.root="say ""a,b""",2024, on') == ['say "a,b"', "2024", "on"]
     far = grid.expand(["evaluation.far=[1e-3,0.1],[0.2],0.3"]).cells
     assert [cell.settings.evaluation.far for cell in far] == [(1e-3, 0.1), (0.2,), (0.3,)]
-    floors = grid.expand(['policy.max_epsilon=1,2', 'policy.floor=["a,b",c]']).cells
-    assert {cell.settings.policy.floor for cell in floors} == {("a,b", "c")}
+    floors = grid.expand(['policy.max_epsilon=1,2', 'policy.floor=["dct",none]']).cells
+    assert {cell.settings.policy.floor for cell in floors} == {("dct", "none")}
 
 
 @given(st.lists(TEXT, min_size=2, max_size=4, unique=True))

@@ -40,6 +40,24 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("privacy.client.epsilon=8 privacy.client.delta=0.5", "privacy.client.delta=0.5"),
         ("train.rounds=010", "Write 10"),
         ("train.cohort.size=3", "does nothing here"),
+        ("data.pairs=1", "data.pairs"),
+        ("data.pairs=3", "data.pairs"),
+        ("train.clients=40", "40 of 40 clients have one person"),
+        ("partition.max_identities=1", "clients have one person"),
+        ("partition.kind=long_tailed partition.exponent=50", "clients have one person"),
+        ("train.bank_identities=100", "train.bank_identities=100 exceeds the 20"),
+        ("engine.round_timeout=0.001", "at least 1 second"),
+        ("privacy.client.epsilon=8 train.cohort.rate=1e-6", "Raise the rate"),
+        ("privacy.client.epsilon=8 train.cohort.rate=1e-300", "train.cohort.rate=1e-300"),
+        *((f"{key}={value}", key) for value in ("1e300", "1e-300") for key in (
+            "train.lr", "train.head_lr", "protection.total_epsilon", "protection.fit_lr",
+            "aggregation.server_lr", "head.scale", "privacy.client.noise_multiplier", "policy.max_epsilon",
+        )),
+        *((word, word.partition("=")[0]) for word in (
+            "train.weight_decay=1e6", "privacy.client.quantile_lr=1e6", "privacy.client.clip=1e20",
+            "model.width=80000", "protection.total_epsilon=1e20", "protection.fit_lr=1e20", "model.width=1e300",
+            "aggregation.server_lr=1e20", "data.identities=10000000000",
+        )),
     ],
 )
 def test_a_refused_run_leaves_nothing(words: str, named: str, own_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array
 
-from fedveil import checks, config
+from fedveil import checks, config, console
 from fedveil.federation import instruction, packed
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction
@@ -204,3 +204,23 @@ def test_a_state_has_a_plausible_size(monkeypatch):
     monkeypatch.setattr(packed, "_STATE", 100)
     with pytest.raises(BadInstruction, match="at most 100 bytes"):
         packed.state(arrays(**GOOD))
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "dctdp\nverdict: accepted", "dctpd"])
+def test_a_floor_that_arrives_holds_names_of_protections(name):
+    tree = json.loads(instruction.to_wire(Federation.of(["protection=none"]).settings))
+    tree["policy"]["floor"] = [name]
+    with pytest.raises(BadInstruction, match="floor") as caught:
+        instruction.from_wire(json.dumps(tree))
+    assert "\x1b" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_arrives_steers_no_terminal(capsys):
+    console.tell("one \x1b[2J\x07\x9b\u202e two\nthree\tfour")
+    console.complain("five \x1b[31m\r")
+    console.Console("plain").say("six \x1b[31m")
+    shown = capsys.readouterr()
+    assert not set(shown.out + shown.err) & set("\x1b\x07\x9b\u202e\r")
+    assert shown.out == "one \\x1b[2J\\x07\\x9b\\u202e two\nthree\tfour\nsix \\x1b[31m\n"
+    assert shown.err == "five \\x1b[31m\\r\n"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedveil.checks import UserError
-from fedveil.privacy import gaussian
+from fedveil.privacy import calibration, gaussian
 from fedveil.privacy.accounting.pld import PldAccountant
 from fedveil.privacy.calibration import calibrate, noise_multiplier_for, noise_to_signal, update_noise_multiplier
 from fedveil.privacy.events import Composed, Event, Gaussian, NonPrivate, PoissonSampled, Repeated
@@ -95,3 +95,16 @@ def test_hopeless_noise_comes_with_a_remedy_that_works() -> None:
     assert noise_to_signal(0.8, 15_625, 100).warning is None
     with pytest.raises(UserError):
         noise_to_signal(0.8, 0, 100)
+
+
+def test_no_noise_is_found_that_hides_nothing():
+    found = noise_multiplier_for(200.0, 1e-5, grid=0.01)
+    assert found.bound.upper <= 200
+    assert found.noise_multiplier == 0.1
+
+
+def test_a_bound_above_the_target_is_refused_and_not_returned(monkeypatch):
+    """Where the search and the accountant of record disagree, whoever asked must not get the noise."""
+    monkeypatch.setattr(calibration, "_bisect", lambda *_: (0.1, 0.2))
+    with pytest.raises(UserError, match="No noise was found"):
+        noise_multiplier_for(0.5, 1e-5, grid=0.01)

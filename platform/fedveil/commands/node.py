@@ -50,6 +50,8 @@ def wire_of(path: Path) -> str:
         fedveil.checks.UserError: neither can be read.
     """
     file = path / "pyproject.toml" if path.is_dir() else path
+    if file.exists() and not file.is_file():
+        raise checks.UserError(f"--config {path} is no bundle and no configuration: {file} is no file.")
     try:
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".toml":

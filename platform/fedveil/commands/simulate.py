@@ -41,7 +41,9 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
     if resume is None:
         federation = Federation.of(words)
         warm_start.checkpoint(federation.settings)
+        engine.load("fedveil_clients.vault_folder:usable")(node_words(federation.settings))
         federation.check()  # also reads the data, which the workers inherit
+        federation.check_clients()
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.compose(where).runs.root)  # the rest is read beside the run's own settings

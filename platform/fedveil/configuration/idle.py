@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fedveil import checks
+from fedveil.configuration import text
 from fedveil.configuration.schema import Config, Group
 
 
@@ -105,6 +106,21 @@ RULES = (
         "evaluation.pairs=none",
     ),
     Rule(("evaluation.pairs_are_public",), lambda at: at("evaluation.pairs") is not None, "evaluation.pairs=FILE"),
+    Rule(
+        ("evaluation.gallery",),
+        lambda at: at("protection.name") != "none" or at("evaluation.gallery") == "protected",
+        "a protection",
+    ),
+    Rule(
+        ("policy.image_delta",),
+        lambda at: at("policy.max_epsilon") is not None or at("policy.max_total_epsilon") is not None,
+        "policy.max_epsilon or policy.max_total_epsilon",
+    ),
+    Rule(
+        ("policy.client_delta",),
+        lambda at: at("policy.max_client_epsilon") is not None,
+        "policy.max_client_epsilon",
+    ),
     Rule(("engine.workers",), _is("engine.name", "pool"), "engine=pool"),
     Rule(("tracking.uri", "tracking.experiment"), _is("tracking.name", "mlflow"), "tracking=mlflow"),
     Rule(
@@ -170,8 +186,9 @@ def refuse(said: Mapping[str, str], settings: Config) -> None:
     Raises:
         fedveil.checks.UserError: naming the setting, its value and what would make it do something.
     """
-    for key, needs in found(said, settings):
-        raise refusal(key, said[key], needs)
+    words = {name: value for key, text_ in said.items() for name, value in text.inner(key, text_).items()}
+    for key, needs in found(words, settings):
+        raise refusal(key, words[key], needs)
 
 
 def refusal(key: str, value: str, needs: str) -> checks.UserError:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
+from fedveil.configuration import plugins
 from fedveil.configuration.recipe import Augment, Schedule
+from fedveil.storage import addresses
 
 INFINITE = "may be inf"
 """Mark of a number that may be infinite; every other number is finite, and none is nan."""
+
+SCHEME = "to begin with scheme://, such as http:// or file:///, where it holds a user or a colon and an @."
 
 FOLDER = "a folder of this machine"
 """Mark of a folder that is made where it is missing: a mistyped word would make another one, silently."""
@@ -34,7 +39,7 @@ class Partition:
     max_images_per_identity: int = 50
 
     def __post_init__(self) -> None:
-        checks.non_negative(exponent=self.exponent)
+        checks.within(0, 100, exponent=self.exponent)
         checks.positive(max_images_per_identity=self.max_images_per_identity)
         if self.max_identities is not None:
             checks.positive(max_identities=self.max_identities)
@@ -101,8 +106,8 @@ class Train:
         checks.positive(lr=self.lr, head_lr=self.head_lr)
         checks.fraction(class_share=self.class_share)
         checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
-        checks.non_negative(weight_decay=self.weight_decay, proximal=self.proximal)
-        checks.non_negative(bank_identities=self.bank_identities)
+        checks.non_negative(bank_identities=self.bank_identities, proximal=self.proximal)
+        checks.within(0, 1e3, weight_decay=self.weight_decay)
         if self.cohort.size is not None and self.cohort.size > self.clients:
             raise checks.UserError(f"train.cohort.size={self.cohort.size} exceeds train.clients={self.clients}.")
         if self.min_clients > self.clients:
@@ -135,17 +140,19 @@ class ClientBudget(Budget):
     quantile_lr: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.epsilon is not None and not self.epsilon > 0:
-            raise checks.UserError(f"Expected privacy.client.epsilon={self.epsilon!r} > 0, `inf` or `none`.")
+        if self.epsilon is not None and not (self.epsilon == math.inf or 1e-6 <= self.epsilon <= 1e6):
+            raise checks.UserError(
+                f"Expected privacy.client.epsilon={self.epsilon!r} > 0 (1e-6 to 1e6), `inf` or `none`."
+            )
         for name in ("clip", "noise_multiplier"):
             value = getattr(self, name)
             if value is not None:
-                checks.positive(**{f"privacy.client.{name}": value})
+                checks.within(1e-6, 1e7, **{f"privacy.client.{name}": value})
         for name in ("quantile", "quantile_share"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise checks.UserError(f"Expected privacy.client.{name}={value!r} in (0, 1).")
-        checks.positive(quantile_lr=self.quantile_lr)
+        checks.within(1e-6, 10, quantile_lr=self.quantile_lr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +202,8 @@ class Policy:
     max_delta: float | None = None
 
     def __post_init__(self) -> None:
+        for name in self.floor or ():
+            checks.one_of(plugins.names("protection"), **{"policy.floor": name})
         for name in ("max_epsilon", "max_total_epsilon", "max_client_epsilon"):
             value = getattr(self, name)
             if value is not None:
@@ -216,6 +225,10 @@ class Root:
 
     root: Annotated[str, FOLDER]
 
+    def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise checks.UserError(f"Expected root={self.root!r} to be a folder.")
+
 
 _LONGEST_ROUND = 43_200.0  # flwr.app.DEFAULT_TTL
 
@@ -233,6 +246,8 @@ class Engine:
         if self.workers is not None:
             checks.positive(workers=self.workers)
         checks.positive(round_timeout=self.round_timeout)
+        if self.round_timeout < 1:
+            raise checks.UserError(f"Expected engine.round_timeout={self.round_timeout:g} of at least 1 second.")
         if self.round_timeout > _LONGEST_ROUND:
             raise checks.UserError(
                 f"Expected engine.round_timeout={self.round_timeout:g} <= {_LONGEST_ROUND:g} seconds: Flower drops "
@@ -249,6 +264,10 @@ class Tracking:
     experiment: str | None = None
     log_model: bool = True
     model: Literal["light", "full"] = "light"
+
+    def __post_init__(self) -> None:
+        if self.uri is not None and addresses.has_slip(self.uri):
+            raise checks.UserError(f"Expected uri={addresses.store(self.uri)!r} {SCHEME}")
 
 
 @dataclasses.dataclass(frozen=True)

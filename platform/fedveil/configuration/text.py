@@ -114,7 +114,8 @@ def _whole(text: str) -> int:
         return int(value)
     if _WHOLE.fullmatch(text):
         _refuse(" It has more than 63 bits.")
-    return _refuse(f" Write {int(value)}." if value is not None and value == int(value) else "")
+    whole = value is not None and abs(value) < _LARGEST and value == int(value)
+    return _refuse(f" Write {int(value)}." if whole and value is not None else "")
 
 
 def _number(text: str, infinite: bool) -> float:
@@ -167,8 +168,25 @@ def _block(kind: Any, text: str, key: str) -> dict[str, Any]:
             _refuse(f" {piece!r} is no field: value.")
         if name not in known:
             raise checks.UserError(f"Unknown setting {key}.{name}.{checks.nearest(name, known)}")
+        if name in found:
+            raise checks.UserError(f"{key}={text} names {name} twice; keep one.")
         found[name] = _element(known[name], value, f"{key}.{name}")
+    if not found:
+        _refuse(" It holds no setting: leave it out for the default, or write none.")
     return found
+
+
+def inner(key: str, text: str) -> dict[str, str]:
+    """Return what a block says as words of their own, `key.field` -> text; any other value as it is.
+
+    >>> inner("train.cohort", "{kind: poisson, rate: 1.0}"), inner("seed", "1")
+    ({'train.cohort.kind': 'poisson', 'train.cohort.rate': '1.0'}, {'seed': '1'})
+    """
+    plain = text.strip()
+    if not (plain.startswith("{") and plain.endswith("}")):
+        return {key: text}
+    parts = (piece.partition(":") for piece in pieces(plain[1:-1], lists=True))
+    return {f"{key}.{name.strip()}": value.strip() for name, colon, value in parts if colon}
 
 
 def pieces(text: str, lists: bool = False) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedveil import checks
@@ -28,6 +28,8 @@ def one(key: str, value: str, is_list: bool = False) -> None:
 def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Separate `group=name` words from dotted settings, whose values are read later, by the type of each.
 
+    Both are in the order in which they count.
+
     Raises:
         fedveil.checks.UserError: a word without `=`, several values, or a method chosen in another way.
 
@@ -42,12 +44,26 @@ def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
             raise checks.UserError(f"Expected group=name or section.key=value, got {word!r}.")
         if key in GROUPS:
             one(key, value)
-            groups[key] = value
+            groups = later(groups, {key: value})
         elif key.endswith(".name") and key[:-5] in GROUPS:
             raise checks.UserError(f"A method is chosen by its group: write {key[:-5]}={value} instead of {word}.")
         else:
-            dotted[key] = value
+            dotted = later(dotted, {key: value})
     return groups, dotted
+
+
+def later(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all parts' keys in the order in which their last values were said: a block and its fields may overlap.
+
+    >>> later({"a.b": "1", "a": "none"}, {"a.b": "2"})
+    {'a': 'none', 'a.b': '2'}
+    """
+    found: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            found.pop(key, None)  # a dict keeps the place of a key's first value
+            found[key] = value
+    return found
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -126,7 +127,45 @@ class Federation:
         _ = self.place
         self.protection.representation(self.size)
         self.trainable([name for name, _ in self.backbone().named_parameters()])
-        _ = self.shares, self.pairs  # once, and not by every client
+        pairs = self.pairs.same
+        if min(int(pairs.sum()), int((~pairs).sum())) < 2:
+            raise checks.UserError(
+                f"Evaluation needs two pairs of one person and two of different people, and has {int(pairs.sum())} and "
+                f"{int((~pairs).sum())}: raise data.pairs, or add people with two pictures or more."
+            )
+        _ = self.shares  # once, and not by every client
+
+    def check_clients(self) -> None:
+        """Refuse a simulation of which most clients could not train: owners' nodes have faces of their own instead.
+
+        Raises:
+            fedveil.checks.UserError: naming the settings and the remedy.
+        """
+        bank = 0 if self.bank is None else self.bank.identities.size
+        lonely = int((np.diff(self.shares.edges) + bank < 2).sum())
+        if 2 * lonely > len(self.registry):
+            raise checks.UserError(
+                f"{lonely} of {len(self.registry)} clients have one person, and a softmax over one class learns "
+                "nothing: give every client two people (train.clients, data, partition.max_identities), or set "
+                "train.bank_identities to add procedural faces as negatives."
+            )
+
+    @functools.cached_property
+    def bank(self) -> FaceSet | None:
+        """Public people that every client adds as negatives; None where there are none.
+
+        Raises:
+            fedveil.checks.UserError: the data source has fewer.
+        """
+        wanted = self.settings.train.bank_identities
+        if wanted == 0:
+            return None
+        public = self.split.public
+        if wanted > public.identities.size:
+            raise checks.UserError(
+                f"train.bank_identities={wanted} exceeds the {public.identities.size} public people of this source."
+            )
+        return public.subset(np.isin(public.labels, public.identities[:wanted]))
 
     def faces_of(self, client_id: str) -> FaceSet:
         """Return the faces of one client of the registry.

@@ -182,6 +182,12 @@ def _check(settings: Config, budget: ClientBudget) -> None:
                 f"{budget.noise_multiplier!r} asks for noise; remove one of them."
             )
         return
+    cohort, rounds = settings.train.cohort, settings.train.rounds
+    if cohort.kind == "poisson" and budget.delta is not None and cohort.rate * rounds <= budget.delta:
+        raise checks.UserError(
+            f"train.cohort.rate={cohort.rate:g} over train.rounds={rounds} is at most privacy.client.delta="
+            f"{budget.delta:g}: so rare a client may be published in full, so no noise would be enough. Raise the rate."
+        )
     if budget.delta is None:
         most = largest_delta(settings.train.clients)
         raise checks.UserError(f"privacy.client.delta is needed: at most {most:g} for this registry.")

@@ -15,6 +15,8 @@ from fedveil.privacy.events import Event, Relation, Unit
 
 _PRECISION = 1e-4  # relative, of the noise multiplier
 _LARGEST = 1e7
+_SMALLEST = 0.1
+"""Below it a release is as good as in the clear, and its loss is hundreds of nats, which accountants bound badly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ def noise_multiplier_for(
 ) -> Calibration:
     """Return the smallest noise multiplier for `rounds` Gaussian releases on Poisson samples.
 
-    Guarantee: the schedule is (epsilon, delta)-DP; the noise is within 1e-4 of the smallest that the accountant proves.
+    Guarantee: the schedule is (epsilon, delta)-DP; the noise is within 1e-4 of the smallest that the accountant proves,
+    and at least 0.1.
 
     Args:
         epsilon: target, nats, positive.
@@ -106,15 +109,21 @@ def calibrate(
                 "clipping norm is not enough. Raise epsilon, lower the rounds, or drop what costs by itself."
             )
     low = high / 2
-    while low > 1 / _LARGEST and roughly(low):
+    while low > _SMALLEST and roughly(low):
         low, high = low / 2, low
     low, high = _bisect(roughly, low, high, 0.05)
     low = high / 1.2
-    while low > 1 / _LARGEST and proven(low):
+    while low > _SMALLEST and proven(low):
         low, high = low / 1.2, low
     _, high = _bisect(proven, low, high, _PRECISION)
-    event = plan(high)
-    return Calibration(high, best.compose(event).epsilon(delta), event)
+    event = plan(max(high, _SMALLEST))
+    bound = best.compose(event).epsilon(delta)
+    if bound.upper is None or bound.upper > epsilon:
+        raise checks.UserError(
+            f"No noise was found whose epsilon is proven to be at most {epsilon!r} at delta={delta!r}; the nearest is "
+            f"{bound.upper:.5g}. Change epsilon, delta, the rate or the rounds."
+        )
+    return Calibration(max(high, _SMALLEST), bound, event)
 
 
 def _bisect(enough: Callable[[float], bool], low: float, high: float, precision: float) -> tuple[float, float]:

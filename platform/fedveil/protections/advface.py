@@ -72,6 +72,8 @@ class AdvFace(base.Protection):
     shadow_ratio: int = 3
 
     def __post_init__(self) -> None:
+        checks.within(1e-9, 1e3, strength=self.strength)
+        checks.within(1, 4096, width=self.width, shadow_width=self.shadow_width)
         checks.multiple_of(_ir.GROUP_CHANNELS, width=self.width, shadow_width=self.shadow_width)
         checks.positive(
             strength=self.strength, steps=self.steps, fit_steps=self.fit_steps, shadow_ratio=self.shadow_ratio

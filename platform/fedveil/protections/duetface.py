@@ -51,7 +51,7 @@ class DuetFace(base.Protection):
     gate: Literal["normalised", "published"] = "normalised"
 
     def __post_init__(self) -> None:
-        checks.positive(client_width=self.client_width)
+        checks.within(0.01, 16, client_width=self.client_width)
         checks.non_negative(client_rounds=self.client_rounds, fit_steps=self.fit_steps)
         checks.one_of(("ellipse", "none"), roi=self.roi)
         checks.one_of(("published", "normalised"), gate=self.gate)

@@ -58,7 +58,10 @@ class MinusFace(base.Protection):
 
     def __post_init__(self) -> None:
         checks.positive(fit_steps=self.fit_steps, fit_lr=self.fit_lr, stacks=self.stacks, views=self.views)
-        checks.non_negative(image_weight=self.image_weight, federated_rounds=self.federated_rounds)
+        checks.within(1e-9, 100, fit_lr=self.fit_lr)
+        checks.within(0, 1e6, image_weight=self.image_weight)
+        checks.within(0, 1024, generator_width=self.generator_width)
+        checks.non_negative(federated_rounds=self.federated_rounds)
         if self.generator_width < 2 * len(_residue.DC):
             raise checks.UserError(
                 f"Expected generator_width={self.generator_width!r} >= {2 * len(_residue.DC)}: g starts by copying the "

@@ -4,6 +4,9 @@
 bundled and sent to owners, so no secret may be in one: where a configuration is made, `without_secrets` puts `***` in
 their place and remembers the whole address in the environment variable `FEDVEIL_ADDRESSES`, which processes started
 from here inherit. Whoever contacts the address asks for it by `whole`; a later process must be told again.
+
+A configuration loses what stands in an address and nothing else: its folders and names are what was typed, whatever
+words they share with a password. What is only shown (`redacted`) loses the secret wherever it stands by itself, too.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from fedveil import checks
 VARIABLE = "FEDVEIL_ADDRESSES"
 MARK = "***"
 _GIVEN = "MLFLOW_TRACKING_URI"
+_STORE = "tracking.uri"
 _LITERAL = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-_SHORTEST = 4  # characters; a shorter secret is hidden in its address, but not wherever its letters appear
+_SHORTEST = 8  # characters; a shorter secret is hidden in its address alone: it may be any word of a message
 
 _IN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{2,})([^\s'\"<>`]*)")
 _WHOLE = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*:/{2,})(.*)", re.DOTALL)
+_SLIP = re.compile(r"\s*((?:[A-Za-z][A-Za-z0-9+.-]*:)?/{0,2})(.*)@(.*)", re.DOTALL)
 _FIELD = re.compile(r"([?&;#])([^=&;#?]*)=([^&;#]*)")
 _SECRET = re.compile(
     r"pass|pwd|secret|token|credential|signature|private|odbc_connect|auth(?!or)|apikey|(^|[-_.])(sig|key)$",
@@ -34,17 +39,25 @@ _SECRET = re.compile(
 
 
 def redacted(text: str) -> str:
-    """Return a text with `***` in the place of every secret: in the addresses it holds, and wherever one is repeated.
+    """Return a text with `***` in the place of every secret: in the addresses it holds, and where one stands by itself.
+
+    A secret that is part of a path or of a longer word stays: it may be any folder's or client's name.
 
     >>> redacted("no answer from http://me:s3cret@host:5000/api?sig=9f&page=2, giving up")
     'no answer from http://***@host:5000/api?sig=***&page=2, giving up'
     >>> redacted("sqlite:////home/me@work/mlflow.db"), redacted("https://host/me@work?author=me")
     ('sqlite:////home/me@work/mlflow.db', 'https://host/me@work?author=me')
     """
-    shown = _IN_TEXT.sub(lambda found: found[1] + _masked(found[2]), text)
+    for known, address in sorted(_known().items(), key=lambda pair: -len(pair[1])):
+        text = text.replace(address, known)
+    shown = _addresses_masked(text)
     for secret in sorted(_secrets(), key=len, reverse=True):
-        shown = shown.replace(secret, MARK)
+        shown = re.sub(rf"(?<![\w./\\-]){re.escape(secret)}(?![\w/\\-]|\.\w)", MARK, shown)
     return shown
+
+
+def _addresses_masked(text: str) -> str:
+    return _IN_TEXT.sub(lambda found: found[1] + _masked(found[2]), text)
 
 
 def without_secrets(value: Any) -> Any:
@@ -56,10 +69,35 @@ def without_secrets(value: Any) -> Any:
     return _remembered(value) if isinstance(value, str) else value
 
 
+def store(address: str) -> str:
+    """Return what should be a store's address as it may be shown, with a slip in its scheme, too; the whole is kept.
+
+    >>> store("http:/me:s3cret@host"), store("me:s3cret@host"), store("./runs@home"), store("databricks://me")
+    ('http:/***@host', 'me:***@host', './runs@home', 'databricks://me')
+    """
+    slip = _slip(address)
+    return _kept(f"{slip[1]}{MARK}@{slip[3]}", address) if slip else _remembered(address)
+
+
+def has_slip(address: str) -> bool:
+    """Return whether a text seems to name a user or a password, and is no address that begins with `scheme://`."""
+    return _slip(address) is not None
+
+
+def _slip(address: str) -> re.Match[str] | None:
+    found = None if _WHOLE.fullmatch(address) else _SLIP.fullmatch(address)
+    return found if found and (":" in found[1] + found[2] or found[1] == "//" or found[2] == MARK) else None
+
+
 def _remembered(address: str) -> str:
     found = _WHOLE.fullmatch(address)
-    shown = found[1] + _masked(found[2]) if found else redacted(address)
-    if found and shown != address:
+    if found:
+        return _kept(found[1] + _masked(found[2]), address)
+    return _addresses_masked(address)
+
+
+def _kept(shown: str, address: str) -> str:
+    if shown != address and MARK not in address:
         os.environ[VARIABLE] = json.dumps({**_known(), shown: address})
     return shown
 
@@ -77,7 +115,7 @@ def whole(address: str, name: str) -> str:
     if MARK not in address:
         return address
     given = os.environ.get(_GIVEN, "")
-    found = {without_secrets(given): given, **_known()}.get(address)
+    found = {store(given): given, **_known()}.get(address)
     if found is None:
         raise checks.UserError(
             f"{name}={address} is kept without its secret: give {name}=... again, or set {_GIVEN} to the whole address."
@@ -92,7 +130,7 @@ def words_without_secrets(words: Iterable[str]) -> list[str]:
     ['tracking.uri=https://***@host/', 'seed=1']
     """
     parts = (word.partition("=") for word in words)
-    return [key + equals + _remembered(value) for key, equals, value in parts]
+    return [key + equals + (store if key == _STORE else _remembered)(value) for key, equals, value in parts]
 
 
 def quiet_logs(name: str) -> None:
@@ -147,9 +185,9 @@ def _secrets() -> set[str]:
     """Return every secret that this process knows, as it is written and as it is meant."""
     found = {os.environ.get(name, "") for name in _LITERAL}
     for address in (*_known().values(), os.environ.get(_GIVEN, "")):
-        parts = _WHOLE.fullmatch(address)
+        slip, parts = _slip(address), _WHOLE.fullmatch(address)
         rest = parts[2] if parts else ""
-        user = _user(rest)
+        user = slip[2] if slip else _user(rest)
         found |= {user.partition(":")[2] or user}
         found |= {field[3] for field in _FIELD.finditer(rest) if _field(field) != field[0]}
     found |= {unquote(secret) for secret in found}

@@ -72,6 +72,8 @@ def errors_named(path: Path, what: str, remedy: str) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise checks.UserError(f"{path} is kept busy by another process; wait for it or stop it.") from error
         raise checks.UserError(f"{path} is not a readable {what}: {error}. {remedy}") from error
+    except UnicodeDecodeError as error:  # a name of its tables, which SQLite repeats in a message or a statement
+        raise checks.UserError(f"{path} is not a readable {what}: it holds bytes that are no text. {remedy}") from error
 
 
 def _blank(schema: str) -> bytes:

@@ -216,6 +216,8 @@ def read_json(path: Path, what: str, shape: Mapping[str, Shape] | None = None, r
         fedveil.checks.UserError: naming the file, what is wrong and the remedy.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file")  # a named pipe would be waited for
         found = json.loads(path.read_bytes().decode(), parse_constant=_no_constant)
         wrong = misfit(found, shape or {}, "")
     except OSError as error:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from fedveil import checks
-from fedveil.configuration.schema import Tracking
+from fedveil.configuration.schema import SCHEME, Tracking
 from fedveil.storage import addresses
 
 EXPERIMENT = "fedveil"
@@ -56,13 +56,14 @@ def chosen(settings: Tracking, root: Path) -> Store:
     given, named = os.environ.get(URI, ""), os.environ.get(NAME, "")
     experiment, problem, artifacts = settings.experiment or named or None, "", None
     if settings.uri is not None:
-        shown = uri = addresses.without_secrets(settings.uri)
+        shown = uri = addresses.store(settings.uri)
         try:
             uri = addresses.whole(shown, "tracking.uri")
         except checks.UserError as error:
             problem = str(error)
     elif given:
-        shown, uri = addresses.without_secrets(given), given
+        shown, uri = addresses.store(given), given
+        problem = f"Expected {URI}={shown} {SCHEME}" if addresses.has_slip(given) else ""
     else:
         folder = root.resolve()
         shown = uri = f"sqlite:///{folder / 'mlflow.db'}"

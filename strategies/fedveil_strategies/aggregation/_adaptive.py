@@ -24,7 +24,8 @@ class Adaptive:
     tau: float = 0.001
 
     def __post_init__(self) -> None:
-        checks.positive(server_lr=self.server_lr, tau=self.tau)
+        checks.within(1e-9, 1e4, server_lr=self.server_lr)
+        checks.within(1e-12, 1e6, tau=self.tau)
         checks.non_negative(beta1=self.beta1, beta2=self.beta2)
         for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
             if beta >= 1:

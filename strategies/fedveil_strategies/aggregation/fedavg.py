@@ -22,7 +22,7 @@ class FedAvg:
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.positive(server_lr=self.server_lr)
+        checks.within(1e-9, 1e4, server_lr=self.server_lr)
 
     def step(self, tensors: Tensors, mean: Mean, state: Tensors) -> tuple[Tensors, Tensors]:
         """Return tensors + server_lr * mean."""

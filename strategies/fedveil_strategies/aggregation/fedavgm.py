@@ -24,7 +24,7 @@ class FedAvgM:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        checks.positive(server_lr=self.server_lr)
+        checks.within(1e-9, 1e4, server_lr=self.server_lr)
         checks.non_negative(momentum=self.momentum)
         if self.momentum >= 1:
             raise checks.UserError(f"Expected momentum={self.momentum!r} < 1; at 1 the velocity never fades.")

@@ -30,7 +30,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Print the ledger of a run or of an owner."""
     if (chosen.run_id is None) == (chosen.owner is None):
         raise checks.UserError("Name one: `fedveil ledger RUN_ID`, or `fedveil ledger --owner DATA_SET`.")
-    settings = config.load(chosen.words)
+    settings = config.compose(chosen.words)  # totals stand at the deltas of policy, whether or not there is a limit
     if chosen.owner is not None:
         found = report.of_owner(Path(settings.vault.root), chosen.owner, settings.policy)
     else:

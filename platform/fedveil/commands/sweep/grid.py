@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from fedveil import checks, config
 from fedveil.configuration import files, idle, settings, text
 from fedveil.configuration.schema import Config
-from fedveil.configuration.words import METHOD_GROUPS
+from fedveil.configuration.words import METHOD_GROUPS, later
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 
@@ -98,7 +98,7 @@ def expand(words: Iterable[str]) -> Grid:
     ('protection=none has no total_epsilon: 4 combinations are 3 runs.',)
     """
     said = _said(words)
-    axes, fixed = _axes(said)
+    axes, first = _axes(said)
     if not axes:
         raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
     for key in axes:
@@ -111,7 +111,7 @@ def expand(words: Iterable[str]) -> Grid:
     used: set[str] = set()
     combinations = list(itertools.product(*(axes[key] for key in slow_first)))
     for combination in combinations:
-        every = {**fixed, **dict(zip(slow_first, combination, strict=True))}
+        every = {**first, **dict(zip(slow_first, combination, strict=True))}
         kept, dropped = _fitting(every, axes)
         loaded, unread = _read(kept, {*said, *axes})
         nothing |= unread
@@ -123,7 +123,7 @@ def expand(words: Iterable[str]) -> Grid:
             cells[name] = Cell(values, federation, name)
         lacking |= dict.fromkeys([*dropped, *(f"{key} needs {needs}" for key, needs in unread.items())])
     for key in {*nothing} - used:
-        raise idle.refusal(key, ",".join(axes.get(key, [fixed.get(key, "")])), nothing[key])
+        raise idle.refusal(key, ",".join(axes.get(key, [first.get(key, "")])), nothing[key])
     notes = tuple(lacking)
     if len(cells) < len(combinations):
         reason = "; ".join(notes) if notes else "Some values come to the same configuration"
@@ -141,6 +141,8 @@ def _read(kept: Mapping[str, str], said: Collection[str]) -> tuple[Config, dict[
     What a study holds beside its grid stays: nobody said it.
     """
     loaded = config.compose(_words(kept))
+    blocks = {key: kept[key] for key in kept if key in said and kept[key].strip().startswith("{")}
+    idle.refuse(blocks, loaded)
     unread = dict(idle.found((key for key in kept if key in said), loaded))
     if unread:
         loaded = config.compose(_words({key: value for key, value in kept.items() if key not in unread}))
@@ -156,21 +158,21 @@ def _said(words: Iterable[str]) -> dict[str, str]:
             raise checks.UserError(f"Expected group=name, section.key=value or key=a,b,c, got {word!r}.")
         if key.startswith("engine."):
             raise checks.UserError(f"{word} does nothing in a sweep, where every run is one process: use --workers N.")
-        given[key] = text_
+        given = later(given, {key: text_})
     return given
 
 
 def _axes(said: Mapping[str, str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-    """Separate swept keys from those with one value; words win over their study."""
+    """Return swept keys with their values, and every key, in the order in which they count, with its first value."""
     if len(names := text.pieces(said.get("study", ""))) > 1:
         raise checks.UserError(f"Expected one study, got study={','.join(names)}.")
     given: dict[str, list[str]] = {}
     if "study" in said:
         base, grid = files.study(said["study"])
         given = {key: [value] for key, _, value in (word.partition("=") for word in base)} | grid
-    given |= {key: _values(key, value) for key, value in said.items() if key != "study"}
+    given = later(given, {key: _values(key, value) for key, value in said.items() if key != "study"})
     axes = {key: values for key, values in given.items() if len(values) > 1}
-    return dict(axes), {key: values[0] for key, values in given.items() if len(values) == 1}
+    return dict(axes), {key: values[0] for key, values in given.items()}
 
 
 def _values(key: str, value: str) -> list[str]:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil import checks, config, readback, runs
+from fedveil import checks, config, engine, readback, runs
+from fedveil.commands import simulate
 from fedveil.commands.sweep import grid, process
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
@@ -93,9 +94,13 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
         fedveil.checks.UserError: a word is wrong, or asks for what a run would refuse.
     """
     words = addresses.words_without_secrets(words)
+    if name == "":
+        raise checks.UserError("--name is empty: an unset variable of the shell? Leave it out for the grid's own name.")
     made = grid.expand(words)
     sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
     sweep.run_of(made.cells[0])  # refuses a name that is no folder's
+    for cell in made.cells:
+        engine.load("fedveil_clients.vault_folder:usable")(simulate.node_words(cell.settings))
     return sweep
 
 

@@ -106,6 +106,7 @@ def _run(job: Mapping[str, str]) -> int:
 
     try:
         federation = Federation(config.from_json(job["config"]))
+        federation.check_clients()
         simulate.simulate(federation, job["run_id"], "plain", job["parent"])
     except KeyboardInterrupt:
         print("interrupted", flush=True)

@@ -25,7 +25,7 @@ class Model:
     embedding: int = 512
 
     def __post_init__(self) -> None:
-        checks.positive(embedding=self.embedding)
+        checks.within(1, 4096, embedding=self.embedding)
 
     def build(self, in_channels: int, size: tuple[int, int], generator: torch.Generator) -> nn.Module:
         """Return a network from (B, in_channels, H, W) float32 to (B, embedding), not normalised.

@@ -40,7 +40,8 @@ class MobileFaceNet:
     embedding: int = 128
 
     def __post_init__(self) -> None:
-        checks.positive(width=self.width, embedding=self.embedding)
+        checks.within(0.01, 16, width=self.width)
+        checks.within(1, 4096, embedding=self.embedding)
 
     def build(self, in_channels: int, size: tuple[int, int], generator: torch.Generator) -> MobileFaceModule:
         """Return a network from (B, in_channels, H, W) float32 to (B, embedding), not normalised.

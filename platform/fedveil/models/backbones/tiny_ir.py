@@ -40,7 +40,8 @@ class TinyIR:
 
     def __post_init__(self) -> None:
         checks.multiple_of(_ir.GROUP_CHANNELS, width=self.width)
-        checks.positive(stages=self.stages, embedding=self.embedding)
+        checks.positive(stages=self.stages)
+        checks.within(1, 4096, width=self.width, embedding=self.embedding)
         if self.stages > 4:
             raise checks.UserError(
                 f"Expected stages={self.stages!r} <= 4: after that no pixel is left of a small face."

@@ -33,8 +33,8 @@ class ArcFace:
     margin: float = 0.3
 
     def __post_init__(self) -> None:
-        checks.positive(scale=self.scale)
-        checks.non_negative(margin=self.margin)
+        checks.within(1e-3, 1e4, scale=self.scale)
+        checks.within(0, 100, margin=self.margin)
         if self.margin >= math.pi:
             raise checks.UserError(f"Expected margin={self.margin!r} < pi; it is an angle in radians.")
 

@@ -28,8 +28,8 @@ class CosFace:
     margin: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.positive(scale=self.scale)
-        checks.non_negative(margin=self.margin)
+        checks.within(1e-3, 1e4, scale=self.scale)
+        checks.within(0, 100, margin=self.margin)
         if self.margin > 1.0:
             raise checks.UserError(f"Expected margin={self.margin!r} <= 1; it is subtracted from a cosine.")
 
