@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate ui lint test test-all test-gpu mutants clean
+.PHONY: help setup simulate ui lint test test-all test-gpu mutants bench clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-all: lint ## Run lint and all tests, the slow ones too.
 
 mutants: $(VENV)/.dev ## Put deliberate faults into copies of the code; each must make a test fail (minutes).
 	$(BIN)/pytest -q -m slow tests/mutants $(ARGS)
+
+bench: $(VENV)/.dev ## Measure engines, short runs, registries and transforms into docs/benchmarks.md (15 minutes).
+	$(BIN)/python experiments/benchmarks/run.py $(ARGS)
 
 clean: ## Remove .venv, caches and builds; runs/ and .fedveil/ (results and vaults) stay.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
