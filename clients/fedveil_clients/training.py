@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks, randomness
-from fedveil.federation import classes, rates, training
+from fedveil.federation import classes, rates, room, training
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors, Update
 from fedveil_clients import drift
@@ -64,7 +64,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors) -> Update:
             full = True  # the error holds the step's tensors: how many fit is asked without it
     if full:
         at_once = min(train.batch_size, count, site.place.batch or count)
-        raise training.too_much(
+        raise room.too_much(
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
         )
     after = dict(site.backbone.named_parameters())

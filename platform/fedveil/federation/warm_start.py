@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks, randomness, runs
 from fedveil.configuration.schema import Config
-from fedveil.federation import training
+from fedveil.federation import room, training
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.privacy.events import NonPrivate
@@ -66,9 +66,7 @@ def initial(
     return get_tensors(backbone)
 
 
-def _on_public_faces(
-    federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress
-) -> None:
+def _on_public_faces(federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress) -> None:
     """Train `train.warm_steps` steps of SGD with momentum on the public faces, protected with fresh public draws."""
     settings, protection = federation.settings, federation.protection
     faces = federation.split.public
@@ -104,5 +102,5 @@ def _on_public_faces(
             full = True  # the error holds the step's tensors: how many fit is asked without it
     if full:
         layout, at_once = protection.layout(faces.size), min(size, len(faces), place.batch or size)
-        raise training.too_much(backbone, layout, int(people.size), federation.head, place, at_once)
+        raise room.too_much(backbone, layout, int(people.size), federation.head, place, at_once)
     training.check_finite(loss, backbone.parameters(), **{"train.warm_lr": settings.train.warm_lr})
