@@ -37,7 +37,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
     """
     if resume is None:
         federation = Federation.of(words)
-        warm_start.checkpoint(federation.settings)
+        warm_start.check(federation)
         federation.check()  # also reads the data, which the workers inherit
         return federation, runs.new_run_id(federation.settings.protection.name)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
