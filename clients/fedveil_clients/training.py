@@ -16,6 +16,7 @@ from torch import nn
 
 from fedveil import checks, randomness
 from fedveil.federation import classes, rates, training
+from fedveil.federation.room import too_much
 from fedveil.federation.tensors import set_parameters
 from fedveil.records import Tensors, Update
 from fedveil_clients import drift
@@ -80,7 +81,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
             full = True  # the error holds the step's tensors: how many fit is asked without it
     if full:
         at_once = min(train.batch_size, count, site.place.batch or count)
-        raise training.too_much(
+        raise too_much(
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
         )
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}

@@ -3,18 +3,21 @@
 Needs torch with CUDA, numpy, scipy, pillow, omegaconf, dp-accounting and cryptography; Flower, MLflow and Opacus are
 not imported. Everything is random and made here. Both sides train the same network in bfloat16 with the same margin
 head and batches of the same size. The plain step finds its batch on the device; fedveil's fetches uint8 images from
-memory, copies, protects and feeds them. The two are timed in turn.
+memory, copies, protects and feeds them. Timed in turn are the plain step with torch's own norms, which is the step
+without fedveil; the plain step of fedveil's network, whose norms are fused; fedveil with its steps launched one by one;
+and fedveil as it trains, its step a CUDA graph.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ import torch.nn.functional as functional  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from fedveil import device  # noqa: E402
-from fedveil.federation import training  # noqa: E402
+from fedveil.federation import graphs, training  # noqa: E402
 from fedveil.federation.federation import Federation  # noqa: E402
 from fedveil.federation.tensors import get_tensors  # noqa: E402
 from fedveil.models.backbones import _fused  # noqa: E402
@@ -168,36 +171,74 @@ def compare(args: argparse.Namespace, folder: Path, model: str, protection: str)
     features = torch.randn(count, *site.layout, generator=generator).to(place.device)
     labels = torch.randint(classes, (count,), generator=generator).to(place.device)
     opened = time.perf_counter() - began
-    plain_steps(plain, own, (features, labels), 3, args)
-    our_steps(site, centres, 0, 3)
+
+    def without(steps: int, first: int) -> float:
+        with own_norms():
+            return plain_steps(plain, own, (features, labels), steps, args)
+
+    def launched(steps: int, first: int) -> float:
+        graphs.USED = False
+        try:
+            return our_steps(site, centres, first, steps)
+        finally:
+            graphs.USED = True
+
+    ways: dict[str, Callable[[int, int], float]] = {
+        "without": without,
+        "plain": lambda steps, first: plain_steps(plain, own, (features, labels), steps, args),
+        "eager": launched,
+        "graph": lambda steps, first: our_steps(site, centres, first, steps),
+    }
+    for way in ways.values():
+        way(graphs.WARM + 2, 0)
     if kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    ours, theirs = [], []
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(args.repetitions):
-        theirs.append(args.steps * count / plain_steps(plain, own, (features, labels), args.steps, args))
-        ours.append(args.steps * count / our_steps(site, centres, repetition * args.steps, args.steps))
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        for name, way in ways.items():
+            speeds[name].append(args.steps * count / way(args.steps, repetition * args.steps))
+    middle = {name: statistics.median(found) for name, found in speeds.items()}
     round_begun = time.perf_counter()
     client.train_round(site, 1, tensors)  # sets the tensors, trains, fetches the update
     whole = args.steps * count / (time.perf_counter() - round_begun)
     flops = flops_per_image(site.federation)
     row: dict[str, Any] = {
         "model": model, "protection": protection, "channels": site.layout[0], "batch": count,
-        "fedveil_images_per_second": statistics.median(ours), "fedveil_range": [min(ours), max(ours)],
-        "plain_images_per_second": statistics.median(theirs), "plain_range": [min(theirs), max(theirs)],
-        "ratio": statistics.median(ratios), "ratio_range": [min(ratios), max(ratios)],
+        "images_per_second": middle, "ranges": {name: [min(found), max(found)] for name, found in speeds.items()},
+        "ratio_to_without": spread(speeds["graph"], speeds["without"]),
+        "ratio_to_plain": spread(speeds["graph"], speeds["plain"]),
+        "eager_to_plain": spread(speeds["eager"], speeds["plain"]),
+        "graphs": sum(one.graph is not None for one in graphs._recordings),
         "round_images_per_second": whole,
         "feeding_images_per_second": args.steps * count / feeding_alone(site, args.steps),
-        "gflop_per_image": flops / 1e9, "plain_tflops": statistics.median(theirs) * flops / 1e12,
-        "fedveil_tflops": statistics.median(ours) * flops / 1e12, "seconds_to_open": opened,
+        "gflop_per_image": flops / 1e9, "tflops": {name: speed * flops / 1e12 for name, speed in middle.items()},
+        "seconds_to_open": opened,
     }  # fmt: skip
     if kind == "cuda":
         row["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    graphs.forget()  # their memory is the next row's
     return row
 
 
+def spread(ours: list[float], theirs: list[float]) -> list[float]:
+    """Return the median, least and largest ratio of two that were measured in turn."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return [statistics.median(ratios), min(ratios), max(ratios)]
+
+
+@contextlib.contextmanager
+def own_norms() -> Iterator[None]:
+    """Let networks use torch's own norms."""
+    usable = _fused.usable
+    _fused.usable = lambda x, groups: False
+    try:
+        yield
+    finally:
+        _fused.usable = usable
+
+
 def tuned(args: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:
-    """Return the plain step with kernels chosen by trial, which equal bits forbid, and with torch's own norms."""
+    """Return the speed of the plain step with kernels chosen by trial, which equal bits forbid."""
     site, _ = open_client(args, folder, model, "none")
     place = site.place
     plain = place.module(site.federation.backbone())
@@ -206,15 +247,12 @@ def tuned(args: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:
     labels = torch.randint(site.classes, (count,)).to(place.device)
     centres = place.fed(torch.randn(site.classes, site.federation.model.embedding)).requires_grad_()
     speeds = {}
-    usable = _fused.usable
-    for name, trial, fused in (("as fedveil", False, True), ("by trial", True, True), ("torch norms", False, False),
-                               ("torch norms by trial", True, False)):  # fmt: skip
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = trial, not trial
-        _fused.usable = usable if fused else lambda x, groups: False
-        plain_steps(plain, centres, (features, labels), 5, args)
-        found = [plain_steps(plain, centres, (features, labels), args.steps, args) for _ in range(3)]
+    for name, fused in (("fused norms by trial", True), ("torch norms by trial", False)):
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
+        with contextlib.nullcontext() if fused else own_norms():
+            plain_steps(plain, centres, (features, labels), 5, args)
+            found = [plain_steps(plain, centres, (features, labels), args.steps, args) for _ in range(3)]
         speeds[name] = args.steps * count / statistics.median(found)
-    _fused.usable = usable
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     return {"model": model, **speeds}
 
@@ -267,11 +305,11 @@ def main() -> None:
     parser.add_argument("--models", default="iresnet50,iresnet100")
     parser.add_argument("--protections", default="none,dctdp,partialface")
     parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--repetitions", type=int, default=4)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--people", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=200.0, help="begin nothing new after this time")
+    parser.add_argument("--seconds", type=float, default=110.0, help="begin nothing new after this time")
     parser.add_argument("--json", type=Path, default=Path("device.json"))
     args = parser.parse_args()
     began = time.perf_counter()
@@ -284,7 +322,13 @@ def main() -> None:
         "left_out": [],
     }  # fmt: skip
     print(f"{place.name}, torch {torch.__version__}, peak {top or float('nan'):.0f} TFLOP/s (datasheet {sheet})")
-    print(f"{'':26}{'plain':>9}{'fedveil':>9}  ratio [min, max]       MFU p/f   feed   round  GiB")
+    print(
+        f"batches of {args.batch}; images/s without fedveil (torch's norms), plain (fused), fedveil eager, as graph"
+    )
+    print(
+        f"{'':24}{'without':>8}{'plain':>8}{'eager':>8}{'graph':>8}  of without [min, max]   of plain [min, max]    "
+        "MFU p/g      feed  round   GiB"
+    )
 
     def attempt(name: str, work: Any) -> None:
         if time.perf_counter() - began > args.seconds:
@@ -301,11 +345,14 @@ def main() -> None:
         found = compare(args, folder, model, protection)
         result["rows"].append(found)
         of = sheet or top or float("nan")
-        low, high = found["ratio_range"]
+        speeds = "".join(f"{speed:8.0f}" for speed in found["images_per_second"].values())
+        ratios = "   ".join(
+            f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+            for middle, low, high in (found["ratio_to_without"], found["ratio_to_plain"])
+        )
         print(
-            f"{model + ' ' + protection:26}{found['plain_images_per_second']:9.0f}"
-            f"{found['fedveil_images_per_second']:9.0f}  {found['ratio']:.3f} [{low:.3f}, {high:.3f}]  "
-            f"{100 * found['plain_tflops'] / of:4.1f}/{100 * found['fedveil_tflops'] / of:4.1f} % "
+            f"{model + ' ' + protection:24}{speeds}  {ratios}   "
+            f"{100 * found['tflops']['plain'] / of:4.1f}/{100 * found['tflops']['graph'] / of:4.1f} % "
             f"{found['feeding_images_per_second']:7.0f} {found['round_images_per_second']:6.0f} "
             f"{found.get('peak_memory_gib', float('nan')):5.1f}",
             flush=True,
@@ -314,12 +361,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_faces(folder, args.people, 16, args.size)
-        for model in args.models.split(","):
+        for number, model in enumerate(args.models.split(",")):
             for protection in args.protections.split(","):
                 attempt(f"{model} {protection}", lambda m=model, p=protection: row(m, p))
+            if not number:  # before the slow rows, which time may not be left for
+                attempt("differences", lambda: result["differences"].extend(differences(args)))
         for model in args.models.split(","):
             attempt(f"{model} by trial", lambda m=model: result["repeatability"].append(tuned(args, folder, m)))
-    attempt("differences", lambda: result["differences"].extend(differences(args)))
     for found in [*result["repeatability"], *result["differences"]]:
         print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in found.items()))
     print(f"{time.perf_counter() - began:.0f} s; left out: {result['left_out'] or 'nothing'}; {args.json}")

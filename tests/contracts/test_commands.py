@@ -100,6 +100,7 @@ def test_a_word_that_the_command_does_not_read_is_refused(name: str, capsys: pyt
         "summary": ["a-run"],
         "ledger": ["a-run"],
         "verify": ["a-run", "lfw.bin"],
+        "export": ["a-run", "--onnx", "a.onnx"],
     }.get(name, [])
     assert cli.main([name, *places, "train.rounds=3"]) == 2
     read = ", ".join(commands.reads(commands.load(name)))

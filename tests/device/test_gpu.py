@@ -15,7 +15,7 @@ from fedveil import checks, device, randomness
 from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.device import HOST, Place
-from fedveil.federation import training
+from fedveil.federation import graphs, training
 from fedveil.federation.tensors import get_tensors
 from fedveil.models.backbones import _fused
 from fedveil.models.embedding import embed
@@ -103,6 +103,103 @@ def test_the_same_steps_give_the_same_bits(name: str, precision: Any) -> None:
     first = update(place, protection, batches(place, protection, {}), name)
     again = update(place, protection, batches(place, protection, {}), name)
     assert np.array_equal(first, again)
+
+
+def stepped(
+    net: torch.nn.Module, place: Place, made: Any, *, used: bool, rounds: int = 2
+) -> tuple[list[float], list[torch.Tensor]]:
+    """Return losses, and centres and parameters, after rounds of steps that are replayed, or launched one by one."""
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    centres = place.fed(training.head_init(5, 32, torch.Generator().manual_seed(2)))
+    losses = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "USED", used)
+        for number in range(rounds):
+            loss = training.local_sgd(
+                net, centres, HEAD, place.ahead(batch for batch in made), 0.05 / (number + 1), weight_decay=5e-4,
+                centre_lr=0.1, precision=place.precision, device_batch=place.batch,
+            )  # fmt: skip
+            losses.append(loss)
+    after = [centres, *(value.detach().clone() for value in net.parameters())]
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            value.copy_(before[name])
+    return losses, after
+
+
+@pytest.mark.parametrize("batch", [None, 8])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["tiny_ir", "iresnet18", "mobilefacenet"])
+def test_recorded_steps_have_the_bits_of_launched_ones(name: str, precision: Any, batch: int | None) -> None:
+    place, protection = there(precision, batch), plugins.build("protection", "none", {})
+    graphs.forget()
+    net, whole = network(place, protection, name), batches(place, protection, {}, graphs.WARM + 2)
+    data = [*whole, (whole[0][0][:7], whole[0][1][:7]), whole[0]]  # one of another shape is launched
+    launched = stepped(net, place, data, used=False)
+    replayed = stepped(net, place, data, used=True)
+    again = stepped(net, place, data, used=True)
+    assert [one.graph is not None for one in graphs._recordings] == [True]
+    assert launched[0] == replayed[0] == again[0]
+    for one, other, third in zip(launched[1], replayed[1], again[1], strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one, third)
+    assert launched[0][0] != launched[0][1]
+
+
+def test_every_protections_network_is_recorded(fitted: Any) -> None:
+    _, protection, state = fitted
+    place = there("bf16")
+    graphs.forget()
+    net, data = network(place, protection), batches(place, protection, state, graphs.WARM + 3)
+    found = stepped(net, place, data, used=True)
+    assert all(one.graph is not None for one in graphs._recordings)
+    launched = stepped(net, place, data, used=False)
+    assert found[0] == launched[0]
+    assert all(torch.equal(one, other) for one, other in zip(found[1], launched[1], strict=True))
+
+
+def test_graphs_of_two_numbers_of_classes_share_their_memory() -> None:
+    place, protection = there("bf16"), plugins.build("protection", "none", {})
+    graphs.forget()
+    net, data = network(place, protection, "iresnet18"), batches(place, protection, {}, graphs.WARM + 2)
+    found, held = [], []
+    for classes in (5, 9, 5, 9):
+        centres = place.fed(training.head_init(classes, 32, torch.Generator().manual_seed(2)))
+        fresh = network(place, protection, "iresnet18")
+        net.load_state_dict(fresh.state_dict())
+        del fresh
+        training.local_sgd(net, centres, HEAD, data, 0.05, precision=place.precision)
+        found.append(torch.cat([value.detach().ravel() for value in net.parameters()]).clone())
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        held.append(torch.cuda.memory_reserved())
+    assert len({one.graph.pool() for one in graphs._recordings}) == 1
+    assert len(graphs._recordings) == 2
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
+    graphs.forget()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < held[-1]  # what the graphs held is given back
+
+
+def test_a_step_with_no_room_beside_the_graphs_is_taken_without_them() -> None:
+    place, protection = there("bf16"), plugins.build("protection", "none", {})
+    graphs.forget()
+    net, data = network(place, protection, "iresnet18"), batches(place, protection, {}, graphs.WARM + 2)
+    training.local_sgd(net, place.fed(torch.ones(5, 32)), HEAD, data, 0.05, precision=place.precision)
+    assert graphs._recordings[0].graph is not None
+    calls = []
+
+    def work() -> int:
+        calls.append(len(graphs._recordings))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("as if there were no room")
+        return 7
+
+    assert graphs.with_room(work) == 7
+    assert calls == [1, 0]
+    training.local_sgd(net, place.fed(torch.ones(5, 32)), HEAD, data, 0.05, precision=place.precision)
+    assert graphs._recordings[0].graph is not None  # recorded anew
 
 
 def test_batches_made_ahead_are_the_same_ones(fitted: Any) -> None:

@@ -40,7 +40,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
     """
     if resume is None:
         federation = Federation.of(words)
-        warm_start.checkpoint(federation.settings)
+        warm_start.check(federation)
         engine.load("fedveil_clients.vault_folder:usable")(node_words(federation.settings))
         federation.check()  # also reads the data, which the workers inherit
         federation.check_clients()

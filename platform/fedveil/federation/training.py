@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, device, randomness
+from fedveil.federation import graphs
 from fedveil.federation.classes import Competing
 from fedveil.federation.pulls import Pull
 from fedveil.models.heads import base
@@ -81,8 +82,14 @@ def local_sgd(
     forbidden = None if restrict is None else _forbidden(restrict)
     fixed = None if extra_negatives is None else base.normalised(extra_negatives.detach())
     named = dict(backbone.named_parameters())
-    own_centres = centres.detach().requires_grad_()  # shares the caller's memory
+    back = lr if centre_lr is None else centre_lr
+    plain = not momentum and restrict is None and extra_negatives is None and pull is None and competing is None
+    settings = (head, weight_decay, precision, device_batch)
+    recording = graphs.recording(backbone, centres, trainable, settings) if plain else None
+    held = centres.detach() if recording is None else recording.begin(centres, lr, back)
+    own_centres = held.detach().requires_grad_()  # shares its memory
     tensors = [*(named[name] for name in (named if trainable is None else trainable)), own_centres]
+    rates = (_rate(lr, centres), _rate(back, centres)) if recording is None else (recording.rate, recording.centre_rate)
     velocity: list[torch.Tensor] | None = None
     losses: list[torch.Tensor] = []
 
@@ -96,13 +103,9 @@ def local_sgd(
         loss = functional.cross_entropy(logits, labels)
         return loss if penalty is None else loss + penalty
 
-    for number, (features, labels) in enumerate(batches):
-        if competing is not None:
-            chosen = competing(number, labels)
-            labels = torch.searchsorted(chosen, labels)
-            tensors[-1] = own_centres.detach()[chosen].requires_grad_()
-        loss, step = _gradients(objective, features, labels, tensors, device_batch)
-        losses.append(loss)
+    def take(features: torch.Tensor, labels: torch.Tensor, chosen: torch.Tensor | None = None) -> torch.Tensor:
+        nonlocal velocity
+        loss, step = graphs.with_room(lambda: _gradients(objective, features, labels, tensors, device_batch))
         with torch.no_grad():
             if weight_decay:
                 step = list(torch._foreach_add(step, tensors, alpha=weight_decay))  # a gradient may be a view
@@ -114,45 +117,25 @@ def local_sgd(
                 torch._foreach_mul_(velocity, momentum)
                 torch._foreach_add_(velocity, step)
                 step = velocity
-            torch._foreach_add_(tensors[:-1], step[:-1], alpha=-lr)
-            back = -(lr if centre_lr is None else centre_lr)
-            if competing is not None:
-                own_centres.index_add_(0, chosen, step[-1], alpha=back)
+            _move(tensors[:-1], step[:-1], rates[0])
+            if chosen is not None:
+                own_centres.index_add_(0, chosen, step[-1], alpha=-back)
             else:
-                own_centres.add_(step[-1], alpha=back)
+                _move([own_centres], step[-1:], rates[1])
+        return loss
+
+    for number, (features, labels) in enumerate(batches):
+        if recording is not None:
+            losses.append(recording.take(take, features, labels))
+        elif competing is not None:
+            chosen = competing(number, labels)
+            tensors[-1] = own_centres.detach()[chosen].requires_grad_()
+            losses.append(take(features, torch.searchsorted(chosen, labels), chosen))
+        else:
+            losses.append(take(features, labels))
+    if recording is not None:
+        centres.detach().copy_(held)
     return math.nan if not losses or losses[0].is_meta else float(torch.stack(losses).mean())
-
-
-def too_much(
-    backbone: nn.Module,
-    layout: Sequence[int],
-    classes: int,
-    head: base.Head,
-    place: device.Place,
-    images: int,
-    trainable: Sequence[str] | None = None,
-) -> checks.UserError:
-    """Return what to tell after a step that had no room for `images` images at once: how many fit, found by trying.
-
-    Args:
-        backbone: of the step, on its device; its values are used up.
-        layout: shape of one image's features.
-        classes: number of class centres.
-        head: margin head.
-        place: whose memory is full.
-        images: how many passed the backbone together.
-        trainable: as for `local_sgd`.
-    """
-
-    def trial(count: int) -> None:
-        features = torch.zeros(count, *layout, device=place.device)
-        with torch.no_grad():
-            dimension = int(backbone(features[:1]).shape[1])
-        centres = torch.ones(classes, dimension, device=place.device)
-        batch = (features, torch.zeros(count, dtype=torch.int64, device=place.device))
-        local_sgd(backbone, centres, head, [batch], 1e-3, trainable=trainable, precision=place.precision)
-
-    return device.out_of_memory(place, images, device.largest(trial, images))
 
 
 def check_finite(loss: float, tensors: Iterable[torch.Tensor], **rates: float) -> None:
@@ -206,6 +189,19 @@ def _gradients(
         total += share * one
         torch._foreach_add_(sums, gradients, alpha=share)
     return total, sums
+
+
+def _rate(lr: float, centres: torch.Tensor) -> float | torch.Tensor:
+    """Return minus the step size: on a GPU a scalar there, as a recorded step (`graphs`) needs it."""
+    return torch.full((), -lr, device=centres.device) if centres.is_cuda else -lr
+
+
+def _move(tensors: Sequence[torch.Tensor], step: Sequence[torch.Tensor], rate: float | torch.Tensor) -> None:
+    """Add `rate` times the step in place; with the rate on a device, the product is rounded before the sum."""
+    if isinstance(rate, torch.Tensor):
+        torch._foreach_add_(list(tensors), torch._foreach_mul(list(step), rate))
+    else:
+        torch._foreach_add_(list(tensors), list(step), alpha=rate)
 
 
 def _embedded(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks, randomness, runs
 from fedveil.configuration.schema import Config
-from fedveil.federation import training
+from fedveil.federation import room, starting, training
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.privacy.events import NonPrivate
@@ -40,12 +40,28 @@ def checkpoint(settings: Config) -> Path | None:
     """Return the file that the backbone starts from; None where it starts from none.
 
     Raises:
-        fedveil.checks.UserError: no such run or file.
+        fedveil.checks.UserError: no such run or file, or a network that cannot start without one.
     """
     warm = settings.train.warm_start
     if warm in (None, PUBLIC):
+        if settings.model.settings.get("norm") == "affine":
+            raise checks.UserError(
+                "model.norm=affine normalises nothing: from random values it does not learn. Start from a file or run "
+                "of such a network (train.warm_start=FILE), or choose model.norm=group."
+            )
         return None
     return Path(warm) if Path(warm).is_file() else runs.open_run(Path(settings.runs.root), warm).checkpoint
+
+
+def check(federation: Federation) -> None:
+    """Refuse a start that cannot be, before anything is written.
+
+    Raises:
+        fedveil.checks.UserError: no such run or file, or tensors of another network.
+    """
+    path = checkpoint(federation.settings)
+    if path is not None and not federation.protection.phases:  # a phase may say where the next network starts
+        starting.fitted(path, federation.backbone(), federation.settings.model.name)
 
 
 def initial(
@@ -54,22 +70,20 @@ def initial(
     """Return the tensors that round 1 starts from, as `train.warm_start` says.
 
     `null` keeps the initial backbone; `public` trains it on the data source's public faces, which are nobody's secret
-    and cost no privacy; anything else is a run id of this run store or a checkpoint file.
+    and cost no privacy; anything else is a run id of this run store or a file (`starting`).
 
     Raises:
         fedveil.checks.UserError: no such run or file, or a backbone of another shape.
     """
+    path = checkpoint(federation.settings)
     if federation.settings.train.warm_start == PUBLIC:
         _on_public_faces(federation, state, backbone, progress)
-    elif (path := checkpoint(federation.settings)) is not None:
-        arrays, _ = runs.unpack(path)
-        set_tensors(backbone, {k[7:]: value for k, value in arrays.items() if k.startswith("tensor/")})
+    elif path is not None:
+        set_tensors(backbone, starting.fitted(path, backbone, federation.settings.model.name))
     return get_tensors(backbone)
 
 
-def _on_public_faces(
-    federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress
-) -> None:
+def _on_public_faces(federation: Federation, state: State, backbone: torch.nn.Module, progress: Progress) -> None:
     """Train `train.warm_steps` steps of SGD with momentum on the public faces, protected with fresh public draws."""
     settings, protection = federation.settings, federation.protection
     faces = federation.split.public
@@ -105,5 +119,5 @@ def _on_public_faces(
             full = True  # the error holds the step's tensors: how many fit is asked without it
     if full:
         layout, at_once = protection.layout(faces.size), min(size, len(faces), place.batch or size)
-        raise training.too_much(backbone, layout, int(people.size), federation.head, place, at_once)
+        raise room.too_much(backbone, layout, int(people.size), federation.head, place, at_once)
     training.check_finite(loss, backbone.parameters(), **{"train.warm_lr": settings.train.warm_lr})

@@ -14,6 +14,14 @@ def matrix() -> torch.Tensor:
     return torch.tensor(_YCC, dtype=torch.float64)
 
 
+_RGB = torch.linalg.inv(matrix()).tolist()
+
+
+def inverse_matrix() -> torch.Tensor:
+    """Return the (3, 3) float64 matrix Y, Cb, Cr -> RGB; a constant, where a network that is exported needs one."""
+    return torch.tensor(_RGB, dtype=torch.float64)
+
+
 def check_images(images: torch.Tensor) -> None:
     """Raise `UserError` unless `images` is (B, 3, H, W), uint8 or floating point."""
     if images.ndim != 4 or images.shape[1] != 3:
@@ -43,4 +51,4 @@ def to_rgb(planes: torch.Tensor, offset: float = 128.0) -> torch.Tensor:
     batch, _, height, width = planes.shape
     grey = torch.tensor([[offset], [0.0], [0.0]], dtype=torch.float64)
     shifted = planes.reshape(batch, 3, height * width) + grey.to(planes)
-    return torch.matmul(torch.linalg.inv(matrix()).to(planes), shifted).view(batch, 3, height, width)
+    return torch.matmul(inverse_matrix().to(planes), shifted).view(batch, 3, height, width)

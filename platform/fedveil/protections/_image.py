@@ -62,6 +62,8 @@ class ImageMechanism:
         if self.input_layout == "upsampled":
             shapes["whitening"] = (189,)
         base.check_state(state, shapes)
+        if torch.compiler.is_compiling():  # as there
+            return
         state = on_host(state)
         checks.positive(radius=float(state["radius"]), smallest_weight=float(state["weights"].min()))
         checks.non_negative(smallest_variance=float(state["variance"].min()))
@@ -103,7 +105,7 @@ class ImageMechanism:
         """Return the root mean square over RGB values of what shrinkage leaves, from public numbers alone."""
         kept = state["variance"].square() / (state["variance"] + self.noise_variance(state))
         planes = kept.mean((1, 2)).view(3, 63).sum(1) / 64.0
-        to_rgb = torch.linalg.inv(colour.matrix()).to(kept)
+        to_rgb = colour.inverse_matrix().to(kept)
         amplitude: torch.Tensor = (to_rgb.square() @ planes).mean().sqrt()
         return amplitude.clamp(min=1e-12)
 

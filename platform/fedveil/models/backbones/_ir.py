@@ -46,33 +46,54 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return GroupNorm(channels // GROUP_CHANNELS, channels)
 
 
-def norm_act(norm: nn.GroupNorm, act: nn.PReLU, x: torch.Tensor) -> torch.Tensor:
+class Affine(nn.Module):
+    """A scale and a shift of each channel: what BatchNorm computes once its statistics are frozen; mixes no images."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return weight x + bias for (B, C, ...), of the type of `x`."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return torch.addcmul(self.bias.to(x.dtype).view(shape), x, self.weight.to(x.dtype).view(shape))
+
+
+def norm_act(norm: nn.Module, act: nn.PReLU, x: torch.Tensor) -> torch.Tensor:
     """Return act(norm(x)), in one kernel where there is one."""
-    if _fused.usable(x, norm.num_groups):
+    if isinstance(norm, nn.GroupNorm) and _fused.usable(x, norm.num_groups):
         return _fused.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, act.weight)
     return cast(torch.Tensor, act(norm(x)))
+
+
+Norm = Callable[[int], nn.Module]
+"""Number of channels -> a norm's module: `group_norm` or `Affine`."""
 
 
 class IRUnit(nn.Module):
     """3x3 convolution, norm, PReLU, 3x3 convolution, norm, plus a shortcut (ArcFace, https://arxiv.org/abs/1801.07698).
 
     The published unit (`published=True`) has one more norm in front and its stride in the second convolution; the
-    cheap one has its stride in the first, which halves the work of both.
+    cheap one has its stride in the first, which halves the work of both. With `norm=Affine` a shortcut with a stride is
+    always projected, as in the networks that such tensors come from.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, published: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, published: bool, norm: Norm = group_norm
+    ) -> None:
         super().__init__()
         first, second = (1, stride) if published else (stride, 1)
-        self.norm0 = group_norm(channels_in) if published else nn.Identity()
+        self.norm0 = norm(channels_in) if published else nn.Identity()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, first, 1, bias=False)
-        self.norm1 = group_norm(channels_out)
+        self.norm1 = norm(channels_out)
         self.act = nn.PReLU(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, second, 1, bias=False)
-        self.norm2 = group_norm(channels_out)
+        self.norm2 = norm(channels_out)
         self.shortcut: nn.Module
-        if channels_in != channels_out:
+        if channels_in != channels_out or (stride > 1 and norm is Affine):
             projection = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, group_norm(channels_out)) if published else projection
+            self.shortcut = nn.Sequential(projection, norm(channels_out)) if published else projection
         else:
             self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
 
@@ -134,6 +155,9 @@ def initialised(meta_network: nn.Module, generator: torch.Generator) -> None:
                 if module.affine:
                     module.weight.fill_(1.0)
                     module.bias.zero_()
+            case Affine():
+                module.weight.fill_(1.0)
+                module.bias.zero_()
             case nn.PReLU():
                 module.weight.fill_(0.25)
             case _ if any(True for _ in module.parameters(recurse=False)):

@@ -16,6 +16,7 @@ class IResNet50(_iresnet.Model):
 
     Attributes:
         embedding: length of the embedding.
+        norm: "group", or "affine": a scale and a shift, for public checkpoints with BatchNorm (train.warm_start=FILE).
 
     >>> import torch
     >>> network = IResNet50(embedding=32).build(1, (16, 16), torch.Generator().manual_seed(1))
