@@ -197,3 +197,18 @@ def test_few_are_kept_and_none_of_a_network_that_is_gone(made: list[Again]) -> N
     trained(nets[0], batches(1))
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("dimensions", [2, 4], ids=["centres", "images"])
+def test_no_room_for_a_second_copy_means_launched_steps(
+    made: list[Again], monkeypatch: pytest.MonkeyPatch, dimensions: int
+) -> None:
+    def full(like: torch.Tensor) -> torch.Tensor:
+        if like.ndim == dimensions:
+            raise torch.OutOfMemoryError("no room")
+        return torch.zeros_like(like)
+
+    expected = launched(monkeypatch, network(), batches(6))
+    monkeypatch.setattr(torch, "empty_like", full)
+    assert near(trained(network(), batches(6)), expected)
+    assert not made

@@ -88,7 +88,11 @@ class Recording:
             if self.graph is not None:
                 return False
         there = next((one.inputs for one in _recordings if _same_inputs(one, features, labels)), None)
-        self.inputs = there or (torch.empty_like(features), torch.empty_like(labels))  # read within a step only
+        try:
+            self.inputs = there or (torch.empty_like(features), torch.empty_like(labels))  # read within a step only
+        except torch.OutOfMemoryError:  # no room for a second copy of the batch: a launched step needs none
+            self._refused = True
+            return False
         self._warm = 0
         return True
 
@@ -141,7 +145,10 @@ def recording(
     _recordings[:] = [one for one in _recordings if one.network() is not None]
     found = next((one for one in _recordings if one.network() is network and one.key == key), None)
     if found is None:
-        found = Recording(network, key, centres)
+        try:
+            found = with_room(lambda: Recording(network, key, centres))
+        except torch.OutOfMemoryError:  # nor for one of the centres
+            return None
     else:
         _recordings.remove(found)
     _recordings.append(found)  # the newest last
