@@ -58,12 +58,12 @@ def asked(run, **changes):
     return ConfigRecord({key: value for key, value in told.items() if value is not None})
 
 
-def answer(content, kind="train", words=None):
+def answer(content, kind="train", words=None, at=2):
     _flower.identify()
-    message = Message(RecordDict(content), dst_node_id=2, message_type=kind)
+    message = Message(RecordDict(content), dst_node_id=at, message_type=kind)
     _flower.number(message, "m1")
-    own = {"client-id": "c0002", "vault-root": "vault", **(words or {})}
-    context = _flower.client_context(_flower.Settings(3, {}, own), 2)
+    own = {"client-id": f"c000{at}", "vault-root": "vault", **(words or {})}
+    context = _flower.client_context(_flower.Settings(3, {}, own), at)
     reply = client_app.app(message, context)
     assert not reply.has_error()
     assert reply.metadata.reply_to_message_id == "m1"
@@ -277,10 +277,10 @@ def test_all_clients_of_one_vault_have_one_configuration_and_state(run, state):
     own = {"simulated": True}
     assert "update" in answer(round_of(run, state), words=own)
     other = Federation.of([*SMALL, "train.lr=0.05"])
-    assert "another configuration" in refused(answer(round_of(other, state), words={**own, "client-id": "c0001"}))
+    assert "another configuration" in refused(answer(round_of(other, state), words=own, at=1))
     moved = {**state, "weights": state["weights"] * np.float32(1.01)}
-    assert "another state" in refused(answer(round_of(run, moved), words={**own, "client-id": "c0001"}))
-    assert "update" in answer(round_of(run, state), words={**own, "client-id": "c0001"})
+    assert "another state" in refused(answer(round_of(run, moved), words=own, at=1))
+    assert "update" in answer(round_of(run, state), words=own, at=1)
 
 
 def test_at_client_level_one_round_has_one_answer():

@@ -60,10 +60,10 @@ def test_engines_and_packing_change_no_bit(files: Path) -> None:
 
 
 def test_nothing_is_written_for_a_set_that_is_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (files / "own.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    assert cli.main(["simulate", *TINY, "data=rec", "data.path=train.rec"]) == 2
-    assert "own.bin is not read: byte 0: it names 'os'.'system'" in capsys.readouterr().err
     (files / "cut.rec").write_bytes((files / "train.rec").read_bytes()[:-30])
     assert cli.main(["simulate", *TINY, "data=rec", "data.path=cut.rec"]) == 2
     assert "in the middle of record 23: it is cut off" in capsys.readouterr().err
+    (files / "own.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert cli.main(["simulate", *TINY, "data=rec", "data.path=train.rec"]) == 2
+    assert "own.bin is not read: byte 0: it names 'os'.'system'" in capsys.readouterr().err
     assert not (files / "runs").exists()

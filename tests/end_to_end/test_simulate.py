@@ -92,9 +92,8 @@ def test_the_result_has_the_keys_of_the_design(first):
     reference = result.pop("reference")
     assert result == read(Path("runs", first.run_id, "result.json"))
     assert list(result) == [
-        "run_id", "config_hash", "rounds", "final", "collapsed", "statements", "model_sha256", "missing_updates",
-        "noise_source",
-        "private", "wall_seconds", "peak_memory_mb",
+        "run_id", "config_hash", "rounds", "final", "collapsed", "statements", "model_sha256", "device",
+        "missing_updates", "noise_source", "private", "wall_seconds", "peak_memory_mb",
     ]  # fmt: skip
     assert result["run_id"] == first.run_id
     assert [entry["round"] for entry in result["rounds"]] == [1, 2]

@@ -68,6 +68,7 @@ def constants(federation: Federation, folder: Path) -> dict[str, Any]:
     for client in ("c0001", "c0003"):
         node = Node(client, vault_root=federation.settings.vault.root)
         site = open_site(federation, "run", client, node, session.state)
+        site.booked.on_disk()
         booked += [(row.subject, row.status, row.event) for row in site.vault.ledger.rows()]
 
     def transport(number: int, cohort: Any, tensors: Any, state: Any) -> list[Update]:
