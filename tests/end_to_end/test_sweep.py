@@ -180,3 +180,10 @@ def test_where_forking_is_unsafe_a_cell_is_a_process_started_anew(
         assert [outcome.state for outcome in outcomes] == ["finished", "finished"]
         hashes.append([outcome.result["model_sha256"] for outcome in outcomes if outcome.result])
     assert hashes[0] == hashes[1]
+
+
+def test_beside_a_gpu_a_cell_is_a_process_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process.device, "existing", lambda: ["cpu", "cuda:0"])
+    assert not process.forks()
+    monkeypatch.setattr(process.device, "existing", lambda: ["cpu"])
+    assert process.forks() == process.FORKS

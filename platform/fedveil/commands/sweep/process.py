@@ -20,7 +20,7 @@ from typing import IO, Any, NoReturn, Protocol
 
 import torch
 
-from fedveil import engine, tracking
+from fedveil import device, engine, tracking
 from fedveil.configuration.schema import Config
 from fedveil.federation.federation import Federation
 from fedveil.pictures import style
@@ -28,7 +28,7 @@ from fedveil.pictures import style
 NO_LOG = 74
 """A worker's exit status when it could not even say why: sysexits' EX_IOERR."""
 FORKS = sys.platform == "linux"
-"""Whether forking is safe: on Linux alone, as for the pool engine."""
+"""Whether this system's processes may be forked: on Linux alone, as for the pool engine."""
 _ROUND = re.compile(r"^\s*(\d+)/\d+\s", re.MULTILINE)
 _TAIL = 4000  # bytes of the log that are looked at
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -89,9 +89,14 @@ class Forked:
         self._process.kill()
 
 
+def forks() -> bool:
+    """Return whether cells are forked: not beside a GPU, which a copy of a process that has used it cannot use."""
+    return FORKS and not any(name.startswith("cuda") for name in device.existing())
+
+
 def warm(settings: Config) -> None:
     """Import and read here, once, what forked cells need; what is wrong with it is said by the cell itself."""
-    if not FORKS:
+    if not forks():
         return
     torch.set_num_threads(1)  # before any fork: threads do not survive one
     with contextlib.suppress(Exception):
@@ -117,7 +122,7 @@ class Worker:
         """Start a worker on a job, see `fedveil.commands.sweep.worker`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
-            if FORKS:
+            if forks():
                 from fedveil.commands.sweep import worker as child
 
                 sys.stdout.flush()  # or the copy would print it again
