@@ -21,12 +21,11 @@ from typing import IO, Any, NoReturn, Protocol
 import torch
 
 from fedveil import device, engine, tracking
+from fedveil.commands.sweep import worker
 from fedveil.configuration.schema import Config
 from fedveil.federation.federation import Federation
 from fedveil.pictures import style
 
-NO_LOG = 74
-"""A worker's exit status when it could not even say why: sysexits' EX_IOERR."""
 FORKS = sys.platform == "linux"
 """Whether this system's processes may be forked: on Linux alone, as for the pool engine."""
 _ROUND = re.compile(r"^\s*(\d+)/\d+\s", re.MULTILINE)
@@ -123,23 +122,21 @@ class Worker:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             if forks():
-                from fedveil.commands.sweep import worker as child
-
                 sys.stdout.flush()  # or the copy would print it again
                 sys.stderr.flush()
-                return cls(Forked(child.forked, job, log, os.getpid()), log)
+                return cls(Forked(worker.forked, job, log, os.getpid()), log)
             descriptors, variables = tracking.handed()
             process = subprocess.Popen(
                 [sys.executable, "-m", "fedveil.commands.sweep.worker"],
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 pass_fds=descriptors, env={**os.environ, **_ONE_THREAD, **variables},
             )  # fmt: skip
-        worker = cls(process, log, process.stdin)
+        started = cls(process, log, process.stdin)
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it died already, which polling will tell
                 process.stdin.write(json.dumps(job).encode() + b"\n")
                 process.stdin.flush()
-        return worker
+        return started
 
     def _tail(self) -> str:
         with self.log.open("rb") as stream:
@@ -155,7 +152,7 @@ class Worker:
         if code < 0:
             remedy = "; too little memory? use fewer --workers" if -code == signal.SIGKILL else ""
             return f"ended by {signal.Signals(-code).name}{remedy} ({self.log})"
-        if code == NO_LOG:
+        if code == worker.NO_LOG:
             return f"{self.log}: its output cannot be written; is there room?"
         lines = [line for line in self._tail().splitlines() if line.strip()]
         return lines[-1].strip() if lines else f"exit status {code} without a word"

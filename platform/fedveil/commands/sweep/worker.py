@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from fedveil.commands.sweep.process import NO_LOG
-
+NO_LOG = 74
+"""A worker's exit status when it could not even say why: sysexits' EX_IOERR."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-_LARGE = 2048  # positions from which programs are made narrower, so that there are enough of them
-
 
 @functools.cache
 def _has_triton() -> bool:
@@ -62,9 +60,3 @@ def _function() -> Any:
     from fedveil.models.backbones import _kernels
 
     return _kernels.NormAct
-
-
-def tiling(channels: int, positions: int) -> tuple[int, int]:
-    """Return how many channels a program holds, a power of two, and how many positions it reads at a time."""
-    wide = 64 if channels % 64 == 0 and positions < _LARGE else 32
-    return wide, 128 if positions >= 128 else 64

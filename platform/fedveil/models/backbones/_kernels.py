@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fedveil.models.backbones import _fused
+_LARGE = 2048  # positions from which programs are made narrower, so that there are enough of them
 
 
 @triton.jit
@@ -123,7 +123,7 @@ class NormAct(torch.autograd.Function):
     ) -> torch.Tensor:  # fmt: skip
         """Return the maps; keep what the gradient needs: the input and two numbers per image and channel."""
         images, channels, positions = int(x.shape[0]), int(x.shape[1]), int(x.shape[2] * x.shape[3])
-        wide, tall = _fused.tiling(channels, positions)
+        wide, tall = _tiling(channels, positions)
         y = torch.empty_like(x)
         mean, rstd = torch.empty(2, images, channels, device=x.device)
         ctx.tiles = {"wide": wide, "width": channels // groups, "tall": tall, "act": slope is not None}
@@ -151,3 +151,9 @@ class NormAct(torch.autograd.Function):
             )  # fmt: skip
         by = sums.sum(1)
         return dx, None, by[0].to(weight.dtype), by[1].to(bias.dtype), None, by[2].to(slope.dtype) if act else None
+
+
+def _tiling(channels: int, positions: int) -> tuple[int, int]:
+    """Return how many channels a program holds, a power of two, and how many positions it reads at a time."""
+    wide = 64 if channels % 64 == 0 and positions < _LARGE else 32
+    return wide, 128 if positions >= 128 else 64
