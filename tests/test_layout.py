@@ -37,6 +37,10 @@ def test_a_source_root_holds_one_typed_package_and_is_none_itself(source_root: s
     assert (ROOT / source_root / package / "py.typed").is_file()
 
 
+def test_no_database_is_committed() -> None:
+    assert not [path for path in project_files() if path.suffix in {".db", ".sqlite"}]
+
+
 def test_every_folder_of_code_is_a_package() -> None:
     """One without `__init__.py` is missing from the wheel, and under pytest our `platform` then hides Python's."""
     folders = {path.parent for path in project_files() if path.suffix == ".py" and path.parts[0] in PACKAGES}

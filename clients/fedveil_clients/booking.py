@@ -137,6 +137,9 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
             book.append(rows)
 
     if later:
+        if not ledger.path.exists():  # heads beside no ledger would be a vault that lost it (`vault_folder.inspect`)
+            with ledger.write():
+                pass
         return Booking(write)
     write()
     return Booking()

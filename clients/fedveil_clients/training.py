@@ -86,7 +86,6 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
         )
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
     training.check_finite(loss, [start, *(own[name] for name in site.allowed)], **settings_of_rates)
-    heads.save(round_number, start.detach().cpu().numpy())
     update = {}
     for name in site.allowed:
         trained = own[name].detach().cpu().numpy()
@@ -95,6 +94,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
         length = steps * rate * train.lr
         update = drift.own(site, tensors, update, length)
         drift.save(site, round_number, phase, control, update, length)
+    heads.save(round_number, start.detach().cpu().numpy())
     return Update(site.client_id, update)
 
 

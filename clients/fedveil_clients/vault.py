@@ -146,7 +146,7 @@ class Vault:
         self.same_run(run_id, values)  # another process may have been first
 
     def _accepted(self, run_id: str, what: str) -> Path:
-        return self.root / "accepted" / run_id / what.replace(" ", "-")
+        return self.root / vault_folder.ACCEPTED / run_id / what.replace(" ", "-")
 
     def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
         """Refuse a round before the last one asked, and the last one again unless the same was sent.

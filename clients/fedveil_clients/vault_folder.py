@@ -16,8 +16,8 @@ from typing import Any
 
 from fedveil import checks
 
-KEY, LEDGER, COPIES, HEADS = "owner.key", "ledger.sqlite", "copies", "heads"
-_FILES, _FOLDERS = (KEY, LEDGER), (COPIES, HEADS)
+KEY, LEDGER, COPIES, HEADS, ACCEPTED = "owner.key", "ledger.sqlite", "copies", "heads", "accepted"
+_FILES, _FOLDERS = (KEY, LEDGER), (COPIES, HEADS, ACCEPTED)
 _ELSE = ("refusals.log", "refusals.log.old")
 _BESIDE = tuple(f"{name}-" for name in _FILES) + tuple(f".{name}." for name in _FILES)
 """Beginnings of what SQLite and a write that is under way keep beside a file."""

@@ -21,7 +21,7 @@ from fedveil.federation.instruction import BadInstruction
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy.ledger import Book, Ledger
 from fedveil_clients import app as client_app
-from fedveil_clients import received, sites, training
+from fedveil_clients import booking, received, sites, training, vault_folder
 from fedveil_clients.policy import node_of
 from fedveil_clients.vault import Vault
 
@@ -82,6 +82,25 @@ def test_a_client_trains_while_its_rows_are_written_and_answers_when_they_are_on
     asking.join(60)
     assert sorted(answers[0].content) == ["reply", "update"]
     assert [(row.run_id, row.status) for row in ledger.rows()] == [("run", "spent")]
+
+
+def test_a_vault_whose_first_rows_are_on_their_way_is_no_vault_without_a_ledger(federation, tmp_path, monkeypatch):
+    """Else whoever is killed in that moment could never go on, and another process would refuse its client."""
+    trained = threading.Event()
+    train, run = training.train_round, booking.Booking._run
+
+    def looked(*given, **words):
+        vault_folder.inspect(tmp_path / "vault")
+        trained.set()
+        return train(*given, **words)
+
+    def late(self, write):
+        assert trained.wait(60)
+        run(self, write)
+
+    monkeypatch.setattr(training, "train_round", looked)
+    monkeypatch.setattr(booking.Booking, "_run", late)
+    assert sorted(ask(federation).content) == ["reply", "update"]
 
 
 def test_a_client_whose_rows_cannot_be_written_gives_nothing_and_is_opened_again(federation, tmp_path, monkeypatch):

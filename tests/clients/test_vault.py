@@ -91,7 +91,7 @@ def half_a_vault(root, *left):
     vault.owner_key()
     with vault.ledger.write():
         pass
-    for name in ("copies/a.npy", "heads/run/c1/r1.npz"):
+    for name in ("copies/a.npy", "heads/run/c1/r1.npz", "accepted/run/configuration"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
     for path in root.iterdir():
@@ -107,7 +107,9 @@ ODD = {
     "a key that is a pipe": ("owner.key is no file", lambda root: root.mkdir() or os.mkfifo(root / "owner.key")),
     "copies that are a file": ("copies is no folder", lambda root: root.mkdir() or (root / "copies").touch()),
     "only its ledger": ("owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite")),
-    "all but its key": ("owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite", "copies", "heads")),
+    "all but its key": (
+        "owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite", "copies", "heads", "accepted")
+    ),
     "copies without a ledger": ("ledger.sqlite is missing", lambda root: half_a_vault(root, "owner.key", "copies")),
     "centres without a ledger": ("ledger.sqlite is missing", lambda root: half_a_vault(root, "owner.key", "heads")),
 }

@@ -321,7 +321,7 @@ def test_wrong_lfw_settings_are_named(settings: dict[str, Any], message: str) ->
         Lfw(**settings)
 
 
-@pytest.mark.skipif(not PACKED.is_file(), reason="needs shared/data/lfw112_jpeg.npz, which is not in the repository")
+@pytest.mark.skipif(not PACKED.is_file(), reason="needs a packed LFW, which is not in the repository")
 def test_the_real_benchmark_has_its_official_numbers() -> None:
     split = Lfw(root=str(PACKED), held_fold=2).load(1)
     assert (len(split.evaluation), int(split.evaluation.same.sum())) == (600, 300)

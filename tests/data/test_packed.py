@@ -318,7 +318,7 @@ def write_nothing(path: Path) -> Packed:
     return Packed(path=str(path), size=32, evaluation="procedural", pairs=20)
 
 
-@pytest.mark.skipif(not ORL.is_file(), reason="needs shared/data/orl.npz, which is not part of the repository")
+@pytest.mark.skipif(not ORL.is_file(), reason="needs a packed ORL, which is not part of the repository")
 def test_orl_is_read_and_reported() -> None:
     report = inspect("packed", Packed(path=str(ORL), size=48, evaluation="procedural"), 1)
     train = report.parts[0]

@@ -16,7 +16,7 @@ from fedveil.privacy.calibration import noise_multiplier_for
 
 TABLE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "dp-reference.csv"
 present = pytest.mark.skipif(
-    not TABLE.exists(), reason="the reference table ../shared/reference is not on this machine"
+    not TABLE.exists(), reason="the table of published libraries' numbers is not on this machine"
 )
 CASES = compare.read(TABLE) if TABLE.exists() else []
 PRICED = [case for case in CASES if case.event is not None]

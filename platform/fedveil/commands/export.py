@@ -89,6 +89,8 @@ def run(chosen: argparse.Namespace) -> int:
         raise checks.UserError("Say what to write: --onnx FILE, --safetensors FILE, or both.")
     for option in ("onnx", "safetensors"):
         _new(option, getattr(chosen, option))
+    if chosen.onnx is not None and chosen.onnx == chosen.safetensors:
+        raise checks.UserError(f"--onnx and --safetensors name one file, {chosen.onnx}; name two.")
     if chosen.onnx is not None:
         recogniser.check_exporter()
     own = config.load(chosen.words)

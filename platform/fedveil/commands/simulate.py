@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 
 TRACKS = True
 
-_FREE = ("runs", "engine", "tracking", "device", "device_batch")
+_FREE = ("runs", "engine", "tracking", "vault", "device", "device_batch")
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
 
 

@@ -136,7 +136,8 @@ def _settings(tree: dict[str, Any]) -> Config:
     if place is not None:
         data[place] = NOWHERE
     evaluation = {**tree["evaluation"], "pairs": None, "pairs_are_public": False}
-    return config.parse({**tree, **own, "vault": {"root": NOWHERE}, "data": data, "evaluation": evaluation})
+    kept = {key: value for key, value in tree.items() if key not in STAY}
+    return config.parse({**kept, **own, "vault": {"root": NOWHERE}, "data": data, "evaluation": evaluation})
 
 
 def own_keys(data: str) -> tuple[str, ...]:

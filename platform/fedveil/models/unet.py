@@ -17,8 +17,6 @@ LEVELS = 5
 DIVISOR = 2 ** (LEVELS - 1)
 """Both sides of the input must be multiples of it; the deepest level of a 16 px input is one pixel."""
 
-PUBLISHED_WIDTH = 64
-
 
 class UNet(nn.Module):
     """U-Net (https://arxiv.org/abs/1505.04597) as in the code of MinusFace: five levels, no normalisation.

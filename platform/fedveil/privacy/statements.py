@@ -203,10 +203,6 @@ def void(statement: Statement, reason: str) -> Statement:
     )
 
 
-def price_all(events: Iterable[Event]) -> list[Statement]:
-    """Return the statements of several events without repeats, in order."""
-    return list(dict.fromkeys(statement for event in events for statement in price(event)))
-
 
 def claim(statement: Statement) -> str:
     """Return one sentence: unit, relation, view, epsilon and delta together."""

@@ -78,8 +78,9 @@ def test_a_study_gives_base_and_grid_and_words_replace_them() -> None:
     [
         (["seed=1"], "Nothing to sweep"),
         (["study=quick"], "Nothing to sweep"),
-        (["engine=inline,pool"], "never changes a result"),
-        (["vault.root=a,b"], "never changes a result"),
+        (["engine=inline,pool"], "no part of what is computed"),
+        (["vault.root=a,b"], "no part of what is computed"),
+        (["device=cpu,cuda"], "no part of what is computed"),
         (["seed=1,"], "empty value"),
         (["seed"], "Expected group=name"),
         (["study=quick,first_frontier"], "one study"),

@@ -17,8 +17,8 @@ from fedveil.configuration.words import METHOD_GROUPS, later
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 
-_NO_RESULT = ("engine", "tracking", "runs", "vault")
-"""Sections that never change a result: sweeping them would run the same thing again."""
+_NO_RESULT = ("engine", "tracking", "runs", "vault", "device", "device_batch")
+"""Sections that are no part of a run's hash: sweeping them would find the first one's run again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,9 @@ def expand(words: Iterable[str]) -> Grid:
         raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
     for key in axes:
         if key.partition(".")[0] in _NO_RESULT:
-            raise checks.UserError(f"{key} never changes a result, so there is nothing to sweep; give it one value.")
+            raise checks.UserError(
+                f"{key} is no part of what is computed, so there is nothing to sweep; give it one value."
+            )
     slow_first = sorted(axes, key=lambda key: key != "seed")
     cells: dict[str, Cell] = {}
     lacking: dict[str, None] = {}
