@@ -42,7 +42,9 @@ def state_of(run: Federation) -> dict[str, torch.Tensor]:
 def opened(run: Federation, vault, name: str = "run", state=None) -> sites.Site:
     state = state_of(run) if state is None else state
     node = Node("here", vault_root=str(vault), allow_test_seed=True)
-    return sites.open_site(run, name, "c0001", node, state)
+    site = sites.open_site(run, name, "c0001", node, state)
+    site.booked.on_disk()
+    return site
 
 
 def coins(step: int, count: int, seed: int = 1) -> torch.Tensor:

@@ -56,7 +56,9 @@ def at_home(chosen, node=NODE):
 
 
 def site_of(chosen, client="c0002", run="run", node=NODE):
-    return sites.open_site(chosen, run, client, at_home(chosen, node), public_state(chosen))
+    site = sites.open_site(chosen, run, client, at_home(chosen, node), public_state(chosen))
+    site.booked.on_disk()
+    return site
 
 
 def test_the_update_is_local_minus_global(settings):

@@ -51,7 +51,9 @@ def test_every_part_of_a_mechanism_is_in_its_id(monkeypatch: pytest.MonkeyPatch)
 
 
 def opened(run: Federation, vault: str, client: str = "c0001", data_set: str = "here") -> sites.Site:
-    return sites.open_site(run, "run", client, Node(data_set, vault_root=vault, allow_test_seed=True), state_of(run))
+    site = sites.open_site(run, "run", client, Node(data_set, vault_root=vault, allow_test_seed=True), state_of(run))
+    site.booked.on_disk()
+    return site
 
 
 def test_kept_noise_is_the_owners_and_no_two_owners_share_it(tmp_path) -> None:

@@ -121,6 +121,7 @@ def check_the_owner_reserves_the_schedule(folder: Path) -> None:
         federation = Federation.of([*SMALL, f"vault.root={folder / name}"])
         for _ in range(joined):
             site = open_site(federation, "run", "c0002", Node("here", vault_root=str(folder / name)), {})
+            site.booked.on_disk()
         rows = [row for row in site.vault.ledger.rows() if row.status == "reserved"]
         (total,) = (claim.epsilon for claim in totals_of.of_rows(rows) if claim.unit == "client")
         totals.append((len(rows), rows[0].event, total))
@@ -138,11 +139,12 @@ def test_the_owner_reserves_the_whole_schedule(tmp_path: Path) -> None:
 def test_an_owner_booking_joined_rounds_at_the_sampling_rate_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def joined(federation: Federation, run_id: str, vault: Any, client: booking.Joining) -> None:
+    def joined(federation: Federation, run_id: str, vault: Any, client: booking.Joining) -> booking.Booking:
         event = federation.round_release
         assert isinstance(event, events.Release)
         assert isinstance(event.event, events.PoissonSampled)
         vault.ledger.append([Row(run_id, client.node.data_set, "reserved", event)])
+        return booking.Booking()
 
     monkeypatch.setattr(booking, "accept", joined)
     with pytest.raises(AssertionError):
