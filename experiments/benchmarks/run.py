@@ -39,21 +39,20 @@ def spread(found: Sequence[float], digits: int = 3) -> str:
 def timed(words: Sequence[str], folder: Path) -> tuple[float, float, float]:
     """Run fedveil; return seconds by the clock, processor seconds of the tree, and the peak of its memory, MiB."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen([*FEDVEIL, *words], cwd=folder, env=environment, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    peak = 0.0
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    text = ""
-    while process.poll() is None:
-        peak = max(peak, tree.memory(process.pid))
-        text += process.stdout.read() or ""
-        time.sleep(0.2)
-    wall = time.perf_counter() - begun
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        raise SystemExit(f"fedveil {' '.join(words)} failed:\n{(text + (process.stdout.read() or ''))[-2000:]}")
+    with tempfile.TemporaryFile("w+") as output:
+        before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        process = subprocess.Popen([*FEDVEIL, *words], cwd=folder, env=environment, stdout=output,
+                                   stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        peak, looked = 0.0, 0.0
+        while process.poll() is None:
+            if time.perf_counter() - looked > 0.25:  # looking takes processor time
+                peak, looked = max(peak, tree.memory(process.pid)), time.perf_counter()
+            time.sleep(0.01)
+        wall = time.perf_counter() - begun
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(f"fedveil {' '.join(words)} failed:\n{output.read()[-2000:]}")
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
 
 
