@@ -435,6 +435,8 @@ def test_a_control_variate_stays_in_the_vault_and_is_taken_out_of_the_next_steps
     expected = free + length * kept  # to first order: gradients along both ways are alike
     assert np.linalg.norm(moved - expected) < 0.1 * np.linalg.norm(free)
     assert np.allclose(walked, moved - length * 0.1, atol=1e-6), "it walks along c and does not send that"
+    newer = runs.unpack(folder / "r000002.npz")[0]["centres"][0]
+    assert np.allclose(newer, kept - moved / length, rtol=1e-4, atol=1e-4), "from what it was, not from nothing"
     again = training.train_round(site_of(corrected, run="s"), 2, {**tensors, **mean})
     assert model_sha256(again.tensors) == model_sha256(second.tensors)
 

@@ -5,6 +5,7 @@ A new file, key or column fails here until somebody says what it is.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -169,8 +170,17 @@ def test_no_reference_begins_when_a_client_level_run_ends(tmp_path, monkeypatch)
 def test_a_sweep_starts_client_level_runs_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = sweep.prepare([*WORDS, "privacy.client.epsilon=8,none"])
-    order = sorted((sweep.Outcome(cell, cell.name) for cell in made.grid.cells), key=sweep._tells_time)
-    assert [outcome.cell.settings.privacy.client is None for outcome in order] == [True, False]
+    assert [cell.settings.privacy.client is None for cell in made.grid.cells] == [False, True]
+    began = []
+
+    def advance(swept, outcome, running, workers):
+        began.append(outcome.cell.settings.privacy.client is None)
+        return dataclasses.replace(outcome, state="failed", reason="not run here")
+
+    monkeypatch.setattr(sweep, "_advance", advance)
+    monkeypatch.setattr(sweep.process, "warm", lambda settings: None)
+    sweep.run(made, 1, lambda outcomes: None)
+    assert began == [True, False]
 
 
 @pytest.mark.parametrize("leak", ["wall_seconds", "cohort"])

@@ -59,6 +59,14 @@ def test_places_that_arrive_all_the_same_are_not_read(tmp_path):
         (tmp_path / settings.vault.root).mkdir()
 
 
+def test_what_a_machine_says_itself_is_not_even_looked_at():
+    tree = tree_of("protection=none")
+    odd = {"device_batch": -1, "device": 7, "engine": "none", "vault": [], "runs": None, "tracking": 3}
+    found = instruction.from_wire(json.dumps({**tree, **odd})).settings
+    assert (found.device, found.device_batch) == ("auto", None)
+    assert (found.engine.name, found.tracking.name) == ("inline", "none")
+
+
 def altered(change):
     tree = tree_of("protection=none")
     change(tree)

@@ -248,3 +248,13 @@ def test_head_init_is_of_unit_length_and_repeatable() -> None:
     assert torch.equal(rows, training.head_init(200, 64, torch.Generator().manual_seed(1)))
     assert rows.norm(dim=1).mean().item() == pytest.approx(1.0, abs=0.05)
     assert abs(rows.mean().item()) < 0.01
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_update_with_one_value_that_is_not_finite_is_refused_whatever_the_loss(value: float) -> None:
+    trained = [torch.zeros(3, 4), torch.zeros(5)]
+    training.check_finite(0.1, trained, **{"train.lr": 0.1})
+    training.check_finite(0.1, [torch.full((9,), 3e38)], **{"train.lr": 0.1})  # large, and its norm overflows
+    trained[0][1, 2] = value
+    with pytest.raises(checks.UserError, match="the update is not finite"):
+        training.check_finite(0.1, trained, **{"train.lr": 0.1})
