@@ -1,4 +1,4 @@
-"""Rules of layers that multiply: convolution, linear map, cosines. For each: is a unit's gradient made, or its norm only?
+"""Rules of layers that multiply (convolution, linear map, cosines): is a unit's gradient made, or its norm alone?
 
 A gradient of n numbers that is made costs a pass of the weight's product and several of memory; its sum over units is
 then cheap. The Gram trick finds the norm alone: |sum_t g_t a_t'|^2 = sum_st (a_s . a_t) (g_s . g_t), quadratic in the
@@ -24,6 +24,8 @@ from fedveil.private_training._shares import Book, Kept, Later, Part, Rows
 _SINGLE, _DOUBLE = 0.02, 0.055  # a multiplication and addition of a product
 _ALONE = 1.2  # a unit's product beside its share of a batch's
 _TOUCHED = 1.2  # a number of a gradient that is made: written, squared, added
+
+_FEW = 20_480  # numbers of one row up to which a batch's columns cost less than a call for each row
 
 
 def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
@@ -183,10 +185,10 @@ class Conv2d:
                 made = torch.bmm(outputs.transpose(1, 2), inputs)
                 book.shares.append(Rows(index, part.by_unit(made)))
         elif module.groups == 1 and gram_is_cheaper(positions, fan_in, fan_out):
-            inputs = functional.unfold(
-                wide(x), module.kernel_size, module.dilation, _both(module.padding), module.stride
-            ).transpose(1, 2)
-            later(book, index, module, x, g, gram_squares(inputs, _positions(wide(g)), part))
+            later(book, index, module, x, g, gram_squares(_columns(module, x), _positions(wide(g)), part))
+        elif module.groups == 1 and (x[0].numel() <= _FEW or x.is_cuda):
+            made = torch.bmm(_positions(wide(g)).transpose(1, 2), _columns(module, x))
+            book.shares.append(Rows(index, part.by_unit(made)))
         elif module.groups == module.in_channels == module.out_channels and part.single:
             made = _folded(module, wide(x), wide(g))
             book.shares.append(Rows(index, made))
@@ -222,6 +224,12 @@ def _folded(module: nn.Conv2d, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor
         module.dilation, False, [0, 0], rows * channels, [False, True, False],
     )[1]  # fmt: skip
     return cast(torch.Tensor, found.view(rows, *module.weight.shape))
+
+
+def _columns(module: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Return what each output position sees: (n, T, D)."""
+    found = functional.unfold(wide(x), module.kernel_size, module.dilation, _both(module.padding), module.stride)
+    return found.transpose(1, 2)
 
 
 def _positions(maps: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A pass through a network in which modules with trained parameters answer by their rules; what has no rule is refused."""
+"""A pass in which modules with trained parameters answer by their rules; what has no rule is refused by name."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def entries(network: nn.Module, tensors: Sequence[nn.Parameter], book: Book) -> 
         for number in own.values():
             if number in owners:
                 raise checks.UserError(
-                    f"{owners[number]} and {name} share a tensor, so a unit's norm is not a sum over modules; {_REMEDY}."
+                    f"{owners[number]} and {name} share a tensor, so a unit's norm is no sum over modules; {_REMEDY}."
                 )
             owners[number] = name
         if not _has_rule(module, set(own)):
@@ -97,7 +97,7 @@ def taken_over(found: Sequence[Entry], book: Book, token: torch.Tensor) -> Itera
                     f"is not a sum over uses; {_REMEDY}."
                 )
             book.seen.add(entry.name)
-            through: torch.Tensor = _Through.apply(x, token, entry)
+            through: torch.Tensor = _Through.apply(x, token, entry)  # type: ignore[no-untyped-call]
             return through
 
         return forward

@@ -25,8 +25,8 @@ class BookKeeping:
     """One forward and backward for many units; convolutions, linear maps, group norms, PReLU, affine maps, cosines.
 
     Attributes:
-        rows: rows that pass the network together, at most (a unit of more passes as one); None: 8 on a processor, all on
-            a GPU. The sum is the same up to rounding; few rows need little memory.
+        rows: rows that pass the network together, at most (a unit of more passes as one); None: 8 on a processor, all
+            on a GPU. The sum is the same up to rounding; few rows need little memory.
     """
 
     rows: int | None = None
@@ -58,14 +58,8 @@ class BookKeeping:
             norms[units], bad = _written(book, sums, clip)
             spoilt += [int(units[number]) for number in bad]
         book.close(sums)
-        for unit in spoilt:  # entry by entry, which the Gram trick cannot do
-            one = batch.unit == unit
-            alone = base.Batch(
-                batch.inputs[one], batch.labels[one], torch.zeros_like(batch.unit[one]), batch.weight[one], 1
-            )
-            other = loop.Loop()(network, loss, alone, tensors, clip)
-            torch._foreach_add_(sums, other.tensors)
-            norms[unit] = other.norms[0]
+        for unit in spoilt:  # entry by entry, which norms alone cannot do
+            norms[unit] = loop.add_unit(network, loss, batch, tensors, clip, sums, unit)
         return base.ClippedSum(sums, norms.to(base.summed(tensors[0])))
 
     def _parts(self, batch: base.Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor | slice, Part]]:

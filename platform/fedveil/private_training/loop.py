@@ -60,6 +60,20 @@ class Loop:
         return total
 
 
+def add_unit(
+    network: nn.Module, loss: base.Loss, batch: base.Batch, tensors: Sequence[nn.Parameter], clip: base.Clip,
+    sums: Sequence[torch.Tensor], unit: int,
+) -> torch.Tensor:  # fmt: skip
+    """Add one unit of a batch to the sums, entry by entry, for engines that know no entries; return its norm."""
+    rows = batch.unit == unit
+    alone = base.Batch(
+        batch.inputs[rows], batch.labels[rows], torch.zeros_like(batch.unit[rows]), batch.weight[rows], 1
+    )
+    found = Loop()(network, loss, alone, tensors, clip)
+    torch._foreach_add_(list(sums), found.tensors)
+    return found.norms[0]
+
+
 def add_clipped(sums: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], clip: base.Clip) -> torch.Tensor:
     """Add one unit's gradient, clipped, to the sums in place, and return its norm before the clip."""
     squares = _squares(gradients)
