@@ -59,6 +59,12 @@ def hooked(network: nn.Module, tensors: Sequence[nn.Parameter], kind: str, **set
                     vars(module).pop(name, None)
 
 
+def fed(network: nn.Module, tensors: Sequence[nn.Parameter], inputs: torch.Tensor) -> torch.Tensor:
+    """Return the inputs, which require a gradient where parameters are frozen: for the reason in `base.only`."""
+    frozen = len(tensors) < sum(1 for _ in network.parameters())
+    return inputs.detach().requires_grad_() if frozen else inputs
+
+
 def _channels_first(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Return a convolution's input in the one memory order that Opacus 1.6 reads rightly.
 

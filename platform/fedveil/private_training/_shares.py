@@ -117,7 +117,8 @@ class Later:
         self, index: int, inputs: torch.Tensor, outputs: torch.Tensor, squares: torch.Tensor, contract: Contract,
         book: Book,
     ) -> None:  # fmt: skip
-        self.index, self.inputs, self.outputs, self.squares = index, inputs, outputs, squares
+        self.index, self.squares = index, squares
+        self.inputs, self.outputs = inputs.detach(), outputs.detach()  # what made them is not kept alive
         self.contract, self.book = contract, book
 
     def without(self, units: Sequence[int], part: Part) -> None:

@@ -35,6 +35,7 @@ class BookKeeping:
         if self.rows is not None:
             checks.positive(rows=self.rows)
 
+    @torch.no_grad()
     def __call__(
         self, network: nn.Module, loss: base.Loss, batch: base.Batch, tensors: Sequence[nn.Parameter], clip: base.Clip
     ) -> base.ClippedSum:
@@ -52,9 +53,9 @@ class BookKeeping:
             with base.only(network, tensors), _recording.taken_over(found, book, token):
                 losses = base.losses(network, loss, inputs, labels)
                 _recording.check_reached(losses, network)
-            if losses.grad_fn is None:
-                continue
-            torch.autograd.grad((losses * weight).sum(), token, allow_unused=True)
+                objective = (losses * weight).sum()
+            if objective.requires_grad:  # else no trained tensor was reached
+                torch.autograd.grad(objective, token, allow_unused=True)
             norms[units], bad = _written(book, sums, clip)
             spoilt += [int(units[number]) for number in bad]
         book.close(sums)

@@ -32,7 +32,9 @@ class OpacusGhost:
         if not len(batch.unit):
             return base.ClippedSum(sums, norms.to(base.summed(tensors[0])))
         with _opacus.hooked(network, tensors, "GradSampleHooksFastGradientClipping", max_grad_norm=clip.bound) as hooks:
-            weighted = base.losses(network, loss, batch.inputs, batch.labels) * batch.weight
+            weighted = (
+                base.losses(network, loss, _opacus.fed(network, tensors, batch.inputs), batch.labels) * batch.weight
+            )
             weighted.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
             found_norms = [getattr(tensor, "_norm_sample", None) for tensor in tensors]  # None: not reached
             squares = torch.stack([each.double().square() for each in found_norms if each is not None], 1)
@@ -40,10 +42,13 @@ class OpacusGhost:
             factors = clip.factors(squares)[:, 0].to(weighted.dtype)
             hooks.disable_hooks()
             if not bool(fine.all()):  # a zero times NaN would spoil the sum, so such rows are left out
-                some = (batch.inputs[fine], batch.labels[fine])
+                some = (_opacus.fed(network, tensors, batch.inputs[fine]), batch.labels[fine])
                 weighted, factors = base.losses(network, loss, *some) * batch.weight[fine], factors[fine]
-            found = torch.autograd.grad((weighted * factors).sum(), tensors, allow_unused=True, materialize_grads=True)
-        torch._foreach_add_(sums, list(found))
+            for tensor in tensors:
+                tensor.grad = None
+            (weighted * factors).sum().backward()  # type: ignore[no-untyped-call]
+            for total, tensor in zip(sums, tensors, strict=True):
+                total += 0.0 if tensor.grad is None else tensor.grad
         norms[batch.unit] = squares.sum(1).sqrt()
         for unit in batch.unit[~fine].tolist():
             norms[unit] = loop.add_unit(network, loss, batch, tensors, clip, sums, unit)

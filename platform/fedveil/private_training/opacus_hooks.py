@@ -27,7 +27,7 @@ class OpacusHooks:
         if not rows:
             return base.ClippedSum(sums, torch.zeros(batch.units, dtype=dtype, device=batch.inputs.device))
         with _opacus.hooked(network, tensors, "GradSampleHooks"):
-            losses = base.losses(network, loss, batch.inputs, batch.labels)
+            losses = base.losses(network, loss, _opacus.fed(network, tensors, batch.inputs), batch.labels)
             (losses * batch.weight).sum().backward()  # type: ignore[no-untyped-call]
             gradients = [self._by_unit(_opacus.samples(tensor, rows), batch) for tensor in tensors]
         squares = torch.stack([base.squares(gradient) for gradient in gradients], 1)
