@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from fedveil import checks
-from fedveil.private_training import _recording, base, loop
+from fedveil.private_training import _recording, _sizes, base, loop
 from fedveil.private_training._shares import Book, Part
 
-_PROCESSOR_ROWS = 8  # maps of few rows stay in the caches, and in memory that the process has already
+_CACHED = 4 * 2**20  # bytes of the largest map up to which a part's maps stay in the caches of a processor
+_FEWEST = 4  # rows: fewer cost more calls than they save memory traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,8 @@ class BookKeeping:
     """One forward and backward for many units; convolutions, linear maps, group norms, PReLU, affine maps, cosines.
 
     Attributes:
-        rows: rows that pass the network together, at most (a unit of more passes as one); None: 8 on a processor, all
-            on a GPU. The sum is the same up to rounding; few rows need little memory.
+        rows: rows that pass the network together, at most (a unit of more passes as one); None: as many as
+            `default_rows` says. The sum is the same up to rounding; few rows need little memory.
     """
 
     rows: int | None = None
@@ -47,8 +48,9 @@ class BookKeeping:
         norms = torch.zeros(batch.units, dtype=torch.float64, device=batch.inputs.device)
         token = torch.zeros((), device=batch.inputs.device, requires_grad=True)
         spoilt: list[int] = []
-        for units, rows, part in self._parts(batch):
-            inputs, labels, weight = (_taken(each, rows) for each in (batch.inputs, batch.labels, batch.weight))
+        most = default_rows(network, batch, tensors) if self.rows is None else self.rows
+        for units, rows, part in _parts(batch, most):
+            inputs, labels, weight = (each[rows] for each in (batch.inputs, batch.labels, batch.weight))
             book.begin(part)
             with base.only(network, tensors), _recording.taken_over(found, book, token):
                 losses = base.losses(network, loss, inputs, labels)
@@ -63,28 +65,35 @@ class BookKeeping:
             norms[unit] = loop.add_unit(network, loss, batch, tensors, clip, sums, unit)
         return base.ClippedSum(sums, norms.to(base.summed(tensors[0])))
 
-    def _parts(self, batch: base.Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor | slice, Part]]:
-        """Yield the units of each part, its rows, sorted by unit, and their order."""
-        most = self.rows or (_PROCESSOR_ROWS if batch.inputs.device.type == "cpu" else max(1, len(batch.unit)))
-        order = torch.argsort(batch.unit, stable=True)
-        sorted_already = bool((batch.unit[1:] >= batch.unit[:-1]).all())
-        counts = torch.bincount(batch.unit, minlength=batch.units)
-        present = counts.nonzero()[:, 0]
-        lengths = counts[present].tolist()
-        first, number = 0, 0
-        while number < len(lengths):
-            end, last, slices = first, number, list[tuple[int, int]]()
-            while last < len(lengths) and (last == number or end - first + lengths[last] <= most):
-                slices.append((end - first, end - first + lengths[last]))
-                end, last = end + lengths[last], last + 1
-            units = present[number:last]
-            local = torch.repeat_interleave(torch.arange(last - number, device=units.device), counts[units])
-            yield units, slice(first, end) if sorted_already else order[first:end], Part(local, slices)
-            first, number = end, last
+
+def default_rows(network: nn.Module, batch: base.Batch, tensors: Sequence[nn.Parameter]) -> int:
+    """Return how many rows pass together where nobody says: all on a GPU, as many as fit the caches on a processor."""
+    if batch.inputs.device.type != "cpu" or not len(batch.unit):
+        return max(1, len(batch.unit))
+    try:
+        largest = _sizes.measured(network, batch.inputs[:1], tensors).largest
+    except (RuntimeError, NotImplementedError):  # a network that torch's meta device cannot run
+        return 2 * _FEWEST
+    return max(_FEWEST, _CACHED // max(1, largest))
 
 
-def _taken(tensor: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
-    return tensor[rows]
+def _parts(batch: base.Batch, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | slice, Part]]:
+    """Yield the units of each part, its rows, sorted by unit, and their order."""
+    order = torch.argsort(batch.unit, stable=True)
+    sorted_already = bool((batch.unit[1:] >= batch.unit[:-1]).all())
+    counts = torch.bincount(batch.unit, minlength=batch.units)
+    present = counts.nonzero()[:, 0]
+    lengths = counts[present].tolist()
+    first, number = 0, 0
+    while number < len(lengths):
+        end, last, slices = first, number, list[tuple[int, int]]()
+        while last < len(lengths) and (last == number or end - first + lengths[last] <= most):
+            slices.append((end - first, end - first + lengths[last]))
+            end, last = end + lengths[last], last + 1
+        units = present[number:last]
+        local = torch.repeat_interleave(torch.arange(last - number, device=units.device), counts[units])
+        yield units, slice(first, end) if sorted_already else order[first:end], Part(local, slices)
+        first, number = end, last
 
 
 def _written(book: Book, sums: Sequence[torch.Tensor], clip: base.Clip) -> tuple[torch.Tensor, list[int]]:
