@@ -73,3 +73,4 @@ def test_estimates_name_every_engine() -> None:
     found = {name: choice.needs(name, network, there, tensors) for name in choice.names()}
     assert found["loop"] < found["book_keeping"] < found["opacus_hooks"]
     assert found["auto"] == found["book_keeping"]
+    assert found["low_memory"] <= found["book_keeping"]

@@ -27,7 +27,7 @@ def names() -> list[str]:
     """Return the engines' names.
 
     >>> names()
-    ['auto', 'book_keeping', 'loop', 'opacus_ghost', 'opacus_hooks']
+    ['auto', 'book_keeping', 'loop', 'low_memory', 'opacus_ghost', 'opacus_hooks']
     """
     found = (module.name for module in pkgutil.iter_modules(fedveil.private_training.__path__))
     return sorted(name for name in found if name not in _OTHERS and not name.startswith("_"))
@@ -67,10 +67,10 @@ def needs(name: str, network: nn.Module, batch: base.Batch, tensors: Sequence[nn
     An estimate from shapes: activations kept for the backward pass, the maps in flight, gradients that are made and
     the sums. The library's own workspaces are not in it.
     """
-    if name == "auto":
-        return choose(network, batch, tensors).needs
     sizes, rows = _sizes.measured(network, batch.inputs[:1], tensors), len(batch.unit)
     most = {
+        "auto": lambda: choose(network, batch, tensors).needs,
+        "low_memory": lambda: choose(network, batch, tensors, sizes.plain(rows) // 2).needs,
         "loop": lambda: sizes.loop(min(rows, Loop().rows, _longest(batch))),
         "book_keeping": lambda: sizes.book_keeping(min(rows, default_rows(network, batch, tensors)), rows),
         "opacus_hooks": lambda: sizes.hooks(rows),
