@@ -25,7 +25,7 @@ _SINGLE, _DOUBLE = 0.02, 0.055  # a multiplication and addition of a product
 _ALONE = 1.2  # a unit's product beside its share of a batch's
 _TOUCHED = 1.2  # a number of a gradient that is made: written, squared, added
 
-_FEW = 20_480  # numbers of one row up to which a batch's columns cost less than a call for each row
+_FEW = 1_500_000  # multiplications of one row up to which a batch's columns cost less than a call for each row
 
 
 def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
@@ -186,7 +186,7 @@ class Conv2d:
                 book.shares.append(Rows(index, part.by_unit(made)))
         elif module.groups == 1 and gram_is_cheaper(positions, fan_in, fan_out):
             later(book, index, module, x, g, gram_squares(_columns(module, x), _positions(wide(g)), part))
-        elif module.groups == 1 and (x[0].numel() <= _FEW or x.is_cuda):
+        elif module.groups == 1 and (positions * fan_in * fan_out <= _FEW or x.is_cuda):
             made = torch.bmm(_positions(wide(g)).transpose(1, 2), _columns(module, x))
             book.shares.append(Rows(index, part.by_unit(made)))
         elif module.groups == module.in_channels == module.out_channels and part.single:

@@ -18,7 +18,8 @@ from fedveil.private_training import _recording, _sizes, base, loop
 from fedveil.private_training._shares import Book, Part
 
 _CACHED = 4 * 2**20  # bytes of the largest map up to which a part's maps stay in the caches of a processor
-_FEWEST = 4  # rows: fewer cost more calls than they save memory traffic
+FEWEST = 4
+"""Rows of a part: with fewer, calls cost more than book-keeping saves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ def default_rows(network: nn.Module, batch: base.Batch, tensors: Sequence[nn.Par
     try:
         largest = _sizes.measured(network, batch.inputs[:1], tensors).largest
     except (RuntimeError, NotImplementedError):  # a network that torch's meta device cannot run
-        return 2 * _FEWEST
-    return max(_FEWEST, _CACHED // max(1, largest))
+        return 2 * FEWEST
+    return max(FEWEST, _CACHED // max(1, largest))
 
 
 def _parts(batch: base.Batch, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | slice, Part]]:
