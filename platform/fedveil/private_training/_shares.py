@@ -65,8 +65,11 @@ class Share(Protocol):
 class Rows:
     """Units' gradients as one tensor (U, ...), for small tensors and whatever comes out of a product of batches."""
 
-    def __init__(self, index: int, gradients: torch.Tensor) -> None:
-        self.index, self.gradients = index, gradients
+    def __init__(
+        self, index: int, gradients: torch.Tensor, arranged: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> None:
+        """Take gradients (U, ...); `arranged` turns a flat sum of them into the tensor's shape, None: as they are."""
+        self.index, self.gradients, self.arranged = index, gradients, arranged
         self.squares = base.squares(gradients.flatten(1))
 
     def without(self, units: Sequence[int], part: Part) -> None:
@@ -77,7 +80,10 @@ class Rows:
     def add(self, total: torch.Tensor, factors: torch.Tensor, part: Part) -> None:
         """See `Share`."""
         flat = self.gradients.flatten(1)
-        total.view(-1).addmv_(flat.to(total.dtype).T, factors.to(total.dtype))
+        if self.arranged is None:
+            total.view(-1).addmv_(flat.to(total.dtype).T, factors.to(total.dtype))
+        else:
+            total.add_(self.arranged(flat.to(total.dtype).T @ factors.to(total.dtype)))
 
 
 class Kept:
