@@ -56,7 +56,7 @@ def entries(network: nn.Module, tensors: Sequence[nn.Parameter], book: Book) -> 
     for name, module in network.named_modules():
         own = {
             key: index[id(parameter)]
-            for key, parameter in module.named_parameters(recurse=False)
+            for key, parameter in module._parameters.items()
             if id(parameter) in index
         }
         if not own:
