@@ -166,9 +166,10 @@ class Book:
     def close(self, sums: Sequence[torch.Tensor]) -> None:
         """Add what has waited to the sums."""
         for index, (contract, inputs, outputs) in self.later.items():
-            sums[index].add_(contract(_joined(inputs), _joined(outputs)))
+            sums[index].add_(contract(joined(inputs), joined(outputs)))
         self.later.clear()
 
 
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return the parts behind each other; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,4 +1,4 @@
-"""How much memory a step needs, found without computing anything: a pass over shapes on torch's meta device."""
+"""How much memory a step needs, found by one forward pass of a row of zeros, once per network and shape."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedveil.private_training import _frozen
+from fedveil.private_training._convolution import FEW
 from fedveil.private_training._products import gram_is_cheaper
 
-_SPREAD = 1.6  # resident over counted bytes on a processor: allocators leave holes (glibc, measured: 1.5 to 1.7)
+_SPREAD = 1.5  # resident over counted bytes on a processor: allocators leave holes (glibc, measured: 1.4 to 1.8)
 LOW = 0.45  # of a plain step's memory
-_LIBRARY = 40 * 2**20  # what PyTorch's libraries take for their own use once a backward pass has run
+_LIBRARY = 16 * 2**20  # what PyTorch's libraries take for their own use once a backward pass has run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Sizes:
         largest: the largest map.
         kept: trained tensors whose gradients book-keeping makes for every row.
         later: inputs and output gradients of the tensors of which it takes norms alone.
+        columns: what one layer's product is made of, at most: inputs by position.
         trained: all trained tensors, once.
         widest: the largest trained tensor, once.
         host: whether in the memory of a processor.
@@ -36,6 +39,7 @@ class Sizes:
     largest: int
     kept: int
     later: int
+    columns: int
     trained: int
     widest: int
     host: bool = True
@@ -58,7 +62,7 @@ class Sizes:
 
     def book_keeping(self, rows: int, batch: int) -> int:
         """Return what book-keeping needs in parts of `rows`, for a batch of so many rows."""
-        made = rows * (self.saved + 4 * self.largest + self.kept)
+        made = rows * (self.saved + 4 * self.largest + self.kept + 2 * self.columns)
         return self._with_room(made + batch * self.later + self.trained + self.widest)
 
     def hooks(self, batch: int) -> int:
@@ -79,16 +83,17 @@ def measured(network: nn.Module, row: torch.Tensor, tensors: Sequence[nn.Paramet
     key = (tuple(row.shape[1:]), row.dtype, row.device.type, frozenset(trained))
     known = _KNOWN.setdefault(network, {})
     if key not in known:
-        known[key] = _measured(network, row, trained)
+        known[key] = _measured(network, row, tensors)
     return known[key]
 
 
-def _measured(network: nn.Module, row: torch.Tensor, trained: set[int]) -> Sizes:
-    kept = later = largest = 0
+def _measured(network: nn.Module, row: torch.Tensor, tensors: Sequence[nn.Parameter]) -> Sizes:
+    trained = {id(tensor) for tensor in tensors}
+    kept = later = largest = columns = 0
     own = {id(parameter): parameter.numel() * parameter.element_size() for parameter in network.parameters()}
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
-        nonlocal kept, later, largest
+        nonlocal kept, later, largest, columns
         if not isinstance(output, torch.Tensor):
             return
         size = output.element_size()
@@ -99,6 +104,8 @@ def _measured(network: nn.Module, row: torch.Tensor, trained: set[int]) -> Sizes
         if isinstance(module, nn.Conv2d):
             positions, inner = math.prod(output.shape[2:]), math.prod(weight.shape[1:])
             gram = module.groups == 1 and gram_is_cheaper(positions, inner, weight.shape[0])
+            if gram or positions * weight.numel() <= FEW:
+                columns = max(columns, positions * inner * max(4, size))
         else:
             gram = weight.ndim == 2
         if gram:
@@ -111,11 +118,6 @@ def _measured(network: nn.Module, row: torch.Tensor, trained: set[int]) -> Sizes
         for module in network.modules()
         if isinstance(getattr(module, "weight", None), nn.Parameter)
     }
-    meta = {
-        name: torch.empty_like(tensor, device="meta").requires_grad_(id(tensor) in trained)
-        for name, tensor in network.named_parameters()
-    }
-    meta |= {name: torch.empty_like(buffer, device="meta") for name, buffer in network.named_buffers()}
     handles = [module.register_forward_hook(note) for module in network.modules()]
     saved: dict[int, torch.Tensor] = {}
 
@@ -125,11 +127,11 @@ def _measured(network: nn.Module, row: torch.Tensor, trained: set[int]) -> Sizes
         return tensor
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
-            torch.func.functional_call(network, meta, (torch.empty_like(row[:1], device="meta"),))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _frozen.only(network, tensors):
+            network(torch.zeros_like(row[:1]))
     finally:
         for handle in handles:
             handle.remove()
     mine = [size for identity, size in own.items() if identity in trained]
     bytes_saved = sum(tensor.numel() * tensor.element_size() for tensor in saved.values())
-    return Sizes(bytes_saved, largest, kept, later, sum(mine), max(mine), row.device.type == "cpu")
+    return Sizes(bytes_saved, largest, kept, later, columns, sum(mine), max(mine), row.device.type == "cpu")
