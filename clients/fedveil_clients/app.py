@@ -19,8 +19,8 @@ from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction, one_line
+from fedveil_clients import booking, policy, private_training, received, refusals, training
 from fedveil_clients import node as nodes
-from fedveil_clients import policy, received, refusals, training
 from fedveil_clients.node import Here, NodeError
 from fedveil_clients.received import Content, Instruction
 from fedveil_clients.sites import Site, open_site
@@ -90,8 +90,11 @@ def train(message: Message, context: Context) -> Message:
         vault.in_order(asked.run_id, name, asked.round, sent)
         site = _site_of(here, asked, state, vault.identity())
         # One simulation's clients are thousands, and its coordinator is no stranger.
-        vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
-        update = training.train_round(site, asked.round, tensors, arrays.room)
+        again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
+        if again and site.federation.private is not None:
+            booking.repeated(site.federation, asked.run_id, vault, site.joining, asked.round)
+        step = training.train_round if site.federation.private is None else private_training.train_round
+        update = step(site, asked.round, tensors, arrays.room)
         _on_disk(site)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)

@@ -112,7 +112,12 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
     if settings.privacy.client is not None or rule.over_runs:
         subject = policy.everybody(federation, client.client_id, client.node) or own
     note = claims.note_of(federation)
-    wanted = [Row(run_id, own if again else subject, "spent", event, note, mechanism=tag)]
+    wanted = []
+    if federation.counts(event):
+        wanted.append(Row(run_id, own if again else subject, "spent", event, note, mechanism=tag))
+    if federation.private is not None:
+        steps = federation.private_schedule
+        wanted.append(Row(run_id, subject, "spent" if isinstance(steps, NonPrivate) else "reserved", steps, note))
     if settings.privacy.client is not None:
         wanted.insert(0, Row(run_id, subject, "reserved", federation.whole_schedule, note))
     ledger = vault.ledger
@@ -143,6 +148,25 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
         return Booking(write)
     write()
     return Booking()
+
+
+def repeated(federation: Federation, run_id: str, vault: Vault, client: Joining, round_number: int) -> None:
+    """Book the private steps of a round that is asked again: new coins and new noise, so another release of it.
+
+    What was reserved has each round once. On disk when this returns.
+
+    Raises:
+        PolicyRefusal: a limit over runs would be exceeded; nothing is written, and the round is not run again.
+    """
+    event = federation.private_round
+    if isinstance(event, NonPrivate) or federation.settings.privacy.test_seed is not None:
+        return
+    rule, own = client.node.policy or federation.settings.policy, client.node.data_set
+    rows = [Row(run_id, own, "spent", event, f"round {round_number} again")]
+    with vault.ledger.write() as book:
+        if rule.over_runs:
+            _check(book, rule, rows, "", own, client.held)
+        book.append(rows)
 
 
 def enrolled(rule: Policy, run_id: str, node: policy.Node, vault: Vault, event: Event, held: Sequence[Held]) -> None:

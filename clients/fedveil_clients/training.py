@@ -26,11 +26,12 @@ Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
 """Shape -> an uninitialised array of it."""
 
 
-def _anywhere(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def anywhere(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return fresh memory."""
     return np.empty(shape, np.float32)
 
 
-def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _anywhere) -> Update:
+def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = anywhere) -> Update:
     """Train from the global tensors with the client's own head and return local minus global, float32.
 
     The batches are a function of (seed, client, step number), so a round run again gives the same update.
@@ -46,7 +47,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
     """
     settings = site.federation.settings
     train = settings.train
-    own = _parameters(site.backbone)
+    own = parameters(site.backbone)
     set_parameters(own, tensors)
     phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
     heads = site.vault.heads(site.run_id, site.client_id, phase)
@@ -56,7 +57,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
             f"{heads.folder} holds {len(centres)} class centres for {site.classes} classes: they are another run's. "
             "Restore the vault from a backup, or start a new run."
         )
-    start = site.place.fed(torch.from_numpy(centres) if centres is not None else _first_head(site))
+    start = site.place.fed(torch.from_numpy(centres) if centres is not None else first_head(site))
     images = int(site.labels.numel())
     count = images * site.views
     steps = train.local.steps or training.steps_for_epochs(count, train.batch_size, train.local.epochs or 1)
@@ -105,7 +106,8 @@ def _batches(
         yield site.features(index, step), site.labels[site.place.fed(torch.from_numpy(index))]
 
 
-def _first_head(site: Site) -> torch.Tensor:
+def first_head(site: Site) -> torch.Tensor:
+    """Return the class centres (classes, D) that a client starts from, a function of the public seed."""
     label = () if site.stage.phase is None else (site.stage.index,)
     dimension = _dimension(site.backbone, site.layout, site.place.device)
     generator = randomness.public_torch(site.federation.settings.seed, "head", site.client_id, *label)
@@ -120,5 +122,6 @@ def _dimension(network: nn.Module, layout: tuple[int, ...], device: torch.device
 
 
 @functools.lru_cache(maxsize=4)
-def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+def parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a network's parameters by name; the clients of one process share a network."""
     return dict(network.named_parameters())

@@ -16,7 +16,7 @@ from fedveil import checks, config
 from fedveil.commands.sweep import grid
 from fedveil.configuration import files, plugins, text, typed, words
 from fedveil.configuration import settings as known
-from fedveil.configuration.schema import Budget, Config
+from fedveil.configuration.schema import ClientBudget, Config
 
 TEXT = st.text(min_size=1, max_size=40)
 CHOSEN = {group: "folder" if group == "data" else plugins.names(group)[0] for group in plugins.GROUPS}
@@ -207,7 +207,8 @@ def test_a_setting_is_found_where_it_is() -> None:
         (int, True), (int, 3.0), (int, "3"), (float, True), (float, "3"), (float, "nan"), (float, math.nan),
         (float, math.inf), (float, "inf"), (float, 10**400), (str, 3), (str, None), (bool, 1), (bool, "true"),
         (Literal["a"], "b"), (Literal["a"], ["a"]), (tuple[float, ...], 0.1), (tuple[float, ...], ["0.1"]),
-        (int | None, "none"), (Budget, 3), (Budget, {"epsilon": "8"}), (Budget | None, {"epsilom": 8}), (Config, {}),
+        (int | None, "none"), (ClientBudget, 3), (ClientBudget, {"epsilon": "8"}),
+        (ClientBudget | None, {"epsilom": 8}), (Config, {}),
     ],
 )  # fmt: skip
 def test_json_is_taken_as_it_is_typed(kind: Any, value: Any) -> None:

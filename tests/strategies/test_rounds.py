@@ -38,7 +38,7 @@ def transport(order=lambda items: items):
 
 
 @given(st.randoms())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_replies_in_any_order_give_equal_bits(random):
     expected = rounds.run(plan(), start(), transport(), FedAvgM(), [])
 

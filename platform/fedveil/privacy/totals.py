@@ -17,10 +17,13 @@ from fedveil.privacy.statements import Statement
 VIEW = "every released global model"
 SCHEDULED = "every global model that an accepted client-level schedule released"
 """The view of a client-level total: models of other runs are not in it."""
+TRAINED = "every update and every model of the runs with private training"
+"""The view of private steps."""
 STARTED = "the released model"
 """Who sees what a start has learnt that nobody declared public."""
 
 _CLIENT_ASSUMPTIONS = ("the server adds the noise, keeps it and the coins secret, and forgets both",)
+_STEPS_ASSUMPTIONS = ("each owner adds the noise to its own steps, keeps it and the coins secret, and forgets both",)
 _STARTS = "no run started from a model that had learnt from these pictures outside the releases counted here"
 _NOT_ADAPTIVE = "none was chosen after seeing what an earlier one gave out, or the owner's policy limits the total"
 
@@ -40,7 +43,8 @@ def of_history(history: History, deltas: Deltas) -> list[Statement]:
     if any(fixed_noise(row) for row in rows):
         fixed = "NOT PRIVATE, the noise of at least one run was fixed (privacy.test_seed)"
         found += statements.price(NonPrivate("image", "anything those runs released", fixed))
-    image = image_total(worst_formal(history, deltas.image), deltas.image)
+    worst = worst_formal(history, deltas.image)
+    image = image_total(worst, deltas.image) if not worst.training() else steps_total(worst, deltas.image)
     found += [image] if image is not None else []
     client = client_total(client_schedules(history), deltas.client)
     found += [client] if client is not None else []
@@ -79,7 +83,7 @@ def worst_formal(history: History, delta: float) -> Picture:
         dataclasses.replace(one, rows=tuple(row for row in one.rows if not fixed_noise(row)))
         for one in history.pictures
     )
-    return max(formal, key=lambda one: statements.local_epsilon([(release, 1) for release in one.local()], delta))
+    return max(formal, key=lambda one: filters.image_epsilon(one.local(), one.training(), delta))
 
 
 def image_total(picture: Picture, delta: float) -> Statement | None:
@@ -98,6 +102,31 @@ def image_total(picture: Picture, delta: float) -> Statement | None:
     if not pure and len(releases) > 1:
         total = dataclasses.replace(total, assumptions=(*total.assumptions, _NOT_ADAPTIVE))
     return total
+
+
+def steps_total(picture: Picture, delta: float) -> Statement:
+    """Return the statement of all private steps of one image, and of all its copies where there are any, together."""
+    copies, steps = picture.local(), picture.training()
+    epsilon = filters.image_epsilon(copies, steps, delta)
+    said, view = f"{len(steps)} schedules of private steps", TRAINED
+    assumptions = list(_STEPS_ASSUMPTIONS)
+    if copies:
+        said = f"{len(copies)} releases of one image and {said}, composed at this delta"
+        view = f"the noisy copies, everything computed from them, and {TRAINED}"
+        assumptions += [text for one in copies for text in statements.price(one)[0].assumptions]
+    adaptive = (_NOT_ADAPTIVE,) if len(copies) + len(steps) > 1 else ()
+    return Statement(
+        unit="image",
+        relation="replace-one" if copies else "zero-out",
+        view=view,
+        mechanism=f"{said} (Renyi)",
+        epsilon=epsilon,
+        delta=delta,
+        guarantee="formal",
+        meaningful=epsilon <= statements.MEANINGFUL,
+        assumptions=tuple(dict.fromkeys((*assumptions, _STARTS, *adaptive))),
+        not_covered=("floating-point effects of the noise (real arithmetic is assumed)",),
+    )
 
 
 def client_schedules(history: History) -> list[Release]:
