@@ -77,26 +77,30 @@ def check(federation: Federation, node: Node, event: Event, training: bool = Tru
         )
 
 
-def check_count(federation: Federation, node: Node, event: Event, images: int) -> None:
-    """Raise `PolicyRefusal` unless delta is small enough for as many images as the owner has.
+def check_count(federation: Federation, node: Node, event: Event, images: int, people: int) -> None:
+    """Raise `PolicyRefusal` unless delta is small enough for as many images, or people, as the owner has.
 
     The number stays with the owner: that there are too many for this delta is all that is told.
     """
     steps = federation.private
     if steps is not None and steps.noise_multiplier is not None:
-        _few_enough(federation, node, f"privacy.{steps.unit}.delta", steps.delta or 0.0, images)
+        units = people if steps.unit == "identity" else images
+        _few_enough(federation, node, f"privacy.{steps.unit}.delta", steps.delta or 0.0, units, steps.unit)
     if isinstance(event, LocalRelease) and event.mechanism == "gaussian":
-        _few_enough(federation, node, "protection.delta", event.delta, images)
+        _few_enough(federation, node, "protection.delta", event.delta, images, "image")
 
 
-def _few_enough(federation: Federation, node: Node, setting: str, delta: float, images: int) -> None:
+def _few_enough(federation: Federation, node: Node, setting: str, delta: float, units: int, unit: str) -> None:
     policy = node.policy or federation.settings.policy
     try:
-        planning.check_delta(setting, delta, images, "image", policy.max_delta)
+        planning.check_delta(setting, delta, units, unit, policy.max_delta)
     except checks.UserError as error:
         raise PolicyRefusal(
-            str(error), f"{setting} is too large for the owner's number of images; lower it"
+            str(error), f"{setting} is too large for the owner's number of {_MANY[unit]}; lower it"
         ) from error
+
+
+_MANY = {"image": "images", "identity": "people"}
 
 
 def _offered(federation: Federation, event: Event, policy: Policy, training: bool) -> tuple[float, float]:

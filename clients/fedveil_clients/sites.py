@@ -88,7 +88,7 @@ def open_site(
     if node.simulated:
         federation = home  # of the whole registry: its pictures have a place, and the ledger names them by it
     faces = own_faces(home, client_id, node)
-    policy.check_count(federation, node, event, len(faces))
+    policy.check_count(federation, node, event, len(faces), int(faces.identities.size))
     stage = federation.stage_of(round_number)
     place = node.place(federation)
     feeding = Feeding(federation, stage, state, mechanism_id(federation, state), place)

@@ -85,8 +85,8 @@ def test_an_owners_limit_on_one_run_reads_the_private_steps():
 def test_delta_is_compared_with_the_owners_own_number_of_images():
     federation = Federation.of(WORDS)
     node = Node("own")
-    policy.check_count(federation, node, federation.planned_event, 9_000)
+    policy.check_count(federation, node, federation.planned_event, 9_000, 9)
     with pytest.raises(PolicyRefusal) as refused:
-        policy.check_count(federation, node, federation.planned_event, 200_000)
+        policy.check_count(federation, node, federation.planned_event, 200_000, 9)
     assert "200" not in refused.value.told
     assert not isinstance(refused.value, checks.UserError)

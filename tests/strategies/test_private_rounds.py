@@ -107,7 +107,8 @@ def test_units_stand_side_by_side(tmp_path):
     federation = Federation.of([*small, "privacy.identity.rows=16", *words, "protection=dctdp"])
     found = claims.planned(federation, federation.planned_event).statements
     assert [(one.unit, one.relation) for one in found] == [
-        ("client", "zero-out"), ("image", "replace-one"), ("identity", "zero-out"), ("identity", "replace-one")
+        ("client", "zero-out"), ("image", "zero-out"), ("image", "replace-one"), ("identity", "zero-out"),
+        ("identity", "replace-one"),
     ]  # fmt: skip
     private = next(one for one in found if (one.unit, one.relation) == ("identity", "zero-out"))
     assert 7.9 < private.epsilon <= 8

@@ -61,7 +61,8 @@ class TrainingBudget:
         checks.within(1e-6, 1e7, **{f"{here}.clip": self.clip})
         if self.noise_multiplier is not None:
             checks.within(1e-6, 1e7, **{f"{here}.noise_multiplier": self.noise_multiplier})
-        checks.within(1, 1 << 20, **{f"{here}.rows": self.rows, f"{here}.views": self.views})
+        checks.within(1, 1 << 16, **{f"{here}.rows": self.rows})
+        checks.within(1, 256, **{f"{here}.views": self.views})
         if self.rows < 2:
             raise checks.UserError(f"Expected {here}.rows={self.rows} of at least 2: one class teaches nothing.")
         if self.expected_batch is not None:
@@ -95,4 +96,4 @@ class IdentityBudget(TrainingBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.within(1, 10_000, **{"privacy.identity.images_per_step": self.images_per_step})
+        checks.within(1, 1000, **{"privacy.identity.images_per_step": self.images_per_step})

@@ -139,8 +139,10 @@ def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, gr
     found: list[Statement] = []
     for unit in statements.UNITS:
         rounds = [(e, count) for e, count in spent.items() if isinstance(e, Release) and e.unit == unit]
-        if rounds:
-            found.append((_client if unit == "client" else _training)(federation, rounds, grid))
+        if rounds and unit == "client":
+            found.append(_client(federation, rounds, grid))
+        elif rounds:
+            found += _training(federation, rounds, grid)
     leaks = [event for event in spent if isinstance(event, NonPrivate) and event.view == warm_start.VIEW]
     start = warm_start.leak(federation.settings)
     if start is not None and start not in leaks:
@@ -246,8 +248,11 @@ def _client(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: f
     )
 
 
-def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: float) -> Statement:
-    """Return the statement of private steps: of each client by itself, so of all, because no two hold one unit."""
+def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: float) -> list[Statement]:
+    """Return the statements of private steps: of each client by itself, so of all, because no two hold one unit.
+
+    What hides a person hides each picture of the person, at the same numbers.
+    """
     bound = training_bound(federation, rounds, grid)
     budget = federation.private
     assert budget is not None  # training_bound
@@ -258,7 +263,7 @@ def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid:
     if budget.unit == "identity":
         cap = federation.settings.partition.max_images_per_identity
         held = (f"at most {cap} images of one person are used (enforced), all of one owner",)
-    return Statement(
+    own = Statement(
         unit=budget.unit,
         relation="zero-out",
         view=private_steps.VIEW,
@@ -273,6 +278,9 @@ def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid:
         assumptions=(*(text.format(unit=_NOUNS[budget.unit]) for text in _TRAINING_ASSUMPTIONS), *held),
         not_covered=_TRAINING_NOT_COVERED,
     )
+    if budget.unit == "identity":
+        return [own, dataclasses.replace(own, unit="image")]
+    return [own]
 
 
 _NOUNS = {"image": "picture", "identity": "person"}

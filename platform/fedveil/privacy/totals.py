@@ -44,8 +44,11 @@ def of_history(history: History, deltas: Deltas) -> list[Statement]:
         fixed = "NOT PRIVATE, the noise of at least one run was fixed (privacy.test_seed)"
         found += statements.price(NonPrivate("image", "anything those runs released", fixed))
     worst = worst_formal(history, deltas.image)
-    image = image_total(worst, deltas.image) if not worst.training() else steps_total(worst, deltas.image)
+    steps = worst.training()
+    image = image_total(worst, deltas.image) if not steps else steps_total(worst, deltas.image)
     found += [image] if image is not None else []
+    if image is not None and steps and not worst.local() and all(event.unit == "identity" for event in steps):
+        found.append(dataclasses.replace(image, unit="identity"))
     client = client_total(client_schedules(history), deltas.client)
     found += [client] if client is not None else []
     if bare := bare_runs(history):

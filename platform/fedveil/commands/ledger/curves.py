@@ -59,11 +59,10 @@ def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
         if claim.epsilon is None:
             reason = f"no formal guarantee:\n{claim.mechanism}"
             curves.append(Curve(f"{claim.unit} level", (), (), reason=reason))
-        elif claim.unit in noisy and claim.relation == noisy[claim.unit][0].relation:
+        elif own := [event for event in noisy.get(claim.unit, ()) if event.relation == claim.relation]:
             budget = getattr(settings.privacy, claim.unit)
             target = budget.epsilon if budget is not None else None
             limit = target if target is not None and math.isfinite(target) else None
-            own = noisy[claim.unit]
             places, values = _places(len(own)), []
             for place in places:
                 # The coarse grid is quick; the last value is the statement's own, which bounds the earlier ones too.
@@ -73,7 +72,7 @@ def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
                     spent = claims.noisy_epsilon(federation, claim.unit, rounds, LIVE_GRID)
                 values.append(min(spent, claim.epsilon))
             curves.append(Curve(_title(claim), places, values, limit))
-        elif claim.unit == "image":  # an identity's is a multiple
+        elif claim.unit == "image" and "identity" not in noisy:  # an identity's is a multiple, or the same curve
             limit = settings.policy.max_epsilon
             curves.append(Curve(f"{_title(claim)}; released once", [1, last], [claim.epsilon] * 2, limit))
     return curves or [Curve("nothing", (), (), reason="the ledger holds no release of this run")]
