@@ -62,7 +62,8 @@ def _finite(at: _At) -> bool:
 
 def _without(at: _At) -> bool:
     limited = at("policy.max_total_epsilon") is not None or at("policy.max_client_epsilon") is not None
-    return not at("evaluation.reference") or (at("protection.name") != "none" and not limited)
+    guarded = at("protection.name") != "none" or at("privacy.image") is not None or at("privacy.identity") is not None
+    return not at("evaluation.reference") or (guarded and not limited)
 
 
 def _private(unit: str) -> Callable[[_At], bool]:
