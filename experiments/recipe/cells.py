@@ -21,7 +21,7 @@ from fedveil.commands import simulate
 from fedveil.evaluation import protocol
 from fedveil.federation import graphs, training
 from fedveil.federation.federation import Federation
-from fedveil.federation.tensors import set_tensors
+from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.records import Failure, Tensors, Update
 from fedveil_clients import sites
 from fedveil_clients import training as client
@@ -88,7 +88,7 @@ def central(session: Session, steps: int) -> Tensors:
             momentum=MOMENTUM, weight_decay=train.weight_decay, precision=place.precision,
         )  # fmt: skip
     training.check_finite(loss, [centres, *site.backbone.parameters()], **{"train.lr": train.lr})
-    return {name: value.detach().cpu().numpy() for name, value in site.backbone.named_parameters()}
+    return get_tensors(site.backbone)
 
 
 def batches(site: Site, steps: int) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
