@@ -158,7 +158,9 @@ def run(chosen: argparse.Namespace) -> int:
     wanted = [Cell(arm, seed, chosen.size, 1, chosen.model) for seed in SEEDS for arm in chosen.only]
     failed, jobs = 0, {}
     with concurrent.futures.ProcessPoolExecutor(chosen.workers, multiprocessing.get_context("spawn")) as pool:
-        passes = chosen.passes or fitted(pool, wanted, how, chosen.workers, until)
+        passes = chosen.passes
+        if passes is None:
+            passes = fitted(pool, wanted, how, chosen.workers, until)
         have = {cell_of(entry) for entry in results(chosen.out)}
         waiting = [cell for one in wanted if (cell := dataclasses.replace(one, passes=passes)) not in have]
         count = len(waiting)
