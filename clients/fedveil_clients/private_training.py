@@ -163,7 +163,7 @@ class _Gradient:
         self._at_once = site.place.batch or _AT_ONCE
         self._divisor = private_steps.expected_batch(site.federation.settings)
         self._loss = row_losses(site.federation.head)
-        self._engine = choice.engine("loop" if budget.gradients == "auto" else budget.gradients)
+        self._engine = choice.engine(budget.gradients)
 
     def noisy(self, these: Drawn, streams: Streams) -> list[torch.Tensor]:
         """Return the clipped, summed, noised gradients over the public batch, float32, on the device.

@@ -47,7 +47,7 @@ class TrainingBudget:
     views: int = 1
     head: Literal["trained", "fixed"] = "trained"
     rows: int = 256
-    gradients: Literal["auto", "book_keeping", "loop", "low_memory", "hooks", "ghost"] = "auto"
+    gradients: Literal["auto", "book_keeping", "low_memory", "loop", "opacus_hooks", "opacus_ghost"] = "auto"
 
     def __post_init__(self) -> None:
         here = f"privacy.{self.unit}"

@@ -36,28 +36,45 @@ class Loop:
         norms = torch.zeros(batch.units, dtype=base.summed(tensors[0]), device=batch.inputs.device)
         order = torch.argsort(batch.unit, stable=True)
         counts = torch.bincount(batch.unit, minlength=batch.units).tolist()
-        with base.only(network, tensors):
+        leaves: list[torch.Tensor] = []
+        with base.only(network, tensors, leaves):
             for unit, those in enumerate(torch.split(order, counts)):
                 if len(those):
-                    gradients = self._gradients(network, loss, batch, tensors, those)
+                    gradients = self._gradients(network, loss, batch, tensors, those, leaves)
                     norms[unit] = add_clipped(sums, gradients, clip)
         return base.ClippedSum(sums, norms)
 
     def _gradients(
         self, network: nn.Module, loss: base.Loss, batch: base.Batch, tensors: Sequence[nn.Parameter],
-        rows: torch.Tensor,
+        rows: torch.Tensor, leaves: list[torch.Tensor],
     ) -> list[torch.Tensor]:  # fmt: skip
         """Return the gradient of the weighted loss of one unit's rows."""
         total: list[torch.Tensor] = []
         for part in torch.split(rows, self.rows):
+            leaves.clear()
             losses = base.losses(network, loss, batch.inputs[part], batch.labels[part])
             objective = (losses * batch.weight[part]).sum()
-            found = torch.autograd.grad(objective, tensors, allow_unused=True, materialize_grads=True)
+            wanted = [*tensors, *leaves]
+            found = torch.autograd.grad(objective, wanted, allow_unused=True, materialize_grads=True)[: len(tensors)]
             if total:
                 torch._foreach_add_(total, found)
             else:
                 total = list(found)
         return total
+
+
+def add_unit(
+    network: nn.Module, loss: base.Loss, batch: base.Batch, tensors: Sequence[nn.Parameter], clip: base.Clip,
+    sums: Sequence[torch.Tensor], unit: int,
+) -> torch.Tensor:  # fmt: skip
+    """Add one unit of a batch to the sums, entry by entry, for engines that know no entries; return its norm."""
+    rows = batch.unit == unit
+    alone = base.Batch(
+        batch.inputs[rows], batch.labels[rows], torch.zeros_like(batch.unit[rows]), batch.weight[rows], 1
+    )
+    found = Loop()(network, loss, alone, tensors, clip)
+    torch._foreach_add_(list(sums), found.tensors)
+    return found.norms[0]
 
 
 def add_clipped(sums: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], clip: base.Clip) -> torch.Tensor:
