@@ -105,6 +105,8 @@ def _opened(
     private = None
     if federation.private is not None:
         private = private_rounds.PrivateRounds(federation, Ledger(run.ledger), run.run_id)
+        for line in private.lines(backbone, plan.allowed):
+            console.say(textwrap.fill(line, 80))
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     planned = claims.planned(federation, event, LIVE_GRID)
     if said := mirror.store_of(settings).said:
