@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
-from fedveil.privacy.events import NonPrivate, Release
+from fedveil.privacy.events import NonPrivate, Release, on_grid
 from fedveil.privacy.ledger import GALLERY, Row
 from fedveil.privacy.spending import DELTA, History, Picture, fixed_noise, reserved
 from fedveil.privacy.statements import Statement
@@ -147,6 +147,7 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
         accountant = accountant.compose(event, count)
     bound = accountant.epsilon(delta)
     adaptive = (_NOT_ADAPTIVE,) if len(schedules) > 1 else ()
+    exact, limits = statements.arithmetic(all(on_grid(one) for one in schedules))
     return Statement(
         unit="client",
         relation=accountant.relation,
@@ -156,11 +157,11 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
         delta=delta if bound.upper is not None else None,
         guarantee="formal" if bound.upper is not None else "none",
         meaningful=bound.upper is not None and bound.upper <= statements.MEANINGFUL,
-        assumptions=(*_CLIENT_ASSUMPTIONS, _STARTS, *adaptive),
+        assumptions=(*_CLIENT_ASSUMPTIONS, *exact, _STARTS, *adaptive),
         not_covered=(
             "models of runs without a client-level schedule",
             "the server itself",
             "the operator's log",
-            "floating-point effects of the noise",
+            *limits,
         ),
     )
