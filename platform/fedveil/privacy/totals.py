@@ -118,6 +118,8 @@ def steps_total(picture: Picture, delta: float) -> Statement:
         view = f"the noisy copies, everything computed from them, and {TRAINED}"
         assumptions += [text for one in copies for text in statements.price(one)[0].assumptions]
     adaptive = (_NOT_ADAPTIVE,) if len(copies) + len(steps) > 1 else ()
+    exact, limits = statements.arithmetic(all(map(on_grid, copies)) and all(map(on_grid, steps)))
+    assumptions = [text for text in assumptions if text != statements.EXACT]
     return Statement(
         unit="image",
         relation="replace-one" if copies else "zero-out",
@@ -127,8 +129,8 @@ def steps_total(picture: Picture, delta: float) -> Statement:
         delta=delta,
         guarantee="formal",
         meaningful=epsilon <= statements.MEANINGFUL,
-        assumptions=tuple(dict.fromkeys((*assumptions, _STARTS, *adaptive))),
-        not_covered=("floating-point effects of the noise (real arithmetic is assumed)",),
+        assumptions=tuple(dict.fromkeys((*assumptions, *exact, _STARTS, *adaptive))),
+        not_covered=limits,
     )
 
 
