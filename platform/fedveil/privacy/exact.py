@@ -25,6 +25,7 @@ LARGEST_STEPS = 1 << 31
 """More grid steps in one scale would overflow the products of 64 bits below."""
 
 _CHUNK = 1 << 15  # draws that fit a processor's cache; another number makes other draws of a stream: noise.GRID_VERSION
+_TRIES = 3  # at once for a draw that was rejected: three of a hundred are
 _CHOICE, _HEIGHT, _BUCKETS = 31, 32, 12  # bits
 _SLACK = 2.0**-8  # in units of 2^-32: the polynomial is at most 2^-46 off
 _MIXED = np.uint64(1 << 20)
@@ -73,10 +74,13 @@ def rounded(law: Law, stream: SecretStream, steps: NDArray[np.int64]) -> NDArray
         out[chunk], rejected = _drawn(law, stream, steps[chunk].astype(np.uint64))
         pending.append(rejected + begin)
     left = np.concatenate(pending)
-    while left.size:
-        values, rejected = _drawn(law, stream, steps[left].astype(np.uint64))
-        out[left] = values
-        left = left[rejected]
+    while left.size:  # each takes the first of a few that is accepted
+        values, rejected = _drawn(law, stream, np.repeat(steps[left].astype(np.uint64), _TRIES))
+        accepted = np.ones(values.size, np.bool_)
+        accepted[rejected] = False
+        accepted = accepted.reshape(-1, _TRIES)
+        out[left] = values.reshape(-1, _TRIES)[np.arange(left.size), accepted.argmax(1)]
+        left = left[~accepted.any(1)]
     return out
 
 
@@ -105,8 +109,8 @@ def _drawn(law: Law, stream: SecretStream, steps: NDArray[np.uint64]) -> tuple[N
     unsure.append(np.flatnonzero(rest & np.uint64((1 << 36) - 1) == np.uint64((1 << 36) - 1)))
 
     rejected = close[reject]
-    doubts = np.unique(np.concatenate(unsure))
-    if doubts.size:
+    if any(part.size for part in unsure):
+        doubts = np.unique(np.concatenate(unsure))
         rejected = np.setdiff1d(rejected, doubts)
         again = []
         for index in doubts.tolist():
