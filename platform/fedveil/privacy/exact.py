@@ -2,7 +2,7 @@
 
 The three steps of `settling`, over arrays of 64-bit words. A decision is made here only where integers prove it, or a
 polynomial whose error is bounded from the rounding of single additions and multiplications (IEEE 754); whatever is
-closer than that, about three draws in ten million, `settling` decides with further bits. So no draw depends on how a
+closer than that, about one draw in ten million, `settling` decides with further bits. So no draw depends on how a
 library computes a logarithm, and there is no smallest probability. Tails end where 64-bit integers do, at 2^32 scales.
 
 How many words a draw takes depends on the draw, never on what it is added to; so a stream's position tells nothing of
@@ -76,9 +76,8 @@ def rounded(law: Law, stream: SecretStream, steps: NDArray[np.int64]) -> NDArray
     left = np.concatenate(pending)
     while left.size:  # each takes the first of a few that is accepted
         values, rejected = _drawn(law, stream, np.repeat(steps[left].astype(np.uint64), _TRIES))
-        accepted = np.ones(values.size, np.bool_)
-        accepted[rejected] = False
-        accepted = accepted.reshape(-1, _TRIES)
+        accepted = np.ones((left.size, _TRIES), np.bool_)
+        accepted.reshape(-1)[rejected] = False
         out[left] = values.reshape(-1, _TRIES)[np.arange(left.size), accepted.argmax(1)]
         left = left[~accepted.any(1)]
     return out
