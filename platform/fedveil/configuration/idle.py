@@ -60,6 +60,10 @@ def _finite(at: _At) -> bool:
     return at("privacy.client.epsilon") not in (None, math.inf)
 
 
+def _noisy(at: _At) -> bool:
+    return at("privacy.client.noise_multiplier") is not None or _finite(at)
+
+
 def _without(at: _At) -> bool:
     limited = at("policy.max_total_epsilon") is not None or at("policy.max_client_epsilon") is not None
     guarded = at("protection.name") != "none" or at("privacy.image") is not None or at("privacy.identity") is not None
@@ -129,6 +133,11 @@ RULES = (
         ("privacy.client.clip", "privacy.client.delta", "privacy.client.quantile"),
         _target,
         "privacy.client.epsilon=8 or privacy.client.noise_multiplier=1",
+    ),
+    Rule(
+        ("privacy.noise",),
+        lambda at: at("privacy.noise") == "real" or _noisy(at) or at("protection.name") == "dctdp",
+        "privacy.client.epsilon=8 or protection=dctdp",
     ),
     Rule(("evaluation.reference",), _without, "a protection, and no limit of policy over all runs"),
     Rule(

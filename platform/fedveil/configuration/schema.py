@@ -146,12 +146,13 @@ class ClientBudget:
 
 @dataclasses.dataclass(frozen=True)
 class Privacy:
-    """One block per unit; absent means none."""
+    """One block per unit; absent means none. `noise` is how all of it is drawn (see `privacy.noise`)."""
 
     client: ClientBudget | None
     image: ImageBudget | None
     identity: IdentityBudget | None
     test_seed: int | None
+    noise: Literal["real", "grid"] = "real"
 
 
 @dataclasses.dataclass(frozen=True)

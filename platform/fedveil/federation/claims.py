@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fedveil import checks
 from fedveil.federation import planning, private_steps, warm_start
 from fedveil.federation.federation import Federation
-from fedveil.privacy import statements, totals
+from fedveil.privacy import events, statements, totals
 from fedveil.privacy.accounting.base import Bound
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Relation, Release, Unit
@@ -33,7 +33,6 @@ _CLIENT_ASSUMPTIONS = (
 _CLIENT_NOT_COVERED = (
     "the server itself, which sees every update before clipping",
     "the operator's log: who took part, when, and what failed",
-    "floating-point effects of the noise (real arithmetic is assumed)",
     "each person's share of a client that holds many people",
 )
 
@@ -46,7 +45,6 @@ _TRAINING_ASSUMPTIONS = (
 _TRAINING_NOT_COVERED = (
     "pictures that are enrolled with the model, or shown to it later",
     "how long a client computes, and that it failed",
-    "floating-point effects of the noise (real arithmetic is assumed)",
 )
 
 
@@ -227,10 +225,11 @@ def _delta(federation: Federation) -> float:
     return (budget.delta if budget is not None else None) or 0.0
 
 
-def _client(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: float) -> Statement:
+def _client(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> Statement:
     cohort, delta = federation.settings.train.cohort, _delta(federation)
     bound = _composed(federation.relation, "client", rounds, grid).epsilon(delta)
     epsilon, count = bound.upper, sum(times for _, times in rounds)
+    exact, limits = statements.arithmetic(all(events.on_grid(event) for event, _ in rounds))
     drawn = f"secret Poisson cohorts of rate {cohort.rate:g}"
     if cohort.kind == "fixed":
         drawn = "fixed cohorts, not amplified"
@@ -243,12 +242,12 @@ def _client(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: f
         delta=delta if epsilon is not None else None,
         guarantee="formal" if epsilon is not None else "none",
         meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
-        assumptions=_CLIENT_ASSUMPTIONS,
-        not_covered=_CLIENT_NOT_COVERED,
+        assumptions=(*_CLIENT_ASSUMPTIONS, *exact),
+        not_covered=(*_CLIENT_NOT_COVERED, *limits),
     )
 
 
-def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: float) -> list[Statement]:
+def _training(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> list[Statement]:
     """Return the statements of private steps: of each client by itself, so of all, because no two hold one unit.
 
     What hides a person hides each picture of the person, at the same numbers.
@@ -259,6 +258,7 @@ def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid:
     delta = budget.delta or 0.0
     epsilon, count = bound.upper, sum(times for _, times in rounds)
     steps = federation.settings.train.local.steps or 0
+    exact, limits = statements.arithmetic(all(events.on_grid(event) for event, _ in rounds))
     held: tuple[str, ...] = ()
     if budget.unit == "identity":
         cap = federation.settings.partition.max_images_per_identity
@@ -275,8 +275,8 @@ def _training(federation: Federation, rounds: Sequence[tuple[Event, int]], grid:
         delta=delta if epsilon is not None else None,
         guarantee="formal" if epsilon is not None else "none",
         meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
-        assumptions=(*(text.format(unit=_NOUNS[budget.unit]) for text in _TRAINING_ASSUMPTIONS), *held),
-        not_covered=_TRAINING_NOT_COVERED,
+        assumptions=(*(text.format(unit=_NOUNS[budget.unit]) for text in _TRAINING_ASSUMPTIONS), *exact, *held),
+        not_covered=(*_TRAINING_NOT_COVERED, *limits),
     )
     if budget.unit == "identity":
         return [own, dataclasses.replace(own, unit="image")]

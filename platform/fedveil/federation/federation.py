@@ -56,7 +56,7 @@ class Federation:
     @functools.cached_property
     def protection(self) -> Any:
         """The protection, built from its settings (see `protections.base.Protection`)."""
-        return config.build(self.settings, "protection")
+        return config.build(self.settings, "protection").with_noise(self.settings.privacy.noise)
 
     @functools.cached_property
     def model(self) -> Any:

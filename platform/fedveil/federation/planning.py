@@ -92,13 +92,15 @@ def round_release(settings: Config, rounds: int) -> Release | events.NonPrivate:
         if budget.epsilon != math.inf:
             raise ValueError("A client-level target was not planned: call `planned` before a run starts.")
         return events.NonPrivate("client", VIEW, "updates are clipped, but no noise is added (epsilon inf)")
-    detail = (
+    detail: tuple[tuple[str, str | float | int | bool], ...] = (
         ("clip", budget.clip or 0.0),
         ("clients", settings.train.clients),
         ("delta", budget.delta or 0.0),
         ("quantile", budget.quantile if budget.quantile is not None else "none"),
         ("rounds", rounds),
     )
+    if settings.privacy.noise == "grid":
+        detail = tuple(sorted((*detail, events.ON_GRID)))
     event = _sampled(settings.train.cohort, settings.train.clients, budget.noise_multiplier)
     return Release("client", relation_of(settings.train.cohort), VIEW, event, detail)
 

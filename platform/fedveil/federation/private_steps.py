@@ -121,6 +121,11 @@ def check(settings: Config, protection: Any) -> None:
             f"{here} reads a picture as often as coins say, and with protection.memoise=false every reading is another "
             "release of it, of which nothing public bounds the number; leave protection.memoise=true."
         )
+    if settings.privacy.noise == "grid" and budget.noise_multiplier is not None:
+        raise checks.UserError(
+            f"privacy.noise=grid does not go with {here}: a step's clipped sum is rounded in float32 before any noise, "
+            "which no grid undoes; set privacy.noise=real, and the claim says that it assumes real arithmetic."
+        )
     for setting, value, off, why in (
         ("train.correction", train.correction, "none", "a client's variates would carry every round's noise"),
         ("train.class_share", train.class_share, 1.0, "which centres compete would depend on who is in the batch"),

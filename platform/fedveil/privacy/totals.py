@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
-from fedveil.privacy.events import NonPrivate, Release
+from fedveil.privacy.events import NonPrivate, Release, on_grid
 from fedveil.privacy.ledger import GALLERY, Row
 from fedveil.privacy.spending import DELTA, History, Picture, fixed_noise, reserved
 from fedveil.privacy.statements import Statement
@@ -118,6 +118,8 @@ def steps_total(picture: Picture, delta: float) -> Statement:
         view = f"the noisy copies, everything computed from them, and {TRAINED}"
         assumptions += [text for one in copies for text in statements.price(one)[0].assumptions]
     adaptive = (_NOT_ADAPTIVE,) if len(copies) + len(steps) > 1 else ()
+    exact, limits = statements.arithmetic(all(map(on_grid, copies)) and all(map(on_grid, steps)))
+    assumptions = [text for text in assumptions if text != statements.EXACT]
     return Statement(
         unit="image",
         relation="replace-one" if copies else "zero-out",
@@ -127,8 +129,8 @@ def steps_total(picture: Picture, delta: float) -> Statement:
         delta=delta,
         guarantee="formal",
         meaningful=epsilon <= statements.MEANINGFUL,
-        assumptions=tuple(dict.fromkeys((*assumptions, _STARTS, *adaptive))),
-        not_covered=("floating-point effects of the noise (real arithmetic is assumed)",),
+        assumptions=tuple(dict.fromkeys((*assumptions, *exact, _STARTS, *adaptive))),
+        not_covered=limits,
     )
 
 
@@ -147,6 +149,7 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
         accountant = accountant.compose(event, count)
     bound = accountant.epsilon(delta)
     adaptive = (_NOT_ADAPTIVE,) if len(schedules) > 1 else ()
+    exact, limits = statements.arithmetic(all(on_grid(one) for one in schedules))
     return Statement(
         unit="client",
         relation=accountant.relation,
@@ -156,11 +159,11 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
         delta=delta if bound.upper is not None else None,
         guarantee="formal" if bound.upper is not None else "none",
         meaningful=bound.upper is not None and bound.upper <= statements.MEANINGFUL,
-        assumptions=(*_CLIENT_ASSUMPTIONS, _STARTS, *adaptive),
+        assumptions=(*_CLIENT_ASSUMPTIONS, *exact, _STARTS, *adaptive),
         not_covered=(
             "models of runs without a client-level schedule",
             "the server itself",
             "the operator's log",
-            "floating-point effects of the noise",
+            *limits,
         ),
     )

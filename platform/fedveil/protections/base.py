@@ -24,6 +24,7 @@ from fedveil import checks
 from fedveil.device import on_host
 from fedveil.frequency import colour
 from fedveil.privacy.events import Event, NonPrivate
+from fedveil.privacy.noise import Kind
 from fedveil.randomness import SecretStream
 
 State = Mapping[str, torch.Tensor]
@@ -122,6 +123,15 @@ class Protection(Protocol):
     def noise(self) -> str:
         """The law of the release's randomness; empty, hence false, when a release is deterministic."""
         return ""
+
+    @property
+    def noise_kind(self) -> Kind:
+        """How the noise of a formal guarantee is drawn (see `privacy.noise`)."""
+        return "real"
+
+    def with_noise(self, kind: Kind) -> Protection:
+        """Return this method with its formal guarantee's noise drawn so; a method without one is what it was."""
+        return self
 
     @property
     def memoise(self) -> bool:
