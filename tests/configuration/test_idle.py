@@ -58,6 +58,15 @@ CASES = [
     ("protection.fit_lr=0.1 protection.fit_steps=0", "protection.fit_steps above 0"),
 ]
 
+STEPS = {
+    "clip": "2", "delta": "1e-6", "sampling_rate": "0.5", "expected_batch": "8", "clipping": "layers", "head": "fixed",
+    "rows": "8", "gradients": "loop", "images_per_step": "2",
+}  # fmt: skip
+for unit in ("image", "identity"):
+    own = {name: value for name, value in STEPS.items() if name != "images_per_step" or unit == "identity"}
+    CASES += [(f"privacy.{unit}.{name}={value}", f"privacy.{unit}.epsilon=8") for name, value in own.items()]
+    CASES.append((f"privacy.{unit}.views=2 privacy.{unit}.epsilon=8", "train.augment.flip=true"))
+
 
 @pytest.mark.parametrize(("words", "needs"), CASES)
 def test_what_does_nothing_is_refused_by_name_with_what_it_needs(words: str, needs: str) -> None:
