@@ -90,3 +90,15 @@ def test_delta_is_compared_with_the_owners_own_number_of_images():
         policy.check_count(federation, node, federation.planned_event, 200_000, 9)
     assert "200" not in refused.value.told
     assert not isinstance(refused.value, checks.UserError)
+
+
+def test_the_filter_takes_the_larger_total_of_both_first_releases():
+    """Which order was fixed beforehand hangs on what came first, and that is not asked."""
+    copy, steps, delta = COPY, STEPS, 1e-5
+    both = filters.filtered_images([copy], [steps], 9.0, delta)
+    everything, zero = RdpAccountant("replace-one", "image"), RdpAccountant("zero-out", "image")
+    orders = filters._renyi([copy, steps], everything, everything, 9.0, delta), filters._renyi(
+        [steps, copy], zero, everything, 9.0, delta
+    )
+    assert orders[0] != pytest.approx(orders[1])
+    assert both == max(orders)
