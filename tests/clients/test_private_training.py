@@ -198,6 +198,39 @@ def test_views_of_a_picture_are_averaged_before_the_clip(site_of):
     assert float(torch.linalg.vector_norm(flat(one))) <= 0.7 * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_all_rows_of_a_unit_are_one_unit_and_weigh_one(site_of, unit):
+    """Views, and a person's pictures, that were counted for themselves would each add a vector of norm C."""
+    more = {"images_per_step": 3} if unit == "identity" else {}
+    site = site_of("train.augment.flip=true", *words_of(unit, views=3, **more))
+    these = all_of(site)
+    count = int(site.people.max()) + 1 if unit == "identity" else len(site.people)
+    assert these.units == count
+    for one in range(count):
+        images = these.images[these.unit == one]
+        assert len(images) == (9 if unit == "identity" else 3)
+        owners = site.people[images] if unit == "identity" else images
+        assert set(owners.tolist()) == {one}
+        assert these.weight[these.unit == one].sum() == pytest.approx(1)
+
+
+def test_coins_and_variants_of_every_step_and_round_are_their_own(site_of):
+    """Nothing about them is a function of public numbers, or of what another round drew."""
+    site, seen = site_of(*words_of("image")), []
+    inner = site.features
+
+    def noted(index, step):
+        seen.append((tuple(index.tolist()), step))
+        return inner(index, step)
+
+    spied, tensors = dataclasses.replace(site, features=noted), get_tensors(site.federation.backbone())
+    for number in (1, 2, 1):
+        private_training.train_round(spied, number, tensors)
+    assert len({images for images, _ in seen}) == len(seen) >= 5
+    assert len({step for _, step in seen}) == len(seen)
+    assert min(step for _, step in seen) > 1000  # no step of a schedule
+
+
 def test_parts_of_a_step_hold_whole_units_and_everything():
     sizes = np.array([3, 1, 5, 2, 2, 9, 1])
     unit = np.repeat(np.arange(7), sizes)
