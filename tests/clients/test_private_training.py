@@ -14,6 +14,8 @@ from fedveil import checks
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy import noise
+from fedveil.private_training import choice
+from fedveil.private_training.base import Batch, Clip
 from fedveil_clients import private_training, rows, sites
 from fedveil_clients.policy import Node
 
@@ -196,6 +198,22 @@ def test_views_of_a_picture_are_averaged_before_the_clip(site_of):
     one = private_training.Drawn(whole.images[:4], whole.unit[:4], whole.weight[:4], 1)
     assert len(set(one.images.tolist())) == 1
     assert float(torch.linalg.vector_norm(flat(one))) <= 0.7 * (1 + 1e-6)
+
+
+def test_a_picture_less_may_turn_its_persons_vector_round():
+    """So a guarantee for people holds for one picture at the price of a person who is replaced, and not as it stands."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    clip, loop = Clip(1.0), choice.engine("loop")
+
+    def summed(*slopes):
+        count = len(slopes)
+        batch = Batch(
+            torch.tensor(slopes)[:, None], torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64),
+            torch.full((count,), 1 / count), 1,
+        )  # fmt: skip
+        return float(loop(network, lambda outputs, labels: outputs[:, 0], batch, [network.weight], clip).tensors[0])
+
+    assert summed(10.0, -8.0) - summed(-8.0) == pytest.approx(2.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("unit", UNITS)

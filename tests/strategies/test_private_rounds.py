@@ -124,6 +124,8 @@ def test_units_stand_side_by_side(tmp_path):
     ]  # fmt: skip
     private = next(one for one in found if (one.unit, one.relation) == ("identity", "zero-out"))
     assert 7.9 < private.epsilon <= 8
+    picture = next(one for one in found if (one.unit, one.relation) == ("image", "zero-out"))
+    assert picture.epsilon > 1.05 * private.epsilon  # a person without one picture is another person
 
 
 def test_engines_agree_under_a_test_seed(tmp_path):

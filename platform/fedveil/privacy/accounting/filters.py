@@ -124,6 +124,14 @@ def image_epsilon(
     return accountant.upper(delta)
 
 
+def people_epsilon(steps: Sequence[events.Release], delta: float) -> float:
+    """Return the epsilon at one delta of private steps whose unit is a person, for one person replaced by nothing."""
+    accountant = RdpAccountant("zero-out", "identity")
+    for event, count in collections.Counter(steps).items():
+        accountant = accountant.compose(event, count)
+    return accountant.upper(delta)
+
+
 def _renyi(
     schedules: Sequence[Event], before: RdpAccountant, total: RdpAccountant, limit: float, delta: float
 ) -> float:
