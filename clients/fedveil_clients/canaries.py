@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from fedveil import config, randomness
 from fedveil.configuration.schema import Group
-from fedveil.configuration.schema import Group
 from fedveil.configuration.training_budget import IdentityBudget, TrainingBudget
 from fedveil.federation import private_steps
 from fedveil.federation.federation import Federation

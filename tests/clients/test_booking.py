@@ -403,13 +403,12 @@ def test_a_round_again_is_held_to_the_limit_on_one_run(tmp_path):
     node = Node("set", policy=Policy(None, 6.0))
     client = booking.Joining("c0001", node, BARE, b"", held_by(vault, "set", (0, 1)))
     booking.accept(federation, "run", vault, client).on_disk()
-    done = 0
     with pytest.raises(PolicyRefusal, match="asked again"):
-        for done in range(50):
-            booking.repeated(federation, "run", vault, client, 1)
-    assert 0 < done < 49
-    rows = vault.ledger.rows()
-    assert [row.status for row in rows] == ["reserved", *["spent"] * done]  # what is refused is not written
+        [booking.repeated(federation, "run", vault, client, 1) for _ in range(50)]
+    reserved, *spent = (row.status for row in vault.ledger.rows())  # what is refused is not written
+    assert reserved == "reserved"
+    assert 0 < len(spent) < 50
+    assert set(spent) == {"spent"}
     other = dataclasses.replace(client, node=Node("set"))
     booking.repeated(federation, "run", vault, other, 1)  # an owner without limits
 
@@ -417,8 +416,8 @@ def test_a_round_again_is_held_to_the_limit_on_one_run(tmp_path):
 def test_a_round_again_is_held_to_the_limit_over_runs(tmp_path):
     federation = federation_of("protection=none", "privacy.image.epsilon=4", "train.rounds=4")
     vault = Vault(tmp_path / "vault")
-    client = booking.Joining("c0001", Node("set", policy=Policy(None, None, 5.0)), BARE, b"", held_by(vault, "set", (0,)))
+    node = Node("set", policy=Policy(None, None, 5.0))
+    client = booking.Joining("c0001", node, BARE, b"", held_by(vault, "set", (0,)))
     booking.accept(federation, "run", vault, client).on_disk()
     with pytest.raises(PolicyRefusal, match="over all runs"):
-        for _ in range(50):
-            booking.repeated(federation, "run", vault, client, 2)
+        [booking.repeated(federation, "run", vault, client, 2) for _ in range(50)]

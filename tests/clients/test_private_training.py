@@ -201,7 +201,7 @@ def test_views_of_a_picture_are_averaged_before_the_clip(site_of):
 
 
 def test_a_picture_less_may_turn_its_persons_vector_round():
-    """So a guarantee for people holds for one picture at the price of a person who is replaced, and not as it stands."""
+    """So a guarantee for people holds for one picture at the price of a person who is replaced, not as it is."""
     network = torch.nn.Linear(1, 1, bias=False)
     clip, loop = Clip(1.0), choice.engine("loop")
 

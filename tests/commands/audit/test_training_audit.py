@@ -1,4 +1,4 @@
-"""The audit of private steps: true claims stand, broken steps are called violated, a head outside the vector is seen."""
+"""The audit of private steps: true claims stand, broken steps are seen, and so is a head without noise."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_private_steps_are_not_refuted(tmp_path: Path, capsys: pytest.CaptureFix
     assert {bound["unit"] for bound in report["bounds"]} == {"image"}
     assert len(report["bounds"]) == 8
     text = capsys.readouterr().out
-    assert "3 rounds of 2 steps of all at noise 2" in text
+    assert "3 rounds of 2 steps of all, noise 2" in text
     assert "NOT PRIVATE" in text  # a test seed
 
 

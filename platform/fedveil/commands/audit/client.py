@@ -67,9 +67,10 @@ def attack(
     ]
     if _sampled(train.cohort):
         values += [
-            ("trade-off curve of canaries in a release", _priced(replayed, budget, _mu(seen.releases, level)), seen.releases),
+            ("trade-off curve of canaries in a release",
+             _priced(replayed, budget, _mu(seen.releases, level)), seen.releases),
             ("trade-off curve of the single noisy sums", _priced(replayed, budget, mu), sums),
-        ]
+        ]  # fmt: skip
     else:  # all rounds together have a Gaussian curve, which needs no accountant
         together = (("of the whole run", _mu(seen.run, level), seen.run),
                     ("of the single noisy sums", mu * math.sqrt(rounds), sums))  # fmt: skip

@@ -41,8 +41,8 @@ def attack(
     """
     delta, unit, noise = budget.delta or 0.0, budget.unit, budget.noise_multiplier or 0.0
     spent = booked(rows, unit)
-    found = claims.of_run(federation, rows) if spent else claims.planned(federation, federation.planned_event, LIVE_GRID)
-    claim = claims.claimed(unit, found.statements)
+    planned = claims.planned(federation, federation.planned_event, LIVE_GRID)
+    claim = claims.claimed(unit, (claims.of_run(federation, rows) if spent else planned).statements)
     steps = (federation.settings.train.local.steps or 0) * (len(spent) or federation.total_rounds)
 
     def proven(event: Event) -> float:
@@ -71,7 +71,7 @@ def attack(
     one = proven(PoissonSampled(budget.sampling_rate, Gaussian(noise)))
     whole = proven(Repeated(PoissonSampled(budget.sampling_rate, Gaussian(noise)), steps))
     many, sampled, bare = f"{steps} steps, from what one shows", f"one step with {canaries} canaries", "one step of all"
-    runs = f"{shape.rounds} rounds of {shape.steps} steps of all at noise {shape.noise:g}, {repeats} with one and without"
+    runs = f"{shape.rounds} rounds of {shape.steps} steps of all, noise {shape.noise:g}, {repeats} with and without one"
     return [
         bound(many, whole, "trade-off curve of canaries in a batch",
               _priced(budget, steps, curve(seen.batch), delta), seen.batch, taken),
