@@ -117,6 +117,21 @@ def _offered(federation: Federation, event: Event, policy: Policy, training: boo
     return _filtered((), (federation.private_schedule,), policy.max_epsilon or 1.0, delta), delta
 
 
+def check_again(policy: Policy, run: History) -> None:
+    """Raise `PolicyRefusal` unless a run stays within the owner's limit on one run when a round is asked again.
+
+    Args:
+        policy: the owner's.
+        run: what the data set's ledger has of this run, the round again included.
+    """
+    limit, delta = policy.max_epsilon, policy.image_delta
+    if limit is not None and _image(run, limit, delta) > limit:
+        raise PolicyRefusal.of_instruction(
+            f"the owner accepts an image-level epsilon of at most {limit:g} at delta {delta:g} of one run, and a round "
+            "that is asked again would make it more"
+        )
+
+
 def check_runs(policy: Policy, before: History, after: History) -> None:
     """Raise `PolicyRefusal` unless all runs together, the new one included, stay within the owner's limits.
 

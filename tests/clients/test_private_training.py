@@ -14,6 +14,8 @@ from fedveil import checks
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy import noise
+from fedveil.private_training import choice
+from fedveil.private_training.base import Batch, Clip
 from fedveil_clients import private_training, rows, sites
 from fedveil_clients.policy import Node
 
@@ -196,6 +198,55 @@ def test_views_of_a_picture_are_averaged_before_the_clip(site_of):
     one = private_training.Drawn(whole.images[:4], whole.unit[:4], whole.weight[:4], 1)
     assert len(set(one.images.tolist())) == 1
     assert float(torch.linalg.vector_norm(flat(one))) <= 0.7 * (1 + 1e-6)
+
+
+def test_a_picture_less_may_turn_its_persons_vector_round():
+    """So a guarantee for people holds for one picture at the price of a person who is replaced, not as it is."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    clip, loop = Clip(1.0), choice.engine("loop")
+
+    def summed(*slopes):
+        count = len(slopes)
+        batch = Batch(
+            torch.tensor(slopes)[:, None], torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64),
+            torch.full((count,), 1 / count), 1,
+        )  # fmt: skip
+        return float(loop(network, lambda outputs, labels: outputs[:, 0], batch, [network.weight], clip).tensors[0])
+
+    assert summed(10.0, -8.0) - summed(-8.0) == pytest.approx(2.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_all_rows_of_a_unit_are_one_unit_and_weigh_one(site_of, unit):
+    """Views, and a person's pictures, that were counted for themselves would each add a vector of norm C."""
+    more = {"images_per_step": 3} if unit == "identity" else {}
+    site = site_of("train.augment.flip=true", *words_of(unit, views=3, **more))
+    these = all_of(site)
+    count = int(site.people.max()) + 1 if unit == "identity" else len(site.people)
+    assert these.units == count
+    for one in range(count):
+        images = these.images[these.unit == one]
+        assert len(images) == (9 if unit == "identity" else 3)
+        owners = site.people[images] if unit == "identity" else images
+        assert set(owners.tolist()) == {one}
+        assert these.weight[these.unit == one].sum() == pytest.approx(1)
+
+
+def test_coins_and_variants_of_every_step_and_round_are_their_own(site_of):
+    """Nothing about them is a function of public numbers, or of what another round drew."""
+    site, seen = site_of(*words_of("image")), []
+    inner = site.features
+
+    def noted(index, step):
+        seen.append((tuple(index.tolist()), step))
+        return inner(index, step)
+
+    spied, tensors = dataclasses.replace(site, features=noted), get_tensors(site.federation.backbone())
+    for number in (1, 2, 1):
+        private_training.train_round(spied, number, tensors)
+    assert len({images for images, _ in seen}) == len(seen) >= 5
+    assert len({step for _, step in seen}) == len(seen)
+    assert min(step for _, step in seen) > 1000  # no step of a schedule
 
 
 def test_parts_of_a_step_hold_whole_units_and_everything():

@@ -28,8 +28,9 @@ def rows(*events, status="reserved", run="run"):
 def test_schedules_of_several_runs_compose():
     (one,) = totals.of_rows(rows(STEPS))
     (two,) = totals.of_rows(rows(STEPS, PEOPLE))
-    exact = RdpAccountant("zero-out", "image").compose(STEPS, 2).upper(1e-5)
+    exact = RdpAccountant("zero-out", "image").compose(STEPS).compose(PEOPLE).upper(1e-5)
     assert one.unit == two.unit == "image"
+    assert exact > RdpAccountant("zero-out", "image").compose(STEPS, 2).upper(1e-5)
     assert one.epsilon < two.epsilon == pytest.approx(exact)
 
 
@@ -90,3 +91,22 @@ def test_delta_is_compared_with_the_owners_own_number_of_images():
         policy.check_count(federation, node, federation.planned_event, 200_000, 9)
     assert "200" not in refused.value.told
     assert not isinstance(refused.value, checks.UserError)
+
+
+def test_the_filter_takes_the_larger_total_of_both_first_releases():
+    """Which order was fixed beforehand hangs on what came first, and that is not asked."""
+    copy, steps, delta = COPY, STEPS, 1e-5
+    both = filters.filtered_images([copy], [steps], 9.0, delta)
+    everything, zero = RdpAccountant("replace-one", "image"), RdpAccountant("zero-out", "image")
+    orders = filters._renyi([copy, steps], everything, everything, 9.0, delta), filters._renyi(
+        [steps, copy], zero, everything, 9.0, delta
+    )
+    assert orders[0] != pytest.approx(orders[1])
+    assert both == max(orders)
+
+
+def test_one_picture_of_a_person_costs_more_than_the_person():
+    found = {one.unit: one.epsilon for one in totals.of_rows(rows(PEOPLE, PEOPLE))}
+    assert found["identity"] == pytest.approx(RdpAccountant("zero-out", "identity").compose(PEOPLE, 2).upper(1e-5))
+    assert found["image"] == pytest.approx(RdpAccountant("replace-one", "identity").compose(PEOPLE, 2).upper(1e-5))
+    assert found["image"] > 1.8 * found["identity"]

@@ -89,7 +89,19 @@ def test_under_a_test_seed_a_round_again_is_the_same_row(tmp_path):
         book.ask(number)
     rows = Ledger(tmp_path / "ledger.sqlite").rows("run")
     assert len(rows) == 2
+    assert all("NOT PRIVATE" in row.note for row in rows)
     assert claims.of_run(federation, rows).statements[0].epsilon is None
+
+
+def test_the_claim_is_of_rounds_that_were_asked_whoever_joined(tmp_path):
+    """A client that joins every round pays for all of them, whatever share of clients is drawn."""
+    federation = Federation.of([*SMALL, *EIGHT, "train.cohort.rate=0.5"])
+    book = private_rounds.PrivateRounds(federation, Ledger(tmp_path / "ledger.sqlite"), "run")
+    for number in (1, 2, 3):
+        book.ask(number)
+    (said,) = claims.of_run(federation, Ledger(tmp_path / "ledger.sqlite").rows("run")).statements
+    assert 7.9 < said.epsilon <= 8
+    assert federation.private_schedule.event.count == 3
 
 
 def test_clipping_without_noise_claims_nothing(tmp_path):
@@ -112,6 +124,8 @@ def test_units_stand_side_by_side(tmp_path):
     ]  # fmt: skip
     private = next(one for one in found if (one.unit, one.relation) == ("identity", "zero-out"))
     assert 7.9 < private.epsilon <= 8
+    picture = next(one for one in found if (one.unit, one.relation) == ("image", "zero-out"))
+    assert picture.epsilon > 1.05 * private.epsilon  # a person without one picture is another person
 
 
 def test_engines_agree_under_a_test_seed(tmp_path):

@@ -250,7 +250,8 @@ def _client(federation: Federation, rounds: Sequence[tuple[Release, int]], grid:
 def _training(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> list[Statement]:
     """Return the statements of private steps: of each client by itself, so of all, because no two hold one unit.
 
-    What hides a person hides each picture of the person, at the same numbers.
+    A picture less makes a person another one, so a guarantee for people is one for pictures at the price of a person
+    who is replaced (`privacy.accounting.base.Accountant`).
     """
     bound = training_bound(federation, rounds, grid)
     budget = federation.private
@@ -279,7 +280,9 @@ def _training(federation: Federation, rounds: Sequence[tuple[Release, int]], gri
         not_covered=(*_TRAINING_NOT_COVERED, *limits),
     )
     if budget.unit == "identity":
-        return [own, dataclasses.replace(own, unit="image")]
+        upper = _composed("zero-out", "image", rounds, grid).epsilon(delta).upper
+        meaningful = upper is not None and upper <= statements.MEANINGFUL
+        return [own, dataclasses.replace(own, unit="image", epsilon=upper, meaningful=meaningful)]
     return [own]
 
 

@@ -98,7 +98,7 @@ def check(settings: Config, protection: Any) -> None:
     if None not in both:
         raise checks.UserError(
             "privacy.image and privacy.identity together would need one clip for two units; keep one. A guarantee for "
-            "people holds for their images at the same numbers."
+            "people bounds what one of their images may change, too, at a larger epsilon."
         )
     budget = budget_of(settings)
     if budget is None:

@@ -37,7 +37,7 @@ def _of_client(row: Row) -> bool:
 
 
 FINER = ("image", "identity")
-"""Units of a client's data: what holds for a person holds for each picture, at the same numbers."""
+"""Units of a client's data: what bounds a person bounds each picture, as if the person were replaced."""
 
 
 def _client_weight(picture: Picture) -> float:

@@ -48,7 +48,9 @@ def of_history(history: History, deltas: Deltas) -> list[Statement]:
     image = image_total(worst, deltas.image) if not steps else steps_total(worst, deltas.image)
     found += [image] if image is not None else []
     if image is not None and steps and not worst.local() and all(event.unit == "identity" for event in steps):
-        found.append(dataclasses.replace(image, unit="identity"))
+        epsilon = filters.people_epsilon(steps, deltas.image)
+        meaningful = epsilon <= statements.MEANINGFUL
+        found.append(dataclasses.replace(image, unit="identity", epsilon=epsilon, meaningful=meaningful))
     client = client_total(client_schedules(history), deltas.client)
     found += [client] if client is not None else []
     if bare := bare_runs(history):

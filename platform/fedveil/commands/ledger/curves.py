@@ -72,7 +72,7 @@ def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
                     spent = claims.noisy_epsilon(federation, claim.unit, rounds, LIVE_GRID)
                 values.append(min(spent, claim.epsilon))
             curves.append(Curve(_title(claim), places, values, limit))
-        elif claim.unit == "image" and "identity" not in noisy:  # an identity's is a multiple, or the same curve
+        elif claim.unit == "image" and "identity" not in noisy:  # what follows from an identity's has no curve of its own
             limit = settings.policy.max_epsilon
             curves.append(Curve(f"{_title(claim)}; released once", [1, last], [claim.epsilon] * 2, limit))
     return curves or [Curve("nothing", (), (), reason="the ledger holds no release of this run")]
@@ -106,6 +106,11 @@ def owner_curves(root: Path, data_set: str, limits: Policy) -> list[Curve]:
                 for place in places
             ]
             curves.append(Curve(_title(claim), places, sums, limits.max_total_epsilon))
+        elif claim.unit == "identity":
+            steps = totals.worst_formal(history, deltas.image).training()
+            places = _places(len(steps))
+            sums = [filters.people_epsilon(steps[:place], deltas.image) for place in places]
+            curves.append(Curve(_title(claim), places, sums))
         else:
             chosen = totals.client_schedules(history)
             places = _places(len(chosen))

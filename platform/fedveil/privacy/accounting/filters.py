@@ -87,7 +87,8 @@ def filtered_images(
     """Return the image-level epsilon at `delta` that a filter with this limit finds for copies and private steps.
 
     Guarantee: as `filtered_local` for one image, `steps` of private training included. Where there are both, everything
-    is priced for an image replaced by any other; private steps alone for one replaced by nothing.
+    is priced for an image replaced by any other; private steps alone for one replaced by nothing. Whether a copy or a
+    schedule was first is not asked: the larger total of the two orders counts.
 
     >>> from fedveil.privacy.events import Gaussian, PoissonSampled, Release, Repeated
     >>> steps = Release("image", "zero-out", "updates", Repeated(PoissonSampled(0.1, Gaussian(2.0)), 100))
@@ -100,7 +101,11 @@ def filtered_images(
         return filtered_epsilon(steps, limit, delta, "image")
     checks.positive(limit=limit, delta=delta)
     accountant = RdpAccountant("replace-one", "image")
-    return _renyi([*releases, *steps], accountant, accountant, limit, delta)
+    alone = RdpAccountant("zero-out", "image")  # by which the order was chosen if a schedule was first
+    return max(
+        _renyi([*releases, *steps], accountant, accountant, limit, delta),
+        _renyi([*steps, *releases], alone, accountant, limit, delta),
+    )
 
 
 def image_epsilon(
@@ -115,6 +120,14 @@ def image_epsilon(
     accountant = RdpAccountant("replace-one" if releases else "zero-out", "image")
     everything: list[Event] = [*releases, *steps]
     for event, count in collections.Counter(everything).items():
+        accountant = accountant.compose(event, count)
+    return accountant.upper(delta)
+
+
+def people_epsilon(steps: Sequence[events.Release], delta: float) -> float:
+    """Return the epsilon at one delta of private steps whose unit is a person, for one person replaced by nothing."""
+    accountant = RdpAccountant("zero-out", "identity")
+    for event, count in collections.Counter(steps).items():
         accountant = accountant.compose(event, count)
     return accountant.upper(delta)
 
