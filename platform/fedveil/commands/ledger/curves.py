@@ -72,7 +72,7 @@ def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
                     spent = claims.noisy_epsilon(federation, claim.unit, rounds, LIVE_GRID)
                 values.append(min(spent, claim.epsilon))
             curves.append(Curve(_title(claim), places, values, limit))
-        elif claim.unit == "image" and "identity" not in noisy:  # what follows from an identity's has no curve of its own
+        elif claim.unit == "image" and "identity" not in noisy:  # an identity's has its own
             limit = settings.policy.max_epsilon
             curves.append(Curve(f"{_title(claim)}; released once", [1, last], [claim.epsilon] * 2, limit))
     return curves or [Curve("nothing", (), (), reason="the ledger holds no release of this run")]
