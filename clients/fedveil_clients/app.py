@@ -88,7 +88,8 @@ def train(message: Message, context: Context) -> Message:
         tensors, sent = received.tensors_of(asked.run, asked.round, state, content)
         vault = Vault(here.node.vault())
         vault.in_order(asked.run_id, name, asked.round, sent)
-        site = _site_of(here, asked, state, vault.identity())
+        identity = vault.identity()
+        site = _site_of(here, asked, state, identity)
         # One simulation's clients are thousands, and its coordinator is no stranger.
         again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
         if again and site.federation.private is not None:
@@ -98,7 +99,7 @@ def train(message: Message, context: Context) -> Message:
         _on_disk(site)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
-    about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": vault.identity()}
+    about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": identity}
     answer = arrays.record(update.tensors, arrays.is_local(found["tensors"]))  # type: ignore[arg-type]
     return Message(RecordDict({"reply": ConfigRecord(about), "update": answer}), reply_to=message)
 

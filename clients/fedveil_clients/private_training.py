@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from fedveil import checks, randomness
 from fedveil.configuration.training_budget import IdentityBudget, TrainingBudget
 from fedveil.federation import private_steps, rates, training
-from fedveil.federation.tensors import set_parameters
 from fedveil.privacy import noise, sampling
 from fedveil.private_training import choice
 from fedveil.private_training.base import Batch, Clip
@@ -24,8 +23,9 @@ from fedveil.private_training.classifier import Classifier, row_losses
 from fedveil.randomness import SecretStream
 from fedveil.records import Tensors, Update
 from fedveil_clients import drift
+from fedveil_clients.moved import Room, begin
 from fedveil_clients.sites import Site
-from fedveil_clients.training import Room, anywhere, first_head, parameters
+from fedveil_clients.training import anywhere, first_head, parameters
 
 _AT_ONCE = 256  # rows that pass the network together where the device names no number; changes rounding alone
 
@@ -83,7 +83,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
         raise ValueError("No budget of private training is configured.")
     train = settings.train
     own = parameters(site.backbone)
-    set_parameters(own, tensors)
+    begin(site.backbone, own, tensors)
     heads = site.vault.heads(site.run_id, site.client_id)
     centres = heads.before(round_number) if budget.head == "trained" else None
     if centres is not None and len(centres) != site.classes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -17,13 +17,10 @@ from torch import nn
 from fedveil import checks, randomness
 from fedveil.federation import classes, rates, training
 from fedveil.federation.room import too_much
-from fedveil.federation.tensors import set_parameters
 from fedveil.records import Tensors, Update
-from fedveil_clients import drift
+from fedveil_clients import drift, moved
+from fedveil_clients.moved import Room
 from fedveil_clients.sites import Site
-
-Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
-"""Shape -> an uninitialised array of it."""
 
 
 def anywhere(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -48,7 +45,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
     settings = site.federation.settings
     train = settings.train
     own = parameters(site.backbone)
-    set_parameters(own, tensors)
+    moved.begin(site.backbone, own, tensors)
     phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
     heads = site.vault.heads(site.run_id, site.client_id, phase)
     centres = heads.before(round_number)
@@ -86,11 +83,10 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
         )
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
-    training.check_finite(loss, [start, *(own[name] for name in site.allowed)], **settings_of_rates)
-    update = {}
-    for name in site.allowed:
-        trained = own[name].detach().cpu().numpy()
-        update[name] = np.subtract(trained, tensors[name], out=room(trained.shape))
+    training.check_finite(loss, [start], **settings_of_rates)
+    update = moved.taken(site.backbone, own, site.allowed, tensors, room)
+    if update is None:
+        raise training.diverged("the update", **settings_of_rates)
     if control is not None:
         length = steps * rate * train.lr
         update = drift.own(site, tensors, update, length)

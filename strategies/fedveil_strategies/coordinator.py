@@ -85,9 +85,11 @@ def _opened(
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
         console.say(protection_phase(federation))
-        state = protection.fit(
-            public.images(), public.labels, settings.seed, console.progress, federation.place.exact
-        )
+        state = {}
+        if protection.needs_fit:  # else no public face is read, which for drawn ones is most of opening a run
+            state = protection.fit(
+                public.images(), public.labels, settings.seed, console.progress, federation.place.exact
+            )
     backbone = federation.place.module(federation.backbone())
     stage = federation.stages[_stage(run, federation, meta)]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
