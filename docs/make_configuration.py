@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fedveil.configuration import files, idle, plugins, schema, typed, words
+from fedveil.configuration import files, idle, marks, plugins, schema, typed, words
 
 HEAD = """\
 # Configuration
@@ -90,7 +90,7 @@ def kind(hint: Any) -> str:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return {schema.INFINITE: "number or inf", schema.FOLDER: "folder"}[arguments[1]]
+        return {marks.INFINITE: "number or inf", marks.FOLDER: "folder"}[arguments[1]]
     if origin in (types.UnionType, typing.Union):
         return " or ".join(["none" if part is type(None) else kind(part) for part in arguments])
     if origin is Literal:

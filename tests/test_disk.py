@@ -74,6 +74,7 @@ def limited(size: int, code: str, folder: Path) -> str:
 WRITERS = {
     "json": "runs.write_json(Path('a/target'), {'text': 'x' * 9000})",
     "arrays": "runs.write_atomic(Path('a/target'), runs.pack({'w': np.zeros(9000)}, {}))",
+    "checkpoint": "runs.write_packed(Path('a/target'), {'w': np.zeros(9000)}, {})",
     "picture": "from fedveil.pictures import run; run.roc_curve(Path('a/target'), [0, 1], [0, 1], 'none')",
     "log": "Path('a').mkdir(); disk.append(Path('a/target'), 'x' * 9000)",
     "ledger": "from fedveil.privacy.ledger import Ledger, Row; from fedveil.privacy.events import NonPrivate\n"

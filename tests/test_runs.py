@@ -1,5 +1,6 @@
 """Atomic files, exact checkpoints, clear refusals."""
 
+import io
 import os
 
 import numpy as np
@@ -12,7 +13,10 @@ from fedveil.commands.node import wire_of
 def test_checkpoint_round_trip_is_exact(tmp_path):
     arrays = {"tensor/w": np.array([[1.5, np.nan]], np.float32), "empty": np.zeros((0, 3), np.float32)}
     path = tmp_path / "a" / "c.npz"
-    runs.write_atomic(path, runs.pack(arrays, {"round": 3}))
+    runs.write_packed(path, arrays, {"round": 3}, private=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with np.load(io.BytesIO(runs.pack(arrays, {"round": 3}))) as whole, np.load(path) as streamed:
+        assert {name: whole[name].tobytes() for name in whole} == {name: streamed[name].tobytes() for name in streamed}
     loaded, meta = runs.unpack(path)
     assert meta == {"round": 3}
     for name, value in arrays.items():
@@ -29,6 +33,15 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
         runs.write_atomic(path, "text")
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_checkpoint_that_fails_halfway_leaves_the_one_before(tmp_path):
+    path = tmp_path / "c.npz"
+    runs.write_packed(path, {"w": np.ones(3, np.float32)}, {"round": 1})
+    with pytest.raises(TypeError, match="pickle"):
+        runs.write_packed(path, {"w": np.ones(9000, np.float32), "x": np.array([runs])}, {"round": 2})
+    assert runs.unpack(path)[1] == {"round": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["c.npz"]
 
 
 def test_unreadable_checkpoint_is_named(tmp_path):

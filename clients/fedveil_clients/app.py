@@ -19,8 +19,8 @@ from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction, one_line
+from fedveil_clients import booking, policy, private_training, received, refusals, training
 from fedveil_clients import node as nodes
-from fedveil_clients import policy, received, refusals, training
 from fedveil_clients.node import Here, NodeError
 from fedveil_clients.received import Content, Instruction
 from fedveil_clients.sites import Site, open_site
@@ -88,14 +88,18 @@ def train(message: Message, context: Context) -> Message:
         tensors, sent = received.tensors_of(asked.run, asked.round, state, content)
         vault = Vault(here.node.vault())
         vault.in_order(asked.run_id, name, asked.round, sent)
-        site = _site_of(here, asked, state, vault.identity())
+        identity = vault.identity()
+        site = _site_of(here, asked, state, identity)
         # One simulation's clients are thousands, and its coordinator is no stranger.
-        vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
-        update = training.train_round(site, asked.round, tensors, arrays.room)
+        again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
+        if again and site.federation.private is not None:
+            booking.repeated(site.federation, asked.run_id, vault, site.joining, asked.round)
+        step = training.train_round if site.federation.private is None else private_training.train_round
+        update = step(site, asked.round, tensors, arrays.room)
         _on_disk(site)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
-    about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": vault.identity()}
+    about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": identity}
     answer = arrays.record(update.tensors, arrays.is_local(found["tensors"]))  # type: ignore[arg-type]
     return Message(RecordDict({"reply": ConfigRecord(about), "update": answer}), reply_to=message)
 

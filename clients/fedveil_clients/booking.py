@@ -94,7 +94,7 @@ class Booking:
 def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -> Booking:
     """Check the owner's limits over runs and book this run, in one transaction.
 
-    It is on disk when this returns. Only where nothing is drawn, nothing limited and the client new to the run it is
+    It is on disk when this returns. Only where no noise is drawn, nothing limited and the client new to the run it is
     written meanwhile: the client may train, and may not answer, before `Booking.on_disk` has returned.
 
     Raises:
@@ -112,11 +112,17 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
     if settings.privacy.client is not None or rule.over_runs:
         subject = policy.everybody(federation, client.client_id, client.node) or own
     note = claims.note_of(federation)
-    wanted = [Row(run_id, own if again else subject, "spent", event, note, mechanism=tag)]
+    wanted = []
+    if federation.counts(event):
+        wanted.append(Row(run_id, own if again else subject, "spent", event, note, mechanism=tag))
+    if federation.private is not None:
+        steps = federation.private_schedule
+        wanted.append(Row(run_id, subject, "spent" if isinstance(steps, NonPrivate) else "reserved", steps, note))
     if settings.privacy.client is not None:
         wanted.insert(0, Row(run_id, subject, "reserved", federation.whole_schedule, note))
     ledger = vault.ledger
-    later = isinstance(event, NonPrivate) and not rule.over_runs and not client.before
+    drawn = isinstance(event, LocalRelease) or federation.private is not None
+    later = not drawn and not rule.over_runs and not client.before
     if not later and not again and not rule.over_runs and ledger.path.exists():
         with ledger.read() as book:
             if _booked(book, wanted) and not book.lacks(own, client.held):
@@ -143,6 +149,29 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
         return Booking(write)
     write()
     return Booking()
+
+
+def repeated(federation: Federation, run_id: str, vault: Vault, client: Joining, round_number: int) -> None:
+    """Book the private steps of a round that is asked again: new coins and new noise, so another release of it.
+
+    What was reserved has each round once. On disk when this returns.
+
+    Raises:
+        PolicyRefusal: a limit on the run or over runs would be exceeded; nothing is written, and the round is not run
+            again.
+    """
+    event = federation.private_round
+    if isinstance(event, NonPrivate) or federation.settings.privacy.test_seed is not None:
+        return
+    rule, own = client.node.policy or federation.settings.policy, client.node.data_set
+    rows = [Row(run_id, own, "spent", event, f"round {round_number} again")]
+    with vault.ledger.write() as book:
+        if not isinstance(client.event, LocalRelease):  # what is computed from noisy copies costs nothing more
+            own_run = [*(row for row in book.rows() if row.run_id == run_id), *rows]
+            policy.check_again(rule, Past(own_run, book.recorded(), rule.image_delta).history(own, {}))
+        if rule.over_runs:
+            _check(book, rule, rows, "", own, client.held)
+        book.append(rows)
 
 
 def enrolled(rule: Policy, run_id: str, node: policy.Node, vault: Vault, event: Event, held: Sequence[Held]) -> None:

@@ -90,7 +90,7 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     vault.create()
     node = policy.Node(owner, allow_test_seed=True)  # the gallery's own draws are never fixed
     try:
-        policy.check(federation, node, event)
+        policy.check(federation, node, event, training=False)
         booking.enrolled(own.policy, run_id, node, vault, event, vault.picture_tags(contents))
     except policy.PolicyRefusal as refusal:
         raise checks.UserError(f"Refused: {refusal}.") from refusal

@@ -97,7 +97,8 @@ class Feeding:
             found: torch.Tensor | None = protection.prepared(self.place.put(pixels), self.placed)
             return None if found is None else found.cpu()
 
-        names, records = faces.keys if keys is None else keys, faces.records
+        names = faces.keys if keys is None else keys
+        records = faces.records if protection.memoise else ()
         if varied.settings.flip:
             names = (*names, *(f"{key}\0mirrored" for key in names))
         prepared = SHELF.of(self.mechanism, names, prepare)

@@ -106,12 +106,7 @@ class Node:
         """Return where this owner's vault is; it need not exist."""
         if self.vault_root is None:
             raise NodeError("This node has no vault: set vault-root=FOLDER, its private folder, in its configuration.")
-        place = _place("vault-root", self.vault_root)
-        try:
-            vault_folder.apart(place, self.data_root)
-        except checks.UserError as error:
-            raise NodeError(str(error), "This node's vault-root and data-root are not apart.") from error
-        return place
+        return _vault(self.vault_root, self.data_root, os.getcwd())
 
     def at_home(self, run: Federation) -> Federation:
         """Return the federation over the pictures that this node names: all of one owner's own, or a simulation's.
@@ -120,6 +115,17 @@ class Node:
             NodeError: the run's source has a place and the node names none, or the other way round.
         """
         return _home(run, self.data_root, not self.simulated)
+
+
+@functools.lru_cache(maxsize=8)
+def _vault(vault_root: str, data_root: str | None, here: str) -> Path:
+    """Return where a vault is, seen from the folder `here`; a process looks once, and not with every message."""
+    place = _place("vault-root", vault_root)
+    try:
+        vault_folder.apart(place, data_root)
+    except checks.UserError as error:
+        raise NodeError(str(error), "This node's vault-root and data-root are not apart.") from error
+    return place
 
 
 @functools.lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from fedveil.federation import planning
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
-from fedveil.privacy.events import Event, LocalRelease
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Release
 from fedveil.privacy.ledger import everybody_of
 from fedveil.privacy.spending import History
 from fedveil_clients.node import Node as Node  # whose limits these are; found here, too
@@ -39,7 +39,7 @@ class PolicyRefusal(Exception):
         return cls(reason, reason)
 
 
-def check(federation: Federation, node: Node, event: Event) -> None:
+def check(federation: Federation, node: Node, event: Event, training: bool = True) -> None:
     """Raise `PolicyRefusal` unless the run respects the owner's floor.
 
     Two pairs (epsilon, delta) cannot be compared by epsilon alone: what the run offers is converted to the owner's own
@@ -49,6 +49,7 @@ def check(federation: Federation, node: Node, event: Event) -> None:
         federation: of the run's configuration as the coordinator sent it.
         node: the owner's own settings.
         event: what one image's use in this run would release; the planned one, before anything exists.
+        training: nothing but updates leaves, so private steps bound what is told of an image; not so for a gallery.
     """
     settings = federation.settings
     policy, name = node.policy or settings.policy, settings.protection.name
@@ -67,34 +68,68 @@ def check(federation: Federation, node: Node, event: Event) -> None:
             raise PolicyRefusal.of_instruction(str(error)) from error
     if policy.max_epsilon is None:
         return
-    offered = math.inf
-    if isinstance(event, LocalRelease):
-        offered = statements.local_epsilon([(event, 1)], policy.image_delta)
+    offered, delta = _offered(federation, event, policy, training)
     if offered > policy.max_epsilon:
-        shown = "none (infinite)" if math.isinf(offered) else f"{offered:.6g} at delta {_delta_of(event, policy):g}"
+        shown = "none (infinite)" if math.isinf(offered) else f"{offered:.6g} at delta {delta:g}"
         raise PolicyRefusal.of_instruction(
             f"the owner accepts an image-level epsilon of at most {policy.max_epsilon:g} at delta "
             f"{policy.image_delta:g}; this run's is {shown}"
         )
 
 
-def check_count(federation: Federation, node: Node, event: Event, images: int) -> None:
-    """Raise `PolicyRefusal` unless delta is small enough for as many images as the owner has.
+def check_count(federation: Federation, node: Node, event: Event, images: int, people: int) -> None:
+    """Raise `PolicyRefusal` unless delta is small enough for as many images, or people, as the owner has.
 
     The number stays with the owner: that there are too many for this delta is all that is told.
     """
+    steps = federation.private
+    if steps is not None and steps.noise_multiplier is not None:
+        units = people if steps.unit == "identity" else images
+        _few_enough(federation, node, f"privacy.{steps.unit}.delta", steps.delta or 0.0, units, steps.unit)
     if isinstance(event, LocalRelease) and event.mechanism == "gaussian":
-        policy = node.policy or federation.settings.policy
-        try:
-            planning.check_delta("protection.delta", event.delta, images, "image", policy.max_delta)
-        except checks.UserError as error:
-            raise PolicyRefusal(
-                str(error), "protection.delta is too large for the owner's number of images; lower it"
-            ) from error
+        _few_enough(federation, node, "protection.delta", event.delta, images, "image")
 
 
-def _delta_of(event: Event, policy: Policy) -> float:
-    return policy.image_delta if isinstance(event, LocalRelease) and event.mechanism == "gaussian" else 0.0
+def _few_enough(federation: Federation, node: Node, setting: str, delta: float, units: int, unit: str) -> None:
+    policy = node.policy or federation.settings.policy
+    try:
+        planning.check_delta(setting, delta, units, unit, policy.max_delta)
+    except checks.UserError as error:
+        raise PolicyRefusal(
+            str(error), f"{setting} is too large for the owner's number of {_MANY[unit]}; lower it"
+        ) from error
+
+
+_MANY = {"image": "images", "identity": "people"}
+
+
+def _offered(federation: Federation, event: Event, policy: Policy, training: bool) -> tuple[float, float]:
+    """Return (epsilon, delta) of one image in the whole run, at the owner's delta where it is not pure.
+
+    Where noisy copies are read, theirs: what is computed from them tells no more. Else that of private steps.
+    """
+    if isinstance(event, LocalRelease):
+        delta = policy.image_delta if event.mechanism == "gaussian" else 0.0
+        return statements.local_epsilon([(event, 1)], policy.image_delta), delta
+    if not training or federation.private is None or isinstance(federation.private_schedule, NonPrivate):
+        return math.inf, 0.0
+    delta = policy.image_delta
+    return _filtered((), (federation.private_schedule,), policy.max_epsilon or 1.0, delta), delta
+
+
+def check_again(policy: Policy, run: History) -> None:
+    """Raise `PolicyRefusal` unless a run stays within the owner's limit on one run when a round is asked again.
+
+    Args:
+        policy: the owner's.
+        run: what the data set's ledger has of this run, the round again included.
+    """
+    limit, delta = policy.max_epsilon, policy.image_delta
+    if limit is not None and _image(run, limit, delta) > limit:
+        raise PolicyRefusal.of_instruction(
+            f"the owner accepts an image-level epsilon of at most {limit:g} at delta {delta:g} of one run, and a round "
+            "that is asked again would make it more"
+        )
 
 
 def check_runs(policy: Policy, before: History, after: History) -> None:
@@ -142,7 +177,14 @@ def _image(history: History, limit: float, delta: float) -> float:
     """Return what the filter finds for the worst picture; inf where something left without a guarantee."""
     if any(picture.unprotected for picture in history.pictures):
         return math.inf
-    return max(filters.filtered_local(picture.local(), limit, delta) for picture in history.pictures)
+    return max(_filtered(tuple(one.local()), tuple(one.training()), limit, delta) for one in history.pictures)
+
+
+@functools.lru_cache(maxsize=256)
+def _filtered(
+    copies: tuple[LocalRelease, ...], steps: tuple[Release, ...], limit: float, delta: float
+) -> float:
+    return filters.filtered_images(copies, steps, limit, delta)
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedveil import checks, randomness
 from fedveil.data.faces import FaceSet
@@ -19,7 +20,7 @@ from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import Held
-from fedveil_clients import booking, policy
+from fedveil_clients import booking, policy, rows
 from fedveil_clients.features import Features, Feeding, joined
 from fedveil_clients.memo import Listed, ReadOnce
 from fedveil_clients.vault import Vault
@@ -34,8 +35,10 @@ class Site:
         features: image numbers (and the step, which keys fresh noise) -> (B, *layout) float32, on the device.
         layout: shape of one image's features.
         views: how often a pass visits each image.
-        labels: (N,) local class of each image, 0..classes-1, on the device.
+        labels: (N,) class of each image, 0..classes-1, on the device: a person's own, or in private training its row.
         booked: the ledger's rows; nothing leaves before they are on disk.
+        people: (N,) which of the client's people an image is of, from 0.
+        joining: what was booked, for whom.
     """
 
     federation: Federation
@@ -52,6 +55,8 @@ class Site:
     allowed: tuple[str, ...]
     place: Place
     booked: booking.Booking
+    people: NDArray[np.int64]
+    joining: booking.Joining
 
 
 def own_faces(home: Federation, client_id: str, node: policy.Node) -> FaceSet:
@@ -83,7 +88,7 @@ def open_site(
     if node.simulated:
         federation = home  # of the whole registry: its pictures have a place, and the ledger names them by it
     faces = own_faces(home, client_id, node)
-    policy.check_count(federation, node, event, len(faces))
+    policy.check_count(federation, node, event, len(faces), int(faces.identities.size))
     stage = federation.stage_of(round_number)
     place = node.place(federation)
     feeding = Feeding(federation, stage, state, mechanism_id(federation, state), place)
@@ -97,7 +102,9 @@ def open_site(
     people, local = np.unique(faces.labels, return_inverse=True)
     bank = home.bank
     classes = int(people.size + (0 if bank is None else bank.identities.size))
-    if classes < 2:
+    if federation.private is not None:
+        classes = federation.private.rows
+    elif classes < 2:
         raise checks.UserError(
             f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
             "least two people, or set train.bank_identities to add procedural faces as negatives."
@@ -110,6 +117,8 @@ def open_site(
     vault.accepted(run_id, pinned)
     own = _protected(feeding, faces, vault, names, event, read, client)
     labels = local
+    if federation.private is not None:
+        labels = rows.of_people([faces.names[label] for label in people], classes, federation.settings.seed)[local]
     if bank is not None:
         labels = np.concatenate([local, np.searchsorted(bank.identities, bank.labels) + people.size])
         own = joined(own, len(faces), feeding.empirical(bank, "bank"))
@@ -132,6 +141,8 @@ def open_site(
         allowed=federation.trainable([name for name, _ in backbone.named_parameters()], stage),
         place=place,
         booked=booked,
+        people=local.astype(np.int64),
+        joining=client,
     )
 
 

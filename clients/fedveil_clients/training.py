@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -17,20 +17,18 @@ from torch import nn
 from fedveil import checks, randomness
 from fedveil.federation import classes, rates, training
 from fedveil.federation.room import too_much
-from fedveil.federation.tensors import set_parameters
 from fedveil.records import Tensors, Update
-from fedveil_clients import drift
+from fedveil_clients import drift, moved
+from fedveil_clients.moved import Room
 from fedveil_clients.sites import Site
 
-Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
-"""Shape -> an uninitialised array of it."""
 
-
-def _anywhere(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def anywhere(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return fresh memory."""
     return np.empty(shape, np.float32)
 
 
-def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _anywhere) -> Update:
+def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = anywhere) -> Update:
     """Train from the global tensors with the client's own head and return local minus global, float32.
 
     The batches are a function of (seed, client, step number), so a round run again gives the same update.
@@ -46,8 +44,8 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
     """
     settings = site.federation.settings
     train = settings.train
-    own = _parameters(site.backbone)
-    set_parameters(own, tensors)
+    own = parameters(site.backbone)
+    moved.begin(site.backbone, own, tensors)
     phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
     heads = site.vault.heads(site.run_id, site.client_id, phase)
     centres = heads.before(round_number)
@@ -56,7 +54,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
             f"{heads.folder} holds {len(centres)} class centres for {site.classes} classes: they are another run's. "
             "Restore the vault from a backup, or start a new run."
         )
-    start = site.place.fed(torch.from_numpy(centres) if centres is not None else _first_head(site))
+    start = site.place.fed(torch.from_numpy(centres) if centres is not None else first_head(site))
     images = int(site.labels.numel())
     count = images * site.views
     steps = train.local.steps or training.steps_for_epochs(count, train.batch_size, train.local.epochs or 1)
@@ -85,11 +83,10 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = _a
             site.backbone, site.layout, site.classes, site.federation.head, site.place, at_once, site.allowed
         )
     settings_of_rates = {"train.lr": train.lr, "train.head_lr": train.head_lr}
-    training.check_finite(loss, [start, *(own[name] for name in site.allowed)], **settings_of_rates)
-    update = {}
-    for name in site.allowed:
-        trained = own[name].detach().cpu().numpy()
-        update[name] = np.subtract(trained, tensors[name], out=room(trained.shape))
+    training.check_finite(loss, [start], **settings_of_rates)
+    update = moved.taken(site.backbone, own, site.allowed, tensors, room)
+    if update is None:
+        raise training.diverged("the update", **settings_of_rates)
     if control is not None:
         length = steps * rate * train.lr
         update = drift.own(site, tensors, update, length)
@@ -105,7 +102,8 @@ def _batches(
         yield site.features(index, step), site.labels[site.place.fed(torch.from_numpy(index))]
 
 
-def _first_head(site: Site) -> torch.Tensor:
+def first_head(site: Site) -> torch.Tensor:
+    """Return the class centres (classes, D) that a client starts from, a function of the public seed."""
     label = () if site.stage.phase is None else (site.stage.index,)
     dimension = _dimension(site.backbone, site.layout, site.place.device)
     generator = randomness.public_torch(site.federation.settings.seed, "head", site.client_id, *label)
@@ -120,5 +118,6 @@ def _dimension(network: nn.Module, layout: tuple[int, ...], device: torch.device
 
 
 @functools.lru_cache(maxsize=4)
-def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+def parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a network's parameters by name; the clients of one process share a network."""
     return dict(network.named_parameters())

@@ -148,7 +148,7 @@ class Vault:
     def _accepted(self, run_id: str, what: str) -> Path:
         return self.root / vault_folder.ACCEPTED / run_id / what.replace(" ", "-")
 
-    def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> None:
+    def in_order(self, run_id: str, client_id: str, round_number: int, sent: str) -> bool:
         """Refuse a round before the last one asked, and the last one again unless the same was sent.
 
         A coordinator that was interrupted asks its last round again, with the same tensors, and gets the same answer.
@@ -160,12 +160,15 @@ class Vault:
             round_number: the round that is asked.
             sent: hash of everything that an answer depends on (`received.tensors_of`).
 
+        Returns:
+            Whether it is the last one again.
+
         Raises:
             BadInstruction: naming both rounds.
         """
         path = self._last(run_id, client_id)
         if not path.is_file():
-            return
+            return False
         newest = path.read_text(encoding="ascii", errors="replace").strip().rpartition("\n")[2]
         last, _, before = newest.partition(" ")
         if not last.isdigit():
@@ -175,9 +178,13 @@ class Vault:
             if round_number == int(last):
                 again = "again with another configuration, state or other tensors"
             raise BadInstruction(f"Round {round_number} of run {run_id} was asked {again}; rounds go forward.")
+        return round_number == int(last)
 
-    def begin(self, run_id: str, client_id: str, round_number: int, sent: str, durable: bool = True) -> None:
+    def begin(self, run_id: str, client_id: str, round_number: int, sent: str, durable: bool = True) -> bool:
         """Remember a round before anything is computed in it; of two questions at once one is refused (`in_order`).
+
+        Returns:
+            Whether the same round began before: it was interrupted, or is asked again.
 
         Raises:
             BadInstruction: as `in_order`.
@@ -185,12 +192,13 @@ class Vault:
         path = self._last(run_id, client_id)
         private_folder(path.parent)
         with _alone(path.parent):
-            self.in_order(run_id, client_id, round_number, sent)
+            again = self.in_order(run_id, client_id, round_number, sent)
             line = f"{round_number} {sent}\n"
             if durable:
                 runs.write_atomic(path, line.encode(), private=True)
             else:  # replacing a file makes some file systems write it out at once, every round of every client
                 disk.append(path, line)
+        return again
 
     def _last(self, run_id: str, client_id: str) -> Path:
         return self.root / vault_folder.HEADS / run_id / client_id / "last"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -54,6 +55,8 @@ def value(row: dict[str, Any], key: str) -> float:
     """Return one figure of a run."""
     if key == "later":
         return statistics.median(row["rounds"][1:])
+    if key == "around":
+        return (row["cpu"] - row["inside"]) / row["inside"] if row["inside"] else math.nan
     if key == "above":
         return float(row["pss_mb"] - row["imports_mb"])
     return float(row[key])
@@ -62,6 +65,7 @@ def value(row: dict[str, Any], key: str) -> float:
 MEANING = {
     "wall": "seconds from pictures in memory to the last checkpoint",
     "cpu": "processor seconds of the whole tree over the same time",
+    "around": "processor seconds outside the local steps over those inside (not seen of Ray's workers)",
     "later": "seconds of a later round, median",
     "process": "seconds of the whole process, imports included",
     "pss_mb": "peak proportional memory of the tree, MiB",
@@ -122,7 +126,7 @@ def main() -> None:
                     f"{row['inside']:.2f} s), peak {row['pss_mb']:.0f} MiB, foreign {row['foreign']:.2f} cores",
                     flush=True,
                 )
-    print(table(rows, engines, ["pss_mb", "above"] if chosen.memory else ["wall", "cpu", "later", "process"]))
+    print(table(rows, engines, ["pss_mb", "above"] if chosen.memory else ["wall", "cpu", "around", "later", "process"]))
 
 
 if __name__ == "__main__":

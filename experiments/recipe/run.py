@@ -1,61 +1,93 @@
-"""What each part of the training recipe brings on LFW: one change at a time, three seeds, with and without flips.
+"""What each part of the training recipe brings on LFW, and federated against central training: three seeds.
 
     python experiments/recipe/run.py --lfw lfw112_jpeg.npz                       # 64 px; resumes where it stopped
     python experiments/recipe/run.py --lfw lfw112_jpeg.npz --size 32 --passes 8  # smaller: its own rows of the table
     python experiments/recipe/run.py --lfw lfw112_jpeg.npz --only base flip      # some arms
     python experiments/recipe/run.py --lfw lfw112_jpeg.npz --minutes 30          # begins no cell after that
+    python experiments/recipe/run.py --lfw lfw112_jpeg.npz --model iresnet18 --size 112 --device cuda --precision bf16
     python experiments/recipe/run.py --table                                     # the tables of results.jsonl
 
-`--lfw` is the usual folder (lfw/NAME/NAME_0001.jpg with pairs.txt and people.txt) or a packed .npz file.
+`--lfw` is the usual folder (lfw/NAME/NAME_0001.jpg with pairs.txt and people.txt) or a packed .npz file. Neither Flower
+nor MLflow is needed. `--passes fit` finds as many passes as fit into `--minutes`, for a machine that is there for long
+enough once.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-HERE = Path(__file__).parent
-SEEDS, SILOS, BATCH = (1, 2, 3), 10, 16
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), *(str(ROOT / name) for name in ("platform", "clients", "strategies"))]  # or installed
+
+from table import table  # noqa: E402
+
+SEEDS, SILOS = (1, 2, 3), 10
+LONGEST, SHARE = 40, 0.6  # of passes that `--passes fit` finds; of the time, as some arms take longer than the first
 COMMON = [
-    "data=lfw", "data.min_images=4", "data.max_images_per_identity=10", f"train.clients={SILOS}",
-    f"train.batch_size={BATCH}", "tracking=none", "engine=inline", "evaluation.reference=false",
-    "evaluation.bootstrap=0", "evaluation.far=[0.1,0.01]", "evaluation.every=1000000", "evaluation.draws=1",
+    "data=lfw", "data.min_images=4", "data.max_images_per_identity=10", "tracking=none", "engine=inline",
+    "evaluation.reference=false", "evaluation.bootstrap=0", "evaluation.far=[0.1,0.01]", "evaluation.every=1000000",
+    "evaluation.draws=1",
 ]  # fmt: skip
+MODELS = {
+    "tiny_ir": ["model=tiny_ir", "train.batch_size=16"],
+    "iresnet18": ["model=iresnet18", "train.batch_size=32", "train.local.steps=10"],  # 24 million numbers a round
+}
 CLEAN, NOISY = ["protection=none"], ["protection=dctdp", "protection.total_epsilon=1000"]
 COSINE, FLIP = ["train.schedule.kind=cosine"], ["train.augment.flip=true"]
+CENTRAL = "central"
 ARMS: dict[str, list[str]] = {
     "base": CLEAN,
-    "cosine": [*CLEAN, *COSINE],
-    "steps": [*CLEAN, "train.schedule.kind=steps", "train.schedule.milestones=[0.42,0.75,0.92]"],
-    "cosine, warm-up": [*CLEAN, *COSINE, "train.schedule.warm_up=0.1"],
-    "cosine, twice the rates": [*CLEAN, *COSINE, "train.lr=0.06", "train.head_lr=0.6"],
     "flip": [*CLEAN, *FLIP],
+    CENTRAL: CLEAN,
+    f"{CENTRAL}, flip": [*CLEAN, *FLIP],
+    "cosine": [*CLEAN, *COSINE],
     "flip, cosine": [*CLEAN, *FLIP, *COSINE],
-    "flip, crop": [*CLEAN, *FLIP, "train.augment.crop=0.1"],
-    "flip, jitter": [*CLEAN, *FLIP, "train.augment.jitter=0.2"],
-    "half the classes": [*CLEAN, "train.class_share=0.5"],
-    "fedavg": [*CLEAN, "aggregation=fedavg"],
-    "fedadam": [*CLEAN, "aggregation=fedadam"],
-    "fedyogi": [*CLEAN, "aggregation=fedyogi"],
-    "scaffold": [*CLEAN, "train.correction=scaffold"],
-    "20 steps": [*CLEAN, "train.local.steps=20"],
-    "20 steps, fedprox": [*CLEAN, "train.local.steps=20", "train.proximal=0.1"],
-    "20 steps, scaffold": [*CLEAN, "train.local.steps=20", "train.correction=scaffold"],
     "dctdp": NOISY,
     "dctdp, flip": [*NOISY, *FLIP],
     "dctdp, flip, cosine": [*NOISY, *FLIP, *COSINE],
+    "steps": [*CLEAN, "train.schedule.kind=steps", "train.schedule.milestones=[0.42,0.75,0.92]"],
+    "flip, crop": [*CLEAN, *FLIP, "train.augment.crop=0.1"],
+    "flip, jitter": [*CLEAN, *FLIP, "train.augment.jitter=0.2"],
+    "scaffold": [*CLEAN, "train.correction=scaffold"],
+    "fedavg": [*CLEAN, "aggregation=fedavg"],
+    "fedadam": [*CLEAN, "aggregation=fedadam"],
+    "fedyogi": [*CLEAN, "aggregation=fedyogi"],
+    "half the classes": [*CLEAN, "train.class_share=0.5"],
+    "20 steps": [*CLEAN, "train.local.steps=20"],
+    "20 steps, fedprox": [*CLEAN, "train.local.steps=20", "train.proximal=0.1"],
+    "20 steps, scaffold": [*CLEAN, "train.local.steps=20", "train.correction=scaffold"],
+    "cosine, warm-up": [*CLEAN, *COSINE, "train.schedule.warm_up=0.1"],
+    "cosine, twice the rates": [*CLEAN, *COSINE, "train.lr=0.06", "train.head_lr=0.6"],
 }
-"""Every arm makes equal image passes; where nothing is said it is configs/base.yaml, 5 local steps a round."""
-Key = tuple[str, int, int, int]  # arm, seed, size, passes
+"""Every arm makes equal image passes; where nothing is said it is configs/base.yaml, 5 local steps a round. They run in
+this order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    size: int
+    passes: int
+    model: str
+
+    def words(self, lfw: str, device: str, precision: str) -> list[str]:
+        """Return the configuration."""
+        here = [f"data.size={self.size}", f"data.root={lfw}", f"seed={self.seed}"]
+        return [*COMMON, *MODELS[self.model], *ARMS[self.arm], *here, f"device={device}", f"precision={precision}"]
 
 
 def base_of(arm: str) -> str:
@@ -63,169 +95,124 @@ def base_of(arm: str) -> str:
 
     >>> base_of("dctdp, flip"), base_of("20 steps, scaffold"), base_of("flip"), base_of("20 steps")
     ('dctdp', '20 steps', 'base', 'base')
+    >>> base_of("central"), base_of("central, flip")
+    ('base', 'flip')
     """
-    first = arm.partition(",")[0]
+    first, _, rest = arm.partition(", ")
+    if first == CENTRAL:
+        return rest or "base"
     return first if first in ("dctdp", "20 steps") and first != arm else "base"
 
 
-def federation_of(key: Key, lfw: str, scratch: str) -> tuple[Any, int]:
-    """Return the federation of one cell, and the number of images it trains on."""
-    from fedveil.federation.federation import Federation
+def finished(cell: Cell, lfw: str, device: str, precision: str) -> dict[str, Any]:
+    """Train and evaluate one cell."""
+    import cells
 
-    arm, seed, size, passes = key
-    words = [*COMMON, *ARMS[arm], f"data.size={size}", f"data.root={lfw}", f"seed={seed}"]
-    words += [f"runs.root={scratch}/runs", f"vault.root={scratch}/vault"]
-    loaded = Federation.of(words)
-    images, steps = len(loaded.split.train), loaded.settings.train.local.steps or 1
-    return Federation.of([*words, f"train.rounds={max(1, round(passes * images / SILOS / BATCH / steps))}"]), images
+    alone = cell.arm.partition(", ")[0] == CENTRAL
+    found = cells.trained(cell.words(lfw, device, precision), SILOS, cell.passes, alone=alone)
+    return {**dataclasses.asdict(cell), "precision": precision, **found}
 
 
-def cell(key: Key, lfw: str) -> dict[str, object]:
-    """Train one arm with one seed and evaluate its model without and with flips, where the protection has them."""
-    import torch
+def timed(cell: Cell, lfw: str, device: str, precision: str) -> tuple[float, float]:
+    """Return seconds of one cell beside its passes, and of one pass, while others are timed as well."""
+    import cells
 
-    from fedveil.commands import simulate
-
-    torch.set_num_threads(1)
-    begun, spent = time.perf_counter(), time.process_time()
-    with tempfile.TemporaryDirectory(prefix="fedveil-", dir=os.environ.get("FEDVEIL_SCRATCH")) as scratch:
-        federation, images = federation_of(key, lfw, scratch)
-        shown, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - a worker process has nothing to say
-        try:
-            result = simulate.simulate(federation, "cell", "quiet")
-        finally:
-            sys.stdout = shown
-        flipped = evaluated(federation, Path(scratch))
-    arm, seed, size, passes = key
-    return {
-        "arm": arm, "seed": seed, "size": size, "passes": passes, "images": images, "rounds": len(result["rounds"]),
-        **{name: result["final"][name] for name in ("accuracy", "auc", "eer")},
-        **{f"flip_{name}": value for name, value in flipped.items()},
-        "seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - spent,
-    }  # fmt: skip
+    return cells.seconds_of(cell.words(lfw, device, precision), SILOS)
 
 
-def evaluated(federation: Any, scratch: Path) -> dict[str, float]:
-    """Return what the finished run's model finds with flips."""
-    import torch
-
-    from fedveil import runs
-    from fedveil.evaluation import protocol
-    from fedveil.federation.tensors import set_tensors
-
-    arrays, _ = runs.unpack(scratch / "runs" / "cell" / "checkpoint.npz")
-    backbone = federation.backbone()
-    set_tensors(backbone, {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")})
-    state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
-    found = protocol.evaluate(
-        backbone, federation.protection, state, federation.split.evaluation, draws=1, seed=federation.settings.seed,
-        fars=(0.1,), repeats=0, flip=True,
-    )  # fmt: skip
-    return {"accuracy": found.accuracy, "auc": found.auc, "eer": found.eer}
+def results(path: Path) -> list[dict[str, Any]]:
+    """Return the finished cells of a file; the first ones were all of one model, on a processor."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{"model": "tiny_ir", "device": "cpu", **json.loads(line)} for line in lines]
 
 
-def results() -> list[dict[str, Any]]:
-    """Return the finished cells."""
-    path = HERE / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def key_of(entry: dict[str, Any]) -> Key:
+def cell_of(entry: dict[str, Any]) -> Cell:
     """Return which cell a result is of."""
-    return entry["arm"], entry["seed"], entry["size"], entry["passes"]
+    return Cell(*(entry[field.name] for field in dataclasses.fields(Cell)))
 
 
-def paired(entries: list[dict[str, Any]], bases: list[dict[str, Any]], name: str) -> str:
-    """Return the mean difference on equal seeds with its standard error over seeds, in points.
+def fitted(
+    pool: concurrent.futures.Executor, cells: list[Cell], how: tuple[str, ...], workers: int, until: float
+) -> int:
+    """Return how many passes let all cells end in time, by what the first one takes on all workers at once.
 
-    >>> one = [{"seed": seed, "auc": value} for seed, value in ((1, 0.82), (2, 0.84), (3, 0.86))]
-    >>> paired(one, [{**entry, "auc": 0.8} for entry in one], "auc"), paired(one[:1], one[1:], "auc")
-    ('+4.0 (1.2)', '-')
+    Args:
+        pool: of so many workers.
+        cells: to be trained.
+        how: LFW, device and precision.
+        workers: processes.
+        until: when they have to be done, of `time.monotonic`.
     """
-    import numpy as np
-
-    before = {entry["seed"]: entry[name] for entry in bases}
-    found = [100 * (entry[name] - before[entry["seed"]]) for entry in entries if entry["seed"] in before]
-    if not found:
-        return "-"
-    error = f"{np.std(found, ddof=1) / np.sqrt(len(found)):.1f}" if len(found) > 1 else "-"
-    return f"{np.mean(found):+.1f} ({error})"
+    found = [job.result() for job in [pool.submit(timed, cells[0], *how) for _ in range(workers)]]
+    beside, one = (sum(values) / workers for values in zip(*found, strict=True))
+    each = (until - time.monotonic()) / max(1.0, len(cells) / workers)
+    passes = max(1, min(LONGEST, int((SHARE * each - beside) / one)))
+    print(f"{beside:.1f} s a cell and {one:.2f} s a pass, {workers} at once: {passes} passes", flush=True)
+    return passes
 
 
-def table(done: list[dict[str, Any]]) -> str:
-    """Return a Markdown table per size and number of passes."""
-    import numpy as np
-
-    parts = []
-    for size, passes in sorted({(entry["size"], entry["passes"]) for entry in done}):
-        here = [entry for entry in done if (entry["size"], entry["passes"]) == (size, passes)]
-        lines = [
-            f"{size} px, {passes} passes:", "",
-            "| arm | compared with | accuracy, % | AUC, % | accuracy against it, points (s.e.) | AUC against it | "
-            "flips at evaluation: accuracy, AUC | CPU s a cell | seeds |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        for arm in ARMS:
-            cells = [entry for entry in here if entry["arm"] == arm]
-            if not cells:
-                continue
-            against = [entry for entry in here if entry["arm"] == base_of(arm)] if arm != base_of(arm) else []
-            mean = {name: 100 * np.mean([entry[name] for entry in cells]) for name in ("accuracy", "auc")}
-            flips = ", ".join(
-                paired([{**entry, name: entry[f"flip_{name}"]} for entry in cells], cells, name)
-                for name in ("accuracy", "auc")
-            )
-            lines.append(
-                f"| {arm} | {base_of(arm) if against else '-'} | {mean['accuracy']:.1f} | {mean['auc']:.1f} | "
-                f"{paired(cells, against, 'accuracy')} | {paired(cells, against, 'auc')} | {flips} | "
-                f"{np.mean([entry['cpu_seconds'] for entry in cells]):.0f} | {len(cells)} |"
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def run(todo: list[Key], lfw: str, workers: int, minutes: float) -> None:
-    """Run cells, each in a process of its own, and append every finished one; none begins after `minutes`."""
-    until = time.monotonic() + 60 * minutes
-    context = multiprocessing.get_context("spawn")
-    waiting, jobs, count = list(todo), {}, 0
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+def run(chosen: argparse.Namespace) -> int:
+    """Run cells, append every finished one, begin none after `--minutes`; return how many failed."""
+    until = time.monotonic() + 60 * chosen.minutes
+    how = str(Path(chosen.lfw).resolve()), chosen.device, chosen.precision
+    wanted = [Cell(arm, seed, chosen.size, 1, chosen.model) for seed in SEEDS for arm in chosen.only]
+    failed, jobs = 0, {}
+    with concurrent.futures.ProcessPoolExecutor(chosen.workers, multiprocessing.get_context("spawn")) as pool:
+        passes = chosen.passes
+        if passes is None:
+            passes = fitted(pool, wanted, how, chosen.workers, until)
+        have = {cell_of(entry) for entry in results(chosen.out)}
+        waiting = [cell for one in wanted if (cell := dataclasses.replace(one, passes=passes)) not in have]
+        count = len(waiting)
         while waiting or jobs:
-            while waiting and len(jobs) < workers and time.monotonic() < until:
-                key = waiting.pop(0)
-                jobs[pool.submit(cell, key, lfw)] = key
+            while waiting and len(jobs) < chosen.workers and time.monotonic() < until:
+                cell = waiting.pop(0)
+                jobs[pool.submit(finished, cell, *how)] = cell
             if not jobs:
                 break
             for job in concurrent.futures.wait(jobs, return_when=concurrent.futures.FIRST_COMPLETED).done:
-                del jobs[job]
-                entry = job.result()
-                with (HERE / "results.jsonl").open("a") as stream:
+                cell = jobs.pop(job)
+                try:
+                    entry = job.result()
+                except Exception as error:  # one arm that fails must not cost the others
+                    failed += 1
+                    print(f"{cell}: {type(error).__name__}: {error}", flush=True)
+                    continue
+                with chosen.out.open("a") as stream:
                     stream.write(json.dumps(entry) + "\n")
-                count += 1
                 said = f"{100 * entry['accuracy']:.1f} % in {entry['seconds']:.0f} s"
-                print(f"{count}/{len(todo)} {key_of(entry)}: {said}", flush=True)
+                print(f"{count - len(waiting) - len(jobs)}/{count} {cell}: {said}", flush=True)
+    return failed
 
 
-def main() -> None:
+def main() -> int:
     """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lfw", help="LFW folder or packed .npz file")
-    parser.add_argument("--only", nargs="*", default=list(ARMS), choices=list(ARMS), help="arms to run")
+    parser.add_argument("--only", nargs="*", default=list(ARMS), choices=list(ARMS), help="arms to run, in this order")
+    parser.add_argument("--model", default="tiny_ir", choices=list(MODELS), help="backbone (default tiny_ir)")
     parser.add_argument("--size", type=int, default=64, help="pixels (default 64)")
-    parser.add_argument("--passes", type=int, default=16, help="passes over the images (default 16)")
+    parser.add_argument(
+        "--passes", type=lambda word: None if word == "fit" else int(word), default=16,
+        help="passes over the images (default 16), or fit",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of networks in training")
+    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl", help="file of results")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after so many")
     parser.add_argument("--table", action="store_true", help="only print the tables")
     chosen = parser.parse_args()
+    failed = 0
     if not chosen.table:
         if chosen.lfw is None:
             parser.error("--lfw is needed to run")
-        have = {key_of(entry) for entry in results()}
-        keys = [(arm, seed, chosen.size, chosen.passes) for seed in SEEDS for arm in chosen.only]
-        todo = [key for key in keys if key not in have]
-        run(todo, str(Path(chosen.lfw).resolve()), chosen.workers, chosen.minutes)
-    print(table(results()))
+        if chosen.passes is None and chosen.minutes == float("inf"):
+            parser.error("--passes fit needs --minutes")
+        failed = run(chosen)
+    print(table(results(chosen.out), list(ARMS), base_of))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,7 @@ import secrets
 import textwrap
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from fedveil.storage.disk import misfit, read_json, write_atomic, write_json
 
 __all__ = [
     "Arrays", "Lock", "Run", "load_array", "lock", "misfit", "new_run_id", "open_run", "pack", "read_json", "unpack",
-    "write_atomic", "write_json",
+    "write_atomic", "write_json", "write_packed",
 ]  # fmt: skip
 
 Arrays = dict[str, NDArray[Any]]
@@ -44,10 +44,25 @@ def new_run_id(label: str) -> str:
 def pack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> bytes:
     """Return arrays and plain JSON `meta` as the bytes of one .npz file."""
     buffer = io.BytesIO()
+    _pack_into(buffer, arrays, meta)
+    return buffer.getvalue()
+
+
+def write_packed(
+    path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], private: bool = False
+) -> None:
+    """Write what `pack` returns, atomically and array by array: no second copy of a model is in memory.
+
+    Raises:
+        OSError: naming `path`; nothing is left of the attempt.
+    """
+    write_atomic(path, lambda stream: _pack_into(stream, arrays, meta), private)
+
+
+def _pack_into(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
     text = np.frombuffer(json.dumps(meta, allow_nan=False).encode(), dtype=np.uint8)
     contents: dict[str, Any] = {"__meta__": text, **{f"a/{name}": array for name, array in arrays.items()}}
-    np.savez(buffer, **contents)
-    return buffer.getvalue()
+    np.savez(stream, **contents)
 
 
 def unpack(source: Path, what: str = "fedveil checkpoint", remedy: str = "") -> tuple[Arrays, dict[str, Any]]:

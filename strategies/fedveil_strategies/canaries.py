@@ -135,7 +135,7 @@ def one_release(federation: Federation, draws: int) -> Scores:
         [_canary(name, place, size, width) for place, name in enumerate(names)],
         other if settings.train.cohort.kind == "fixed" else gone,
     ):
-        total, count, _ = private.bounded_sums(answers, plan, tensors, mechanism.clip)
+        total, count, _ = private.bounded_sums(answers, plan, tensors, mechanism, mechanism.clip)
         found: list[NDArray[np.float64]] = []
         for number in range(-(-draws // width)):
             stream = _stream(settings, len(sides), number)

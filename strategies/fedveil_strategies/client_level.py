@@ -42,7 +42,9 @@ class ClientLevel:
             quantile=budget.quantile,
             share=budget.quantile_share,
             clip_lr=budget.quantile_lr,
+            kind=federation.settings.privacy.noise,
         )
+        self.mechanism.check_sums(len(plan.registry))
         self._booked = sum(row.event == self.event for row in ledger.rows(run_id))
 
     def enter(self, plan: rounds.Plan) -> None:
@@ -75,7 +77,7 @@ class ClientLevel:
     def combine(self, number: int, answers: Iterable[Update | Failure], state: rounds.State) -> rounds.Combined:
         """Clip, sum, book the event, add the noise, divide by the public cohort."""
         clip = state.memory.get("clip", self.mechanism.clip)
-        total, count, failures = private.bounded_sums(answers, self._plan, state.tensors, clip)
+        total, count, failures = private.bounded_sums(answers, self._plan, state.tensors, self.mechanism, clip)
         self._spend(number)
         stream = self._stream("noise", number)
         noisy = private.released(total, count, self._plan, state.tensors, self.mechanism, clip, stream)

@@ -29,7 +29,7 @@ from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
 from fedveil.tracking import mirror
-from fedveil_strategies import client_level, control, observers, phases, rounds
+from fedveil_strategies import client_level, control, observers, phases, private_rounds, rounds
 from fedveil_strategies.session import Session
 
 StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], Iterable[Update | Failure]]
@@ -85,9 +85,11 @@ def _opened(
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
     if not arrays:
         console.say(protection_phase(federation))
-        state = protection.fit(
-            public.images(), public.labels, settings.seed, console.progress, federation.place.exact
-        )
+        state = {}
+        if protection.needs_fit:  # else no public face is read, which for drawn ones is most of opening a run
+            state = protection.fit(
+                public.images(), public.labels, settings.seed, console.progress, federation.place.exact
+            )
     backbone = federation.place.module(federation.backbone())
     stage = federation.stages[_stage(run, federation, meta)]
     tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
@@ -102,6 +104,11 @@ def _opened(
     _book(federation, run, event, state, bool(arrays))
     plan = phases.plan_of(federation, stage, tensors)
     level = _client_level(federation, plan, run, tensors, console)
+    private = None
+    if federation.private is not None:
+        private = private_rounds.PrivateRounds(federation, Ledger(run.ledger), run.run_id)
+        for line in private.lines(backbone, plan.allowed):
+            console.say(textwrap.fill(line, 80))
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
     planned = claims.planned(federation, event, LIVE_GRID)
     if said := mirror.store_of(settings).said:
@@ -109,7 +116,7 @@ def _opened(
     tracker = mirror.start(federation, run, planned.noise_source == "operating system", parent)
     return Session(
         federation, run, state, backbone, stage, start, tuple(meta["history"]), plan, level, tracker, console,
-        began, float(meta.get("seconds", 0.0)), lock, meta.get("warm_start"),
+        began, float(meta.get("seconds", 0.0)), lock, meta.get("warm_start"), private,
     )  # fmt: skip
 
 
@@ -169,6 +176,11 @@ def _book(
     noise is fixed, and each is a row.
     """
     ledger, note = Ledger(run.ledger), claims.note_of(federation)
+    leak = warm_start.leak(federation.settings)
+    if leak is not None:
+        ledger.append_once(Row(run.run_id, "run", "spent", leak, note))
+    if not federation.counts(event):
+        return
     kept = isinstance(event, LocalRelease) and event.releases == 1
     row = Row(run.run_id, "run", "spent", event, note, mechanism=mechanism_id(federation, state).hex() if kept else "")
     fresh = isinstance(event, LocalRelease) and event.releases > 1 and not note
@@ -177,9 +189,6 @@ def _book(
     there = (one for one in ledger.rows(run.run_id) if (one.event, one.status) == (event, row.status))
     if fresh or not any(one.mechanism in known for one in there):
         ledger.append([row])
-    leak = warm_start.leak(federation.settings)
-    if leak is not None:
-        ledger.append_once(Row(run.run_id, "run", "spent", leak, note))
 
 
 def report(session: Session, news: Sequence[str]) -> None:
@@ -228,6 +237,8 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
     """Run the remaining rounds of the session's stage."""
 
     def stateful(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
+        if session.private is not None:
+            session.private.ask(number)
         return transport(number, cohort, tensors, session.state)
 
     aggregation = control.rule(session.federation, session.stage)

@@ -78,8 +78,8 @@ class Watch:
     def save(self, state: rounds.State) -> None:
         """Write a checkpoint of a state of the session's stage."""
         seconds = self.session.seconds_before + time.perf_counter() - self.session.begun
-        data = checkpoint_bytes(self.session, state, self.history, seconds, self.warm)
-        runs.write_atomic(self.session.run.checkpoint, data, private=True)
+        arrays, meta = checkpoint(self.session, state, self.history, seconds, self.warm)
+        runs.write_packed(self.session.run.checkpoint, arrays, meta, private=True)
 
     def again(self) -> None:
         """Track what an earlier attempt knew: it may have ended between checkpoint and tracking, or told nobody."""
@@ -111,14 +111,14 @@ def evaluated(session: Session, draws: int = 1, repeats: int = 0) -> protocol.Re
     )  # fmt: skip
 
 
-def checkpoint_bytes(
+def checkpoint(
     session: Session,
     state: rounds.State,
     history: Sequence[Mapping[str, Any]],
     seconds: float,
     warm: Mapping[str, Any] | None = None,
-) -> bytes:
-    """Return the checkpoint after a round: tensors, optimiser, the protection's state, history."""
+) -> tuple[runs.Arrays, dict[str, Any]]:
+    """Return what a checkpoint after a round holds: tensors, optimiser, the protection's state; history."""
     arrays = {
         **{f"tensor/{name}": value for name, value in state.tensors.items()},
         **{f"optimiser/{name}": value for name, value in state.optimiser.items()},
@@ -134,7 +134,7 @@ def checkpoint_bytes(
         "memory": dict(state.memory),
         "ledger_head": Ledger(session.run.ledger).head(),
     }
-    return runs.pack(arrays, meta if warm is None else {**meta, "warm_start": dict(warm)})
+    return arrays, meta if warm is None else {**meta, "warm_start": dict(warm)}
 
 
 def final_numbers(found: protocol.Result) -> dict[str, Any]:

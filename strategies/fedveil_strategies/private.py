@@ -35,6 +35,7 @@ class Mechanism:
         quantile: which quantile of update norms C follows; None keeps C.
         share: of the round's budget, what the quantile's noisy count may spend; in (0, 1).
         clip_lr: step of the geometric update of C.
+        kind: how the noise is drawn.
     """
 
     noise_multiplier: float
@@ -43,6 +44,7 @@ class Mechanism:
     quantile: float | None = None
     share: float = 0.05
     clip_lr: float = 0.2
+    kind: noise.Kind = "real"
 
     def __post_init__(self) -> None:
         checks.non_negative(noise_multiplier=self.noise_multiplier)
@@ -64,6 +66,28 @@ class Mechanism:
     def count_multiplier(self) -> float:
         """Noise on the centred count in units of one indicator's size, 1/2."""
         return self.noise_multiplier / math.sqrt(self.share)
+
+    def update_noise(self, clip: float) -> noise.Noise | None:
+        """Return the noise on the sum of updates at this C; None without any."""
+        if self.noise_multiplier == 0:
+            return None
+        return noise.Noise(self.kind, "gaussian", self.update_multiplier * clip)
+
+    def count_noise(self) -> noise.Noise | None:
+        """Return the noise on the centred count; None where nothing is counted or there is none."""
+        if self.noise_multiplier == 0 or self.quantile is None:
+            return None
+        return noise.Noise(self.kind, "gaussian", self.count_multiplier * 0.5)
+
+    def check_sums(self, clients: int) -> None:
+        """Refuse so little noise that a grid cannot hold the sums over all clients; C may change, the ratio does not.
+
+        Raises:
+            UserError: naming the remedy.
+        """
+        for drawn, bound in ((self.update_noise(self.clip), self.clip), (self.count_noise(), 0.5)):
+            if drawn is not None:
+                drawn.check_sum(clients, bound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +121,7 @@ def indicator(update: torch.Tensor, bound: float) -> float:
 
 
 def bounded_sums(
-    answers: Iterable[Update | Failure], plan: rounds.Plan, tensors: Tensors, bound: float
+    answers: Iterable[Update | Failure], plan: rounds.Plan, tensors: Tensors, mechanism: Mechanism, bound: float
 ) -> tuple[torch.Tensor, float, list[Failure]]:
     """Return the sum of clipped updates (d,), the sum of centred indicators, and the failures (zero in both).
 
@@ -105,6 +129,7 @@ def bounded_sums(
     1/2; replacing it by anything else moves them by at most 2 * `bound` and 1. Non-finite values become zero here, not
     a failure: whether a client's update was finite is as secret as the rest of it.
     """
+    sums, counts = mechanism.update_noise(bound), mechanism.count_noise()
     total = torch.zeros(sum(int(np.prod(tensors[name].shape)) for name in plan.allowed), dtype=torch.float64)
     count = 0.0
     failures: list[Failure] = []
@@ -115,8 +140,9 @@ def bounded_sums(
             continue
         vector = flat(checked.tensors, plan.allowed)
         del answer, checked
-        total += clipped(vector, bound)
-        count += indicator(vector, bound)
+        share, vote = clipped(vector, bound), indicator(vector, bound)
+        total += share if sums is None else sums.addend(share)
+        count += vote if counts is None else float(counts.addend(torch.tensor(vote, dtype=torch.float64)))
     return total, count, failures
 
 
@@ -135,10 +161,8 @@ def released(
         clip: C of this round.
         stream: this round's secret stream, used for nothing else.
     """
-    noisy = total
-    if mechanism.noise_multiplier > 0:
-        sigma = mechanism.update_multiplier * clip
-        noisy = total + noise.gaussian(stream, torch.full_like(total, sigma))
+    sums = mechanism.update_noise(clip)
+    noisy = total if sums is None else sums.added(stream, total)
     mean = split(noisy / mechanism.expected, plan, tensors)
     return NoisySum(mean, _next_clip(count, mechanism, clip, stream))
 
@@ -150,9 +174,9 @@ def _next_clip(count: float, mechanism: Mechanism, clip: float, stream: SecretSt
     """
     if mechanism.quantile is None:
         return clip
-    if mechanism.noise_multiplier > 0:
-        sigma = mechanism.count_multiplier * 0.5
-        count += float(noise.gaussian(stream, torch.tensor([sigma], dtype=torch.float64))[0])
+    counts = mechanism.count_noise()
+    if counts is not None:
+        count = float(counts.added(stream, torch.tensor([count], dtype=torch.float64))[0])
     within = count / mechanism.expected + 0.5
     return clip * math.exp(-mechanism.clip_lr * (within - mechanism.quantile))
 

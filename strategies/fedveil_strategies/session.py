@@ -19,7 +19,7 @@ from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.ledger import Ledger
 from fedveil.runs import Run
 from fedveil.tracking import Tracker
-from fedveil_strategies import client_level, rounds
+from fedveil_strategies import client_level, private_rounds, rounds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +36,7 @@ class Session:
         seconds_before: wall time of the attempts before this one, up to their last checkpoints.
         lock: held while the session is open.
         warm_start: what the evaluation of a warm start found before the first round, if there was one.
+        private: books the rounds of private training, or None.
     """
 
     federation: Federation
@@ -53,6 +54,7 @@ class Session:
     seconds_before: float = 0.0
     lock: runs.Lock | None = None
     warm_start: Mapping[str, Any] | None = None
+    private: private_rounds.PrivateRounds | None = None
 
     @property
     def settings(self) -> Config:

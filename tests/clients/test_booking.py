@@ -391,3 +391,33 @@ def test_a_simulation_is_refused_when_the_total_is_reached(tmp_path, monkeypatch
     rows = Vault(tmp_path / ".fedveil/vault").ledger.rows()
     assert {row.event.diameter for row in rows} == {8.0}
     assert len(list((tmp_path / "runs").glob("*/result.json"))) == 2  # no unprotected reference
+
+
+# Rounds of private steps that are asked again
+
+
+def test_a_round_again_is_held_to_the_limit_on_one_run(tmp_path):
+    """Without it a coordinator would ask one round again and again, and average the noise away."""
+    federation = federation_of("protection=none", "privacy.image.epsilon=4", "train.rounds=20")
+    vault = Vault(tmp_path / "vault")
+    node = Node("set", policy=Policy(None, 6.0))
+    client = booking.Joining("c0001", node, BARE, b"", held_by(vault, "set", (0, 1)))
+    booking.accept(federation, "run", vault, client).on_disk()
+    with pytest.raises(PolicyRefusal, match="asked again"):
+        [booking.repeated(federation, "run", vault, client, 1) for _ in range(50)]
+    reserved, *spent = (row.status for row in vault.ledger.rows())  # what is refused is not written
+    assert reserved == "reserved"
+    assert 0 < len(spent) < 50
+    assert set(spent) == {"spent"}
+    other = dataclasses.replace(client, node=Node("set"))
+    booking.repeated(federation, "run", vault, other, 1)  # an owner without limits
+
+
+def test_a_round_again_is_held_to_the_limit_over_runs(tmp_path):
+    federation = federation_of("protection=none", "privacy.image.epsilon=4", "train.rounds=4")
+    vault = Vault(tmp_path / "vault")
+    node = Node("set", policy=Policy(None, None, 5.0))
+    client = booking.Joining("c0001", node, BARE, b"", held_by(vault, "set", (0,)))
+    booking.accept(federation, "run", vault, client).on_disk()
+    with pytest.raises(PolicyRefusal, match="over all runs"):
+        [booking.repeated(federation, "run", vault, client, 2) for _ in range(50)]

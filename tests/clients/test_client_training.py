@@ -82,7 +82,7 @@ def test_one_step_is_one_sgd_step_by_finite_differences(settings):
     count, seed = len(site.labels), chosen.settings.seed
     index = next(batch_indices(count, 6, seed, "batches", "c0002", start_step=0, steps=1))
     fed, labels = site.features(index, 0).double(), site.labels[torch.from_numpy(index)]
-    centres = training._first_head(site).double()
+    centres = training.first_head(site).double()
 
     def loss(moved):
         set_tensors(site.backbone, moved)
@@ -373,7 +373,7 @@ def test_a_round_steps_at_the_rates_of_its_place_in_the_schedule(settings):
     for run, chosen in (("plain", plain), ("falling", falling)):
         site = site_of(chosen, run=run)
         updates.append(training.train_round(site, 3, tensors))
-        heads.append(site.vault.heads(run, "c0002").before(4) - training._first_head(site).numpy())
+        heads.append(site.vault.heads(run, "c0002").before(4) - training.first_head(site).numpy())
     factor = (1 + np.cos(np.pi * 2 / 8)) / 2
     for name, value in updates[0].tensors.items():
         assert np.allclose(updates[1].tensors[name], factor * value, rtol=1e-3, atol=1e-7)
@@ -394,7 +394,7 @@ def test_a_share_of_the_classes_competes_and_a_round_run_again_draws_the_same(se
     chosen = settings("train.class_share=0.5", "train.local.steps=1", "train.batch_size=1", "train.bank_identities=4")
     tensors, site = start(chosen), site_of(chosen)
     assert site.classes >= 6
-    first = training._first_head(site).numpy()
+    first = training.first_head(site).numpy()
     update = training.train_round(site, 3, tensors)
     moved = (site.vault.heads("run", "c0002").before(4) != first).any(1)
     assert moved.sum() == -(-site.classes // 2)

@@ -22,7 +22,7 @@ FACES = draw_faces(1, 7, identities=3, images_per_identity=1, size=32).images(np
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short runs: advface with its phase, and dctdp."""
+    """Three short runs: advface with its phase, dctdp, and private steps on clean faces."""
     folder = tmp_path_factory.mktemp("store")
     words = [
         "data.identities=8", "data.images_per_identity=3", "data.pairs=20", "data.size=32",
@@ -32,6 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     from fedveil.commands import simulate
 
+    bare = [word for word in words if not word.startswith("protection.")]
+    simulate.simulate(Federation.of([*bare, "protection=none", "privacy.image.noise_multiplier=1"]), "private", "quiet")
     for name, more in (("advface", ["protection.split_rounds=1", "protection.steps=2"]), ("dctdp", [])):
         simulate.simulate(Federation.of([*words, f"protection={name}", *more]), name, "quiet")
     pictures = folder / "faces" / "somebody"
@@ -248,3 +250,14 @@ def test_words_may_follow_an_option_and_unknown_options_are_still_refused(
     with pytest.raises(SystemExit):
         cli.main([*words, "--no-such-option"])
     assert "--no-such-option" in capsys.readouterr().err
+
+
+def test_what_private_steps_promise_is_no_promise_for_a_gallery(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pictures that are enrolled leave without any noise, whatever epsilon the model was trained at."""
+    vault, out = tmp_path / "vault", tmp_path / "gallery.npz"
+    words = ["private", str(store / "faces" / "somebody"), "--out", str(out), "policy.max_epsilon=1000"]
+    assert enrol(store, vault, *words) == 2
+    assert "none (infinite)" in capsys.readouterr().err
+    assert not out.exists()

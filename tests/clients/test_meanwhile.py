@@ -21,7 +21,7 @@ from fedveil.federation.instruction import BadInstruction
 from fedveil.federation.tensors import get_tensors
 from fedveil.privacy.ledger import Book, Ledger
 from fedveil_clients import app as client_app
-from fedveil_clients import booking, received, sites, training, vault_folder
+from fedveil_clients import booking, private_training, received, sites, training, vault_folder
 from fedveil_clients.policy import node_of
 from fedveil_clients.vault import Vault
 
@@ -82,6 +82,28 @@ def test_a_client_trains_while_its_rows_are_written_and_answers_when_they_are_on
     asking.join(60)
     assert sorted(answers[0].content) == ["reply", "update"]
     assert [(row.run_id, row.status) for row in ledger.rows()] == [("run", "spent")]
+
+
+def test_private_steps_wait_for_their_rows(tmp_path, monkeypatch):
+    """They draw coins and noise, so what pays for them is on disk before the first of them."""
+    client_app._site.cache_clear()
+    words = ("privacy.image.noise_multiplier=1", "privacy.image.rows=8", f"vault.root={tmp_path / 'vault'}")
+    private = Federation.of([*SMALL, "protection=none", *words])
+    ledger, before = Ledger(tmp_path / "vault" / "ledger.sqlite"), []
+    train, append = private_training.train_round, Book.append
+
+    def noted(*given, **words):
+        before.append([row.status for row in ledger.rows()])
+        return train(*given, **words)
+
+    def slowly(self, rows):
+        time.sleep(0.3)
+        append(self, rows)
+
+    monkeypatch.setattr(private_training, "train_round", noted)
+    monkeypatch.setattr(Book, "append", slowly)
+    assert sorted(ask(private).content) == ["reply", "update"]
+    assert before == [["reserved"]]
 
 
 def test_a_vault_whose_first_rows_are_on_their_way_is_no_vault_without_a_ledger(federation, tmp_path, monkeypatch):

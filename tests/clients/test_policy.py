@@ -149,13 +149,13 @@ def test_an_owners_largest_delta_is_a_limit_below_the_ceiling_and_above_it():
         chosen = settings("protection.noise=gaussian", "data.identities=20", f"protection.delta={delta}")
         if fits:
             policy.check(chosen, node, gaussian(1.0, delta))
-            policy.check_count(chosen, node, gaussian(1.0, delta), 10**9)  # the owner's word stands
+            policy.check_count(chosen, node, gaussian(1.0, delta), 10**9, 1)  # the owner's word stands
             continue
         with pytest.raises(PolicyRefusal, match=r"\(0, 1e-09\], the largest that the owner accepts") as refusal:
             policy.check(chosen, node, gaussian(1.0, delta))
         assert refusal.value.told == str(refusal.value)
         with pytest.raises(PolicyRefusal):
-            policy.check_count(run, node, gaussian(1.0, delta), 1)
+            policy.check_count(run, node, gaussian(1.0, delta), 1, 1)
     clients = settings("protection=none", "privacy.client.epsilon=8", "privacy.client.delta=1e-5")
     with pytest.raises(PolicyRefusal, match=r"privacy\.client\.delta=1e-05 in \(0, 1e-09\]"):
         policy.check(clients, Node("d", policy=Policy(None, None, max_delta=1e-9)), BARE)
@@ -163,8 +163,8 @@ def test_an_owners_largest_delta_is_a_limit_below_the_ceiling_and_above_it():
 
 def test_a_delta_too_large_for_the_owners_own_number_of_images_is_refused():
     run = settings("protection.noise=gaussian", "data.identities=20")
-    policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_000)
+    policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_000, 1)
     with pytest.raises(PolicyRefusal, match="10,001 images") as refusal:
-        policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_001)
+        policy.check_count(run, Node("d"), gaussian(1.0, 1e-5), 10_001, 1)
     assert not any(letter.isdigit() for letter in refusal.value.told)
-    policy.check_count(run, Node("d"), NOISED, 10**9)
+    policy.check_count(run, Node("d"), NOISED, 10**9, 1)

@@ -31,6 +31,7 @@ CASES = [
     ("privacy.client.quantile=0.5", CLIENT),
     ("privacy.client.on_exhausted=stop privacy.client.noise_multiplier=1", CLIENT),
     ("privacy.client.clip=1 privacy.client.epsilon=8 privacy.client=none", CLIENT),
+    ("privacy.noise=grid protection=none", "privacy.client.epsilon=8 or protection=dctdp"),
     ("evaluation.pairs_are_public=true", "evaluation.pairs=FILE"),
     ("data.pairs=100 evaluation.pairs=lfw.bin", "evaluation.pairs=none"),
     ("data.evaluation_identities=100 evaluation.pairs=lfw.bin", "evaluation.pairs=none"),
@@ -56,6 +57,15 @@ CASES = [
     ("protection.align_corners=false", "protection.input_layout=upsampled"),
     ("protection.fit_lr=0.1 protection.fit_steps=0", "protection.fit_steps above 0"),
 ]
+
+STEPS = {
+    "clip": "2", "delta": "1e-6", "sampling_rate": "0.5", "expected_batch": "8", "clipping": "layers", "head": "fixed",
+    "rows": "8", "gradients": "loop", "images_per_step": "2",
+}  # fmt: skip
+for unit in ("image", "identity"):
+    own = {name: value for name, value in STEPS.items() if name != "images_per_step" or unit == "identity"}
+    CASES += [(f"privacy.{unit}.{name}={value}", f"privacy.{unit}.epsilon=8") for name, value in own.items()]
+    CASES.append((f"privacy.{unit}.views=2 privacy.{unit}.epsilon=8", "train.augment.flip=true"))
 
 
 @pytest.mark.parametrize(("words", "needs"), CASES)
@@ -105,6 +115,7 @@ def test_every_rule_has_a_case_and_names_settings_that_exist() -> None:
         "protection.input_layout=upsampled protection.align_corners=true",
         "protection.mode=coefficient protection.mean_epsilon=1 protection.align_corners=true",
         "data=lfw data.held_fold=3", "data=folder data.evaluation_fraction=0.3", "study=clients", "study=quick",
+        "privacy.noise=real protection=none", f"{CLIENT} privacy.noise=grid protection=none", "privacy.noise=grid",
         "study=clients privacy.client=none", "study=quick protection=none", "privacy.client.epsilon=none",
     ],
 )  # fmt: skip

@@ -69,6 +69,7 @@ def test_a_data_source_says_what_it_is_and_refuses_a_missing_place(name):
     words = {
         "folder": ["data.root=/nonexistent/faces", "data.evaluation=procedural"],
         "packed": ["data.path=/nonexistent/faces.npz", "data.evaluation=procedural"],
+        "lst": ["data.path=/nonexistent/train.lst", "data.evaluation=procedural"],
         "rec": ["data.path=/nonexistent/train.rec", "data.evaluation=procedural"],
         "lfw": ["data.root=/nonexistent/lfw"],
     }.get(name)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,25 +36,6 @@ pytestmark = [
 ]
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def run_of(folder: Path) -> Path:
     (found,) = folder.glob("runs/*/config.json")
     return found.parent
@@ -66,7 +48,9 @@ def whole(folder: Path, words: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path: Path, kind: str) -> None:
+def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, kind: str, children: Callable[[int], set[int]], alive: Callable[[int], bool]
+) -> None:
     words = (*WORDS, *KINDS[kind])
     expected = whole(tmp_path / "whole", words)
     folder, chance = tmp_path / "killed", random.Random(f"kill {kind}")
@@ -78,9 +62,9 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path: Pat
         pids: set[int] = set()
         end = time.monotonic() + (chance.uniform(2.0, 9.0) if attempt < 6 else 600.0)
         while process.poll() is None and time.monotonic() < end:
-            pids |= set(own := children(process.pid))
+            pids |= (own := children(process.pid))
             if own and chance.random() < 0.02 and workers < 30:
-                os.kill(chance.choice(own), signal.SIGKILL)  # a worker's death is nobody's fault, once
+                os.kill(chance.choice(sorted(own)), signal.SIGKILL)  # a worker's death is nobody's fault, once
                 workers += 1
                 time.sleep(0.5)  # the same client twice would be a failure
             time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -52,23 +51,6 @@ def result_of(run_id):
     return json.loads(Path("runs", run_id, "result.json").read_text())
 
 
-def children(pid: int) -> set[int]:
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.add(int(path.parent.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def done_rounds(run_id: str) -> int:
     path = Path("runs", run_id, "checkpoint.npz")
     return int(runs.unpack(path)[1]["round"]) if path.exists() else 0
@@ -102,7 +84,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 
 @needs_proc
 @pytest.mark.parametrize("point", ["drawing", 1, 3])
-def test_killed_and_resumed_equals_uninterrupted(uninterrupted, point):
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, point, children, alive):
     process, run_id = started(OFF)
     if point == "drawing":  # the first clients open their data
         wait_until(lambda: Path(".fedveil/vault/ledger.sqlite").exists(), process)
@@ -124,7 +106,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, point):
 
 
 @needs_proc
-def test_an_interrupt_prints_how_to_go_on_and_leaves_no_process(uninterrupted):
+def test_an_interrupt_prints_how_to_go_on_and_leaves_no_process(uninterrupted, children, alive):
     process, run_id = started(OFF)
     wait_until(lambda: done_rounds(run_id) >= 1, process)
     workers = children(process.pid)

@@ -88,6 +88,17 @@ def test_a_sum_tells_what_a_mask_tells(values):
     assert packed.all_finite(values) == bool(np.isfinite(values).all())
 
 
+@pytest.mark.parametrize("place", [0, 12_345, 39_999])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("shape", [(40_000,), (200, 200), "columns"])
+def test_so_it_does_of_large_arrays_that_nobody_may_change(place, value, shape):
+    values = np.full(40_000, 3e38 if value == 3e38 else 1.0, np.float32)  # their sum overflows, and all are finite
+    values[place] = value
+    values = values.reshape(200, 200).T if shape == "columns" else values.reshape(shape)
+    values.setflags(write=False)
+    assert packed.all_finite(values) == bool(np.isfinite(value))
+
+
 def test_room_for_an_answer_needs_no_copy():
     memory = bytearray(4096)
     writer = Writer(memoryview(memory))

@@ -84,7 +84,16 @@ def describe(message, context):
 # --- whole runs
 
 
-@pytest.mark.parametrize("words", [(*QUICK_DCTDP, "privacy.test_seed=7"), ("protection=none",), RECIPE])
+ON_GRID = ("privacy.noise=grid", "privacy.client.noise_multiplier=1", "privacy.client.quantile=0.5")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*QUICK_DCTDP, "privacy.test_seed=7"), ("protection=none",), RECIPE,
+        (*QUICK_DCTDP, *ON_GRID, "privacy.test_seed=7"),
+    ],
+)  # fmt: skip
 def test_all_engines_give_equal_models(tmp_path, monkeypatch, words):
     found = []
     for place in ("engine=inline", "engine=inline engine.wire=true", "engine=pool engine.workers=2"):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -28,7 +28,6 @@ def right(threshold: float, score: np.ndarray, same: np.ndarray) -> int:
     return sum((s >= threshold) == bool(k) for s, k in zip(score, same, strict=True))
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_roc_and_auc_equal_scikit_learn(pairs: list[tuple[int, bool, int]]) -> None:
     score, same, _ = arrays(pairs)
@@ -38,7 +37,6 @@ def test_roc_and_auc_equal_scikit_learn(pairs: list[tuple[int, bool, int]]) -> N
     assert v.auc(score, same) == pytest.approx(roc_auc_score(same, score), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_best_threshold_by_trying_all(pairs: list[tuple[int, bool, int]]) -> None:
     score, same, _ = arrays(pairs)
@@ -47,7 +45,6 @@ def test_best_threshold_by_trying_all(pairs: list[tuple[int, bool, int]]) -> Non
     assert v.best_threshold(score, same) == candidates[int(np.argmax(hits))]
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_fold_accuracy_equals_scikit_learn_per_fold(pairs: list[tuple[int, bool, int]]) -> None:
     score, same, fold = arrays(pairs)
@@ -71,7 +68,6 @@ def test_fold_accuracy_equals_scikit_learn_per_fold(pairs: list[tuple[int, bool,
     assert found.sd == pytest.approx(np.std(expected, ddof=1))
 
 
-@settings(deadline=None)
 @given(PAIRS)
 def test_eer_by_bisection_over_random_decisions(pairs: list[tuple[int, bool, int]]) -> None:
     # Accept scores above t, and those equal to t with probability p: the error rates move continuously in (t, p).
@@ -91,7 +87,6 @@ def test_eer_by_bisection_over_random_decisions(pairs: list[tuple[int, bool, int
     assert v.eer(score, same) == pytest.approx(rates(high)[0], abs=1e-9)
 
 
-@settings(deadline=None)
 @given(PAIRS, st.floats(0.01, 1.0))
 def test_tar_at_far_by_trying_all(pairs: list[tuple[int, bool, int]], far: float) -> None:
     score, same, _ = arrays(pairs)

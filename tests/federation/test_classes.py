@@ -33,7 +33,7 @@ def batches(count: int, people: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40),
     st.lists(st.integers(0, 10**6), min_size=1, max_size=9),

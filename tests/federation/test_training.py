@@ -198,7 +198,7 @@ def test_bad_restriction_is_refused(restrict: torch.Tensor) -> None:
         training.local_sgd(linear_backbone(), torch.ones(2, 4), HEAD, [], 0.1, restrict=restrict)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 50), start=st.integers(0, 30), cut=st.integers(0, 12))
 def test_schedule_is_the_cut_chain_of_passes(count: int, batch_size: int, start: int, cut: int) -> None:
     size, steps = min(count, batch_size), 12

@@ -323,7 +323,7 @@ class TestContract:
         cohort = events.Release("client", "replace-one", "the model", FixedSize(5, 10, Gaussian(2.0)))
         plain = kind().compose(Gaussian(2.0)).upper(1e-5)
         assert kind().compose(client).upper(1e-5) == plain
-        assert kind(unit="image").compose(client).upper(1e-5) == plain, "hiding a client hides each of its images"
+        assert kind("replace-one").compose(client).upper(1e-5) == kind(unit="image").compose(client).upper(1e-5) > plain
         assert kind("replace-one").compose(client).compose(cohort).upper(1e-5) > plain
         with pytest.raises(UnsupportedEvent):
             kind().compose(cohort)
@@ -451,3 +451,15 @@ def test_what_one_image_costs_is_no_price_for_a_client_or_a_person(kind: type[Ac
     with pytest.raises(UnsupportedEvent, match=f"nothing for one {unit}"):
         kind("replace-one", unit).compose(release)
     assert kind("replace-one", "image").compose(release).upper(1e-9) == pytest.approx(4.0, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", [PldAccountant, RdpAccountant])
+@pytest.mark.parametrize("rate", [0.2, 1.0])
+def test_a_coarser_unit_is_priced_as_replaced(kind: type[Accountant], rate: float) -> None:
+    """A person without one picture is another person: a clipped vector may turn round, and the sum moves by 2C."""
+    steps = events.Repeated(events.PoissonSampled(rate, Gaussian(3.0)), 20)
+    people = events.Release("identity", "zero-out", "updates", steps)
+    own = kind("zero-out", "identity").compose(people).upper(1e-5)
+    picture = kind("zero-out", "image").compose(people).upper(1e-5)
+    assert picture == pytest.approx(kind("replace-one", "identity").compose(people).upper(1e-5))
+    assert picture > 1.8 * own

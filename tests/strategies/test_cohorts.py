@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from fedveil.configuration.schema import Cohort
+from fedveil.privacy import sampling
 from fedveil.randomness import SecretStream
 from fedveil_strategies import cohorts
 
@@ -24,7 +25,7 @@ def test_every_set_of_clients_has_its_own_probability(rate, count):
     draws = 20_000
     seen = np.zeros(2**count)
     for number in range(draws):
-        seen[int((1 << cohorts.poisson(rate, count, secret(number))).sum())] += 1
+        seen[int((1 << sampling.poisson(rate, count, secret(number))).sum())] += 1
     sizes = np.array([bin(mask).count("1") for mask in range(2**count)])
     expected = draws * rate**sizes * (1 - rate) ** (count - sizes)
     rare = expected < 8  # too few for the law of large numbers: together
@@ -34,7 +35,7 @@ def test_every_set_of_clients_has_its_own_probability(rate, count):
 
 def test_sizes_are_binomial_and_places_uniform():
     rate, count = 0.02, 5000
-    found = [cohorts.poisson(rate, count, secret(number)) for number in range(3000)]
+    found = [sampling.poisson(rate, count, secret(number)) for number in range(3000)]
     sizes = np.array([places.size for places in found])
     law = stats.binom(count, rate)
     edges = law.ppf(np.linspace(0, 1, 21)[1:-1])
@@ -49,7 +50,7 @@ def test_sizes_are_binomial_and_places_uniform():
 def test_neighbours_and_rounds_are_independent():
     joined = np.zeros((4000, 60), bool)
     for number in range(4000):
-        joined[number, cohorts.poisson(0.25, 60, secret(number))] = True
+        joined[number, sampling.poisson(0.25, 60, secret(number))] = True
     for one, other in ((joined[:, :-1], joined[:, 1:]), (joined[:-1], joined[1:])):
         table = [[int((one & other).sum()), int((one & ~other).sum())],
                  [int((~one & other).sum()), int((~one & ~other).sum())]]  # fmt: skip
@@ -59,8 +60,8 @@ def test_neighbours_and_rounds_are_independent():
 @pytest.mark.parametrize("rate", [1e-7, 0.001, 0.3, 0.5, 0.999])
 def test_gaps_are_those_of_the_exact_logarithms(rate):
     first = secret(7)(400)
-    exact = [cohorts._close_call(rate, int(word), secret(8)) for word in first]
-    assert cohorts._gaps(rate, first, secret(9), 10**9).tolist() == exact
+    exact = [sampling._close_call(rate, int(word), secret(8)) for word in first]
+    assert sampling._gaps(rate, first, secret(9), 10**9).tolist() == exact
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5])
@@ -76,26 +77,26 @@ def test_a_close_call_is_decided_by_further_bits(rate):
         return words
 
     for k in (1, 3, 40):
-        with cohorts.decimal.localcontext(prec=80):
-            boundary = (1 - cohorts.decimal.Decimal(rate)) ** k * 2**64
+        with sampling.decimal.localcontext(prec=80):
+            boundary = (1 - sampling.decimal.Decimal(rate)) ** k * 2**64
         word = np.array([int(boundary)], np.uint64)
         if boundary == int(boundary):  # rate 1/2: the boundary is where a word begins
             word[0] -= np.uint64(1)
-            assert cohorts._gaps(rate, word, following(2**64 - 1), 10**9).tolist() == [k]
+            assert sampling._gaps(rate, word, following(2**64 - 1), 10**9).tolist() == [k]
             continue
-        assert cohorts._gaps(rate, word, following(0), 10**9).tolist() == [k]
-        assert cohorts._gaps(rate, word, following(2**64 - 1), 10**9).tolist() == [k - 1]
+        assert sampling._gaps(rate, word, following(0), 10**9).tolist() == [k]
+        assert sampling._gaps(rate, word, following(2**64 - 1), 10**9).tolist() == [k - 1]
     assert asked
 
 
 def test_extreme_rates():
-    assert cohorts.poisson(1.0, 5, lambda count: pytest.fail("no word is needed")).tolist() == [0, 1, 2, 3, 4]
-    assert cohorts.poisson(1e-300, 10**6, secret(1)).size == 0
-    assert cohorts.poisson(5e-324, 10**6, secret(1)).size == 0
+    assert sampling.poisson(1.0, 5, lambda count: pytest.fail("no word is needed")).tolist() == [0, 1, 2, 3, 4]
+    assert sampling.poisson(1e-300, 10**6, secret(1)).size == 0
+    assert sampling.poisson(5e-324, 10**6, secret(1)).size == 0
     near = np.array([2**64 - 1], np.uint64)  # so close to 1 that the gap is small although the rate is tiny
-    assert cohorts._close_call(1e-300, 2**64 - 1, secret(1)) > 10**200
-    assert cohorts._gaps(1e-300, near, secret(1), 10**6).tolist() == [10**6]
-    almost = cohorts.poisson(math.nextafter(1.0, 0.0), 1000, secret(1))
+    assert sampling._close_call(1e-300, 2**64 - 1, secret(1)) > 10**200
+    assert sampling._gaps(1e-300, near, secret(1), 10**6).tolist() == [10**6]
+    almost = sampling.poisson(math.nextafter(1.0, 0.0), 1000, secret(1))
     assert almost.size == 1000
 
 
@@ -103,7 +104,7 @@ def test_extreme_rates():
 def test_every_set_of_a_size_is_equally_likely(size):
     sets = {frozenset(one): 0 for one in itertools.combinations(range(5), size)}
     for number in range(12_000):
-        sets[frozenset(cohorts.without_replacement(size, 5, secret(number)).tolist())] += 1
+        sets[frozenset(sampling.without_replacement(size, 5, secret(number)).tolist())] += 1
     assert len(sets) == math.comb(5, size)
     assert len(sets) == 1 or stats.chisquare([*sets.values()]).pvalue > 1e-4
 
@@ -111,7 +112,7 @@ def test_every_set_of_a_size_is_equally_likely(size):
 def test_words_beyond_the_last_multiple_are_thrown_away():
     """Taken modulo the count they would favour the first places."""
     answers = iter([[2**64 - 1] * 9, [7, 11] * 5])
-    found = cohorts.without_replacement(1, 10, lambda count: np.array(next(answers)[:count], np.uint64))
+    found = sampling.without_replacement(1, 10, lambda count: np.array(next(answers)[:count], np.uint64))
     assert found.tolist() == [7]
 
 

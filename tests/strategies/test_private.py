@@ -1,5 +1,6 @@
 """Client-level privacy: bounded influence of any reply, noise at its stated scale, the quantile from both sides."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,6 +17,10 @@ IDS = tuple(f"c{n}" for n in range(20))
 TENSORS = {"a": np.zeros((3, 2), np.float32), "scalar": np.zeros((), np.float32), "b": np.zeros(4, np.float32)}
 PLAN = rounds.Plan(10, IDS, Cohort("poisson", 0.5), 1, ("a", "scalar", "b"))
 BOUND = 0.7
+MECHANISMS = {
+    kind: private.Mechanism(noise_multiplier=1.5, clip=BOUND, expected=10.0, quantile=0.5, kind=kind)
+    for kind in ("real", "grid")
+}
 
 
 def update(client, rng, size=1.0):
@@ -42,13 +47,13 @@ def extreme(kind, client):
 KINDS = ["zero", "huge", "nan", "inf", "scalar", "tiny"]
 
 
-def check_sensitivity(bound=BOUND):
+def check_sensitivity(bound=BOUND, kind="real"):
     """Whatever one client sends, nothing instead moves the sum by at most C, anything else by at most 2 C."""
-    rng = np.random.default_rng(0)
+    mechanism, rng = MECHANISMS[kind], np.random.default_rng(0)
     others = [update(client, rng, size) for client, size in zip(IDS[1:], np.geomspace(0.01, 100, 19), strict=True)]
-    candidates = [extreme(kind, "c0") for kind in KINDS] + [update("c0", rng, s) for s in (0.01, 1.0, 1e6)]
-    without, count, _ = private.bounded_sums([Failure("c0", "gone"), *others], PLAN, TENSORS, bound)
-    sums = [private.bounded_sums([candidate, *others], PLAN, TENSORS, bound) for candidate in candidates]
+    candidates = [extreme(what, "c0") for what in KINDS] + [update("c0", rng, s) for s in (0.01, 1.0, 1e6)]
+    without, count, _ = private.bounded_sums([Failure("c0", "gone"), *others], PLAN, TENSORS, mechanism, bound)
+    sums = [private.bounded_sums([candidate, *others], PLAN, TENSORS, mechanism, bound) for candidate in candidates]
     rounding = 1e-12
     for total, indicators, _ in sums:
         assert torch.linalg.vector_norm(total - without) <= bound + rounding
@@ -59,11 +64,10 @@ def check_sensitivity(bound=BOUND):
             assert abs(first_count - second_count) <= 1.0
 
 
-def check_noise(draws=400):
+def check_noise(draws=400, kind="real"):
     """The released mean times the public divisor is the sum plus noise of standard deviation z C, fresh every round."""
-    mechanism = private.Mechanism(noise_multiplier=1.5, clip=BOUND, expected=10.0)
-    rng = np.random.default_rng(1)
-    total, count, _ = private.bounded_sums([update(c, rng) for c in IDS[:5]], PLAN, TENSORS, BOUND)
+    mechanism, rng = dataclasses.replace(MECHANISMS[kind], quantile=None), np.random.default_rng(1)
+    total, count, _ = private.bounded_sums([update(c, rng) for c in IDS[:5]], PLAN, TENSORS, mechanism, BOUND)
     noises = []
     for number in range(draws):
         stream = randomness.SecretStream(randomness.test_key(5, "round", number))
@@ -77,12 +81,14 @@ def check_noise(draws=400):
     assert abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 5 / math.sqrt(noise.size)
 
 
-def test_any_reply_is_bounded():
-    check_sensitivity()
+@pytest.mark.parametrize("kind", MECHANISMS)
+def test_any_reply_is_bounded(kind):
+    check_sensitivity(kind=kind)
 
 
-def test_noise_has_its_scale_and_is_independent():
-    check_noise()
+@pytest.mark.parametrize("kind", MECHANISMS)
+def test_noise_has_its_scale_and_is_independent(kind):
+    check_noise(kind=kind)
 
 
 @pytest.mark.parametrize("clip", ["dropped", "per tensor", "not finite"])
@@ -130,10 +136,10 @@ def test_noise_per_client_instead_of_per_sum_is_caught(monkeypatch):
 
 
 def test_an_empty_cohort_releases_noise():
-    total, count, failures = private.bounded_sums([], PLAN, TENSORS, BOUND)
+    mechanism = private.Mechanism(noise_multiplier=1.0, clip=BOUND, expected=10.0)
+    total, count, failures = private.bounded_sums([], PLAN, TENSORS, mechanism, BOUND)
     assert (count, failures) == (0.0, [])
     assert not total.any()
-    mechanism = private.Mechanism(noise_multiplier=1.0, clip=BOUND, expected=10.0)
     noisy = private.released(
         total, count, PLAN, TENSORS, mechanism, BOUND, randomness.SecretStream(randomness.test_key(1, "r"))
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil.protections.dctdp import DCTDP
@@ -49,6 +50,23 @@ def test_a_budgets_shape_and_radius(opened: list[Session], monkeypatch: pytest.M
     monkeypatch.setattr(DCTDP, "fit", learnt)
     opened.append(coordinator.open_session(run, "r", "quiet"))
     public_alone(seen, run)
+
+
+def test_no_face_is_drawn_for_a_method_that_learns_nothing(
+    opened: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    images = FaceSet.images
+
+    def counted(self: FaceSet, index: Any = None) -> Any:
+        read.append(len(self))
+        return images(self, index)
+
+    monkeypatch.setattr(FaceSet, "images", counted)
+    for words in (["protection=none"], ["protection=dctdp", "protection.fit_steps=0"]):
+        assert bool(read) is False
+        opened.append(coordinator.open_session(Federation.of([*SMALL, *words]), words[0][11:], "quiet"))
+    assert read  # the second learns its scales
 
 
 def test_what_a_phase_leaves(opened: list[Session]) -> None:

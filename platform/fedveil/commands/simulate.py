@@ -116,13 +116,15 @@ def read_result(settings: Config, run_id: str) -> dict[str, Any]:
 
 
 def without_protection(settings: Config) -> Config:
-    """Return the same recipe on unprotected faces."""
+    """Return the same recipe on unprotected faces, without private training."""
     bare = config.load(["protection=none"]).protection
     off = dataclasses.replace(
         settings.policy, floor=None, max_epsilon=None, max_total_epsilon=None, max_client_epsilon=None
     )
-    bare_privacy = dataclasses.replace(settings.privacy, client=None)
-    return dataclasses.replace(settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy)
+    bare_privacy = dataclasses.replace(settings.privacy, client=None, image=None, identity=None)
+    return dataclasses.replace(
+        settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy
+    )
 
 
 def has_reference(federation: Federation) -> bool:
@@ -132,7 +134,8 @@ def has_reference(federation: Federation) -> bool:
     limits what all runs spend together, it may not either: one run without a guarantee leaves no finite total.
     """
     settings = federation.settings
-    wanted = settings.evaluation.reference and settings.protection.name != "none" and not settings.policy.over_runs
+    guarded = settings.protection.name != "none" or federation.private is not None
+    wanted = settings.evaluation.reference and guarded and not settings.policy.over_runs
     return wanted and federation.split.public_benchmark
 
 

@@ -60,10 +60,28 @@ def _finite(at: _At) -> bool:
     return at("privacy.client.epsilon") not in (None, math.inf)
 
 
+def _noisy(at: _At) -> bool:
+    return at("privacy.client.noise_multiplier") is not None or _finite(at)
+
+
 def _without(at: _At) -> bool:
     limited = at("policy.max_total_epsilon") is not None or at("policy.max_client_epsilon") is not None
-    return not at("evaluation.reference") or (at("protection.name") != "none" and not limited)
+    guarded = at("protection.name") != "none" or at("privacy.image") is not None or at("privacy.identity") is not None
+    return not at("evaluation.reference") or (guarded and not limited)
 
+
+def _private(unit: str) -> Callable[[_At], bool]:
+    """Return whether private training is asked for this unit."""
+    names = ("epsilon", "noise_multiplier")
+    return lambda at: any(at(f"privacy.{unit}.{name}") is not None for name in names)
+
+
+def _varied(at: _At) -> bool:
+    return bool(at("train.augment.flip") or at("train.augment.crop") or at("train.augment.jitter"))
+
+
+_STEPS = ("clip", "delta", "sampling_rate", "expected_batch", "clipping", "head", "rows", "gradients")
+"""Settings of a budget of private training, beside those that ask for it."""
 
 RULES = (
     Rule(("partition.exponent",), _is("partition.kind", "long_tailed"), "partition.kind=long_tailed"),
@@ -93,11 +111,33 @@ RULES = (
         lambda at: _target(at) and at("privacy.client.quantile") is not None,
         "privacy.client.quantile=0.5",
     ),
+    *(
+        Rule(
+            tuple(f"privacy.{unit}.{name}" for name in _STEPS),
+            _private(unit),
+            f"privacy.{unit}.epsilon=8 or privacy.{unit}.noise_multiplier=1",
+        )
+        for unit in ("image", "identity")
+    ),
+    *(
+        Rule(
+            (f"privacy.{unit}.views",),
+            _varied,
+            "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
+        )
+        for unit in ("image", "identity")
+    ),
+    Rule(("privacy.identity.images_per_step",), _private("identity"), "privacy.identity.epsilon=8"),
     Rule(("privacy.client.on_exhausted",), _finite, "privacy.client.epsilon=8"),
     Rule(
         ("privacy.client.clip", "privacy.client.delta", "privacy.client.quantile"),
         _target,
         "privacy.client.epsilon=8 or privacy.client.noise_multiplier=1",
+    ),
+    Rule(
+        ("privacy.noise",),
+        lambda at: at("privacy.noise") == "real" or _noisy(at) or at("protection.name") == "dctdp",
+        "privacy.client.epsilon=8 or protection=dctdp",
     ),
     Rule(("evaluation.reference",), _without, "a protection, and no limit of policy over all runs"),
     Rule(

@@ -9,16 +9,12 @@ from typing import Annotated, Any, Literal
 
 from fedveil import checks
 from fedveil.configuration import plugins
+from fedveil.configuration.marks import FOLDER, INFINITE
 from fedveil.configuration.recipe import Augment, Schedule
+from fedveil.configuration.training_budget import IdentityBudget, ImageBudget
 from fedveil.storage import addresses
 
-INFINITE = "may be inf"
-"""Mark of a number that may be infinite; every other number is finite, and none is nan."""
-
 SCHEME = "to begin with scheme://, such as http:// or file:///, where it holds a user or a colon and an @."
-
-FOLDER = "a folder of this machine"
-"""Mark of a folder that is made where it is missing: a mistyped word would make another one, silently."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,25 +111,18 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
-    """A target (epsilon, delta) for one unit; epsilon `inf` clips without noise, a baseline without guarantee."""
+class ClientBudget:
+    """A target (epsilon, delta) for clients, with what its mechanism needs; all public constants.
 
-    epsilon: Annotated[float, INFINITE] | None = None
-    delta: float | None = None
-    clip: float | None = None
-    on_exhausted: Literal["stop", "refuse_to_start"] = "stop"
-
-
-@dataclasses.dataclass(frozen=True)
-class ClientBudget(Budget):
-    """A budget for clients, with what its mechanism needs; all public constants.
-
-    `clip` is the largest L2 norm of one client's update. `noise_multiplier` is found from the target unless given.
-    With `quantile` the clipping norm follows that quantile of the update norms, for `quantile_share` of the budget.
+    Epsilon `inf` clips without noise, a baseline without a guarantee. `clip` is the largest L2 norm of one client's
+    update. `noise_multiplier` is found from the target unless given. With `quantile` the clipping norm follows that
+    quantile of the update norms, for `quantile_share` of the budget.
     """
 
+    epsilon: Annotated[float, INFINITE] | None = None
     delta: float | None = 1e-5
     clip: float | None = 0.5
+    on_exhausted: Literal["stop", "refuse_to_start"] = "stop"
     noise_multiplier: float | None = None
     quantile: float | None = None
     quantile_share: float = 0.05
@@ -157,12 +146,13 @@ class ClientBudget(Budget):
 
 @dataclasses.dataclass(frozen=True)
 class Privacy:
-    """One block per unit; absent means none."""
+    """One block per unit; absent means none. `noise` is how all of it is drawn (see `privacy.noise`)."""
 
     client: ClientBudget | None
-    image: Budget | None
-    identity: Budget | None
+    image: ImageBudget | None
+    identity: IdentityBudget | None
     test_seed: int | None
+    noise: Literal["real", "grid"] = "real"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from fedveil import checks
 from fedveil.configuration import typed
-from fedveil.configuration.schema import FOLDER, INFINITE
+from fedveil.configuration.marks import FOLDER, INFINITE
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fedveil import checks
-from fedveil.configuration.schema import FOLDER, INFINITE, Group
+from fedveil.configuration.marks import FOLDER, INFINITE
+from fedveil.configuration.schema import Group
 
 NOTHING = type(None)
 
 
 def hints(kind: Any) -> dict[str, Any]:
-    """Return {field: type} of a dataclass in its order, marks such as `schema.INFINITE` included."""
+    """Return {field: type} of a dataclass in its order, marks such as `marks.INFINITE` included."""
     return _hints(kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import weakref
@@ -75,7 +76,7 @@ class Writer:
 
     def room(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an uninitialised float32 array in the memory, or elsewhere when it is full."""
-        place = self._place("float32", shape, 4 * int(np.prod(shape, dtype=np.int64)))
+        place = self._place("float32", shape, 4 * math.prod(shape))
         if place is None:
             return np.empty(shape, np.float32)
         values = place.view(self._memory)

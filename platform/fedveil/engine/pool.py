@@ -3,7 +3,7 @@
 What a round's messages have in common is put into shared memory once. An answer's arrays are written by the worker
 where the parent reads them. Messages are handed out in their order, one a worker, a few ahead of the oldest that
 is unanswered: so answers that are summed in that order wait for little, and memory does not grow with the cohort. Among
-the next few, a worker takes one that it has had before, whose data it has open.
+the next few, a worker takes one that it has had before, whose data it has open, or else one that no other has had.
 
 A worker that ends, or works on one message for longer than the deadline and is killed, fails the client it was working
 on and is replaced; the others' messages are worked on all the same. One that somebody else has killed (a system without
@@ -27,7 +27,8 @@ from fedveil.engine._shared import Memory, Slots, Writer
 from fedveil.engine._worker import Posted, Start, Worker
 
 _AHEAD = 2  # messages per worker that may be out before the oldest is answered
-_SPARE = 1  # answers that may be looked at in place, and one more for every fourth worker
+_SPARE = 2  # answers that may be looked at in place, the one that is summed and one that waits for its turn; and one
+# more for every fourth worker
 
 
 class PoolGrid(LocalGrid):
@@ -125,8 +126,9 @@ class PoolGrid(LocalGrid):
             near = [entry for entry in itertools.islice(queue, len(self._workers)) if entry[0] < last]
             if not near:
                 return
-            mine = (entry for entry in near if self._homes.get(entry[1].metadata.dst_node_id) == place)
-            number, message = entry = next(mine, near[0])
+            homes = [self._homes.get(message.metadata.dst_node_id) for _, message in near]
+            which = next((homes.index(home) for home in (place, None) if home in homes), 0)
+            number, message = entry = near[which]
             queue.remove(entry)
             out[message.metadata.message_id] = number
             self._homes[message.metadata.dst_node_id] = place

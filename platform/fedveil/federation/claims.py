@@ -9,13 +9,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedveil.federation import planning, warm_start
+from fedveil import checks
+from fedveil.federation import planning, private_steps, warm_start
 from fedveil.federation.federation import Federation
-from fedveil.privacy import statements, totals
+from fedveil.privacy import events, statements, totals
+from fedveil.privacy.accounting.base import Bound
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
-from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Relation, Release
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Relation, Release, Unit
 from fedveil.privacy.ledger import Row
 from fedveil.privacy.statements import Statement
 
@@ -30,8 +33,18 @@ _CLIENT_ASSUMPTIONS = (
 _CLIENT_NOT_COVERED = (
     "the server itself, which sees every update before clipping",
     "the operator's log: who took part, when, and what failed",
-    "floating-point effects of the noise (real arithmetic is assumed)",
     "each person's share of a client that holds many people",
+)
+
+
+_TRAINING_ASSUMPTIONS = (
+    "each owner adds the noise to its own steps, keeps it and the coins secret, and forgets both",
+    "no other owner holds the same {unit}",
+    "all settings are public, and the schedule was fixed before the run",
+)
+_TRAINING_NOT_COVERED = (
+    "pictures that are enrolled with the model, or shown to it later",
+    "how long a client computes, and that it failed",
 )
 
 
@@ -88,7 +101,11 @@ def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> C
         event: the release of one image (`Federation.release_event`).
         grid: as in `of_run`.
     """
-    spent = collections.Counter({event: 1})
+    spent: collections.Counter[Event] = collections.Counter()
+    if federation.counts(event):
+        spent[event] += 1
+    if federation.private is not None:
+        spent[federation.private_round] += federation.total_rounds
     if federation.settings.privacy.client is not None:
         spent[federation.round_release] += federation.total_rounds
     return _derived(federation, spent, False, grid)
@@ -118,9 +135,12 @@ def _counted(rows: Iterable[Row]) -> tuple[collections.Counter[Event], bool]:
 
 def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, grid: float) -> Claims:
     found: list[Statement] = []
-    rounds = [(event, count) for event, count in spent.items() if isinstance(event, Release)]
-    if rounds:
-        found.append(_client(federation, rounds, grid))
+    for unit in statements.UNITS:
+        rounds = [(e, count) for e, count in spent.items() if isinstance(e, Release) and e.unit == unit]
+        if rounds and unit == "client":
+            found.append(_client(federation, rounds, grid))
+        elif rounds:
+            found += _training(federation, rounds, grid)
     leaks = [event for event in spent if isinstance(event, NonPrivate) and event.view == warm_start.VIEW]
     start = warm_start.leak(federation.settings)
     if start is not None and start not in leaks:
@@ -158,18 +178,43 @@ def _within_ceiling(federation: Federation, one: Statement) -> Statement:
 
 
 @functools.lru_cache(maxsize=8)
-def _accountant(relation: Relation, grid: float) -> PldAccountant:
+def _accountant(relation: Relation, unit: Unit, grid: float) -> PldAccountant:
     """Return an empty accountant; those composed from it share what they remember of single rounds."""
-    return PldAccountant(relation, "client", grid=grid)
+    return PldAccountant(relation, unit, grid=grid)
 
 
 def client_epsilon(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> float:
     """Return the upper end of the client level's epsilon after (event, count) noisy rounds; inf without a guarantee."""
-    return _composed(federation, rounds, grid).upper(_delta(federation))
+    return _composed(federation.relation, "client", rounds, grid).upper(_delta(federation))
 
 
-def _composed(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> PldAccountant:
-    accountant = _accountant(federation.relation, grid)
+def noisy_epsilon(federation: Federation, unit: str, rounds: Iterable[tuple[Event, int]], grid: float) -> float:
+    """Return the upper end after (event, count) noisy rounds for the unit that their noise protects."""
+    if unit == "client":
+        return client_epsilon(federation, rounds, grid)
+    found = training_bound(federation, rounds, grid).upper
+    return math.inf if found is None else found
+
+
+def training_bound(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> Bound:
+    """Return what is proven of the private steps of (event, count) rounds for one unit of one client.
+
+    Raises:
+        fedveil.checks.UserError: rounds of a run whose configuration asks for no private training.
+    """
+    budget = federation.private
+    if budget is None:
+        raise checks.UserError(
+            "The ledger has private steps of a run whose configuration asks for none: they are another run's. Restore "
+            "the run's folder from a backup."
+        )
+    return _composed("zero-out", budget.unit, rounds, grid).epsilon(budget.delta or 0.0)
+
+
+def _composed(
+    relation: Relation, unit: Unit, rounds: Iterable[tuple[Event, int]], grid: float
+) -> PldAccountant:
+    accountant = _accountant(relation, unit, grid)
     for event, count in rounds:
         accountant = accountant.compose(event, count)
     return accountant
@@ -180,10 +225,11 @@ def _delta(federation: Federation) -> float:
     return (budget.delta if budget is not None else None) or 0.0
 
 
-def _client(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: float) -> Statement:
+def _client(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> Statement:
     cohort, delta = federation.settings.train.cohort, _delta(federation)
-    bound = _composed(federation, rounds, grid).epsilon(delta)
+    bound = _composed(federation.relation, "client", rounds, grid).epsilon(delta)
     epsilon, count = bound.upper, sum(times for _, times in rounds)
+    exact, limits = statements.arithmetic(all(events.on_grid(event) for event, _ in rounds))
     drawn = f"secret Poisson cohorts of rate {cohort.rate:g}"
     if cohort.kind == "fixed":
         drawn = "fixed cohorts, not amplified"
@@ -196,6 +242,48 @@ def _client(federation: Federation, rounds: Sequence[tuple[Event, int]], grid: f
         delta=delta if epsilon is not None else None,
         guarantee="formal" if epsilon is not None else "none",
         meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
-        assumptions=_CLIENT_ASSUMPTIONS,
-        not_covered=_CLIENT_NOT_COVERED,
+        assumptions=(*_CLIENT_ASSUMPTIONS, *exact),
+        not_covered=(*_CLIENT_NOT_COVERED, *limits),
     )
+
+
+def _training(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> list[Statement]:
+    """Return the statements of private steps: of each client by itself, so of all, because no two hold one unit.
+
+    A picture less makes a person another one, so a guarantee for people is one for pictures at the price of a person
+    who is replaced (`privacy.accounting.base.Accountant`).
+    """
+    bound = training_bound(federation, rounds, grid)
+    budget = federation.private
+    assert budget is not None  # training_bound
+    delta = budget.delta or 0.0
+    epsilon, count = bound.upper, sum(times for _, times in rounds)
+    steps = federation.settings.train.local.steps or 0
+    exact, limits = statements.arithmetic(all(events.on_grid(event) for event, _ in rounds))
+    held: tuple[str, ...] = ()
+    if budget.unit == "identity":
+        cap = federation.settings.partition.max_images_per_identity
+        held = (f"at most {cap} images of one person are used (enforced), all of one owner",)
+    own = Statement(
+        unit=budget.unit,
+        relation="zero-out",
+        view=private_steps.VIEW,
+        mechanism=(
+            f"Gaussian noise on the sum of clipped gradients in {count * steps} local steps of {count} rounds, secret "
+            f"Poisson batches of rate {budget.sampling_rate:g} ({bound.method})"
+        ),
+        epsilon=epsilon,
+        delta=delta if epsilon is not None else None,
+        guarantee="formal" if epsilon is not None else "none",
+        meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
+        assumptions=(*(text.format(unit=_NOUNS[budget.unit]) for text in _TRAINING_ASSUMPTIONS), *exact, *held),
+        not_covered=(*_TRAINING_NOT_COVERED, *limits),
+    )
+    if budget.unit == "identity":
+        upper = _composed("zero-out", "image", rounds, grid).epsilon(delta).upper
+        meaningful = upper is not None and upper <= statements.MEANINGFUL
+        return [own, dataclasses.replace(own, unit="image", epsilon=upper, meaningful=meaningful)]
+    return [own]
+
+
+_NOUNS = {"image": "picture", "identity": "person"}

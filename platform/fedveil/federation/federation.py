@@ -19,12 +19,13 @@ from torch import nn
 
 from fedveil import checks, config, device, randomness
 from fedveil.configuration.schema import Config, Group, Partition
+from fedveil.configuration.training_budget import TrainingBudget
 from fedveil.data import verification
 from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
-from fedveil.federation import planning, recipe, schedule, training
+from fedveil.federation import planning, private_steps, recipe, schedule, training
 from fedveil.federation.schedule import Stage
 from fedveil.privacy import events
 from fedveil.privacy.events import Event, Relation, Release
@@ -42,7 +43,7 @@ class Federation:
     settings: Config
 
     def __post_init__(self) -> None:
-        planning.check(self.settings)
+        private_steps.check(self.settings, self.protection)
         recipe.check(self.settings, self.protection)
         for unit, (setting, delta) in planning.deltas(self.settings).items():
             planning.check_delta(setting, delta, self.units(unit), unit, self.settings.policy.max_delta)
@@ -55,7 +56,7 @@ class Federation:
     @functools.cached_property
     def protection(self) -> Any:
         """The protection, built from its settings (see `protections.base.Protection`)."""
-        return config.build(self.settings, "protection")
+        return config.build(self.settings, "protection").with_noise(self.settings.privacy.noise)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -141,6 +142,8 @@ class Federation:
         Raises:
             fedveil.checks.UserError: naming the settings and the remedy.
         """
+        if self.private is not None:  # class centres are public in number: one person has others to be told from
+            return
         bank = 0 if self.bank is None else self.bank.identities.size
         lonely = int((np.diff(self.shares.edges) + bank < 2).sum())
         if 2 * lonely > len(self.registry):
@@ -283,6 +286,29 @@ class Federation:
             self.size, state, self.releases_per_image, self.settings.partition.max_images_per_identity
         )
         return event
+
+    def counts(self, event: Event) -> bool:
+        """Return whether an image's own event belongs into a ledger.
+
+        Under private training nothing but updates leaves, and those are events of their own; what a representation
+        without a guarantee would tell is another matter (a gallery books it).
+        """
+        return self.private is None or isinstance(event, events.LocalRelease)
+
+    @property
+    def private(self) -> TrainingBudget | None:
+        """The budget of private training inside clients, or None."""
+        return private_steps.budget_of(self.settings)
+
+    @functools.cached_property
+    def private_round(self) -> private_steps.Budgeted:
+        """What the private steps of one round release of one unit of a client."""
+        return private_steps.round_release(self.settings, self.total_rounds)
+
+    @functools.cached_property
+    def private_schedule(self) -> private_steps.Budgeted:
+        """The private steps of all rounds: what an owner reserves on joining."""
+        return planning.whole_schedule(self.private_round, self.total_rounds)
 
     @property
     def relation(self) -> Relation:

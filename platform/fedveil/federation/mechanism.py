@@ -21,7 +21,8 @@ def mechanism_id(federation: Federation, state: Mapping[str, torch.Tensor]) -> b
     of the transform and of the noise's code.
     """
     method = federation.settings.protection
-    parts = [method.name, dict(method.settings), list(federation.size), frequency.VERSION, noise.VERSION]
+    version = noise.version(federation.protection.noise_kind)
+    parts = [method.name, dict(method.settings), list(federation.size), frequency.VERSION, version]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     state = device.on_host(state)
     for name in sorted(state):

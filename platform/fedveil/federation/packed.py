@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
 
 from fedveil.federation.instruction import BadInstruction, one_line
 
 _STATE = 1 << 28  # bytes of a protection's state
 _HEADER = 1 << 10  # bytes before an array's values
 _FLOATS = (np.dtype("<f4"), np.dtype("<f8"))
+_SMALL = 1 << 14  # numbers whose mask costs less than asking Torch
 
 
 class Packed(Protocol):
@@ -38,12 +40,15 @@ def all_finite(values: NDArray[np.float32]) -> bool:
     """Return whether all values are finite.
 
     A sum tells without a mask of the values' size: it is finite only if they are. One that is not may have overflowed.
+    Torch, which is warned of nothing, adds large arrays in a third of NumPy's time.
 
     >>> all_finite(np.array([1.0, np.inf, -np.inf], np.float32)), all_finite(np.full(9, 3e38, np.float32))
     (False, True)
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+    if values.size > _SMALL and values.flags.c_contiguous and values.dtype in _FLOATS:
+        total = float(from_dlpack(values).sum())  # from_numpy warns of values that are read-only
+        return math.isfinite(total) or bool(np.isfinite(values).all())
+    return bool(np.isfinite(values).all())
 
 
 def tensors(

@@ -1,4 +1,4 @@
-"""From a client-level budget to the public constants that meet it, the same on both sides."""
+"""From budgets to the public constants that meet them, the same on both sides; clients' own are planned here."""
 
 from __future__ import annotations
 
@@ -8,25 +8,10 @@ import math
 
 from fedveil import checks, config
 from fedveil.configuration.schema import ClientBudget, Cohort, Config
-from fedveil.federation import schedule
+from fedveil.federation import private_steps, schedule
 from fedveil.privacy import calibration, events
 from fedveil.privacy.events import Relation, Release
 from fedveil.privacy.totals import VIEW
-
-
-def check(settings: Config) -> None:
-    """Refuse what would be accepted and then not done.
-
-    Raises:
-        fedveil.checks.UserError: naming the setting and the remedy.
-    """
-    for unit in ("image", "identity"):
-        if getattr(settings.privacy, unit) is not None:
-            raise checks.UserError(
-                f"privacy.{unit} asks for differential privacy in training at {unit} level, which this version does "
-                f"not have; remove it (privacy.{unit}=none). protection=dctdp gives image-level local privacy."
-            )
-
 
 LARGEST_DELTA = 1e-5
 
@@ -50,6 +35,9 @@ def deltas(settings: Config) -> dict[str, tuple[str, float]]:
     noisy = budget is not None and (budget.noise_multiplier is not None or budget.epsilon != math.inf)
     if budget is not None and budget.delta is not None and noisy:
         found["client"] = ("privacy.client.delta", budget.delta)
+    steps = private_steps.budget_of(settings)
+    if steps is not None and steps.noise_multiplier is not None and steps.delta is not None:
+        found[steps.unit] = (f"privacy.{steps.unit}.delta", steps.delta)
     method = dict(settings.protection.settings)
     if method.get("noise") == "gaussian" and "delta" in method:
         found["image"] = ("protection.delta", float(method["delta"]))
@@ -104,13 +92,15 @@ def round_release(settings: Config, rounds: int) -> Release | events.NonPrivate:
         if budget.epsilon != math.inf:
             raise ValueError("A client-level target was not planned: call `planned` before a run starts.")
         return events.NonPrivate("client", VIEW, "updates are clipped, but no noise is added (epsilon inf)")
-    detail = (
+    detail: tuple[tuple[str, str | float | int | bool], ...] = (
         ("clip", budget.clip or 0.0),
         ("clients", settings.train.clients),
         ("delta", budget.delta or 0.0),
         ("quantile", budget.quantile if budget.quantile is not None else "none"),
         ("rounds", rounds),
     )
+    if settings.privacy.noise == "grid":
+        detail = tuple(sorted((*detail, events.ON_GRID)))
     event = _sampled(settings.train.cohort, settings.train.clients, budget.noise_multiplier)
     return Release("client", relation_of(settings.train.cohort), VIEW, event, detail)
 
@@ -123,13 +113,24 @@ def whole_schedule(one: Release | events.NonPrivate, rounds: int) -> Release | e
 
 
 def planned(settings: Config) -> Config:
-    """Return the configuration with the noise multiplier that its client-level budget needs, found once.
+    """Return the configuration with the noise multipliers that its budgets need, found once.
 
-    The multiplier becomes a public constant of the run: it is in config.json and reaches every client.
+    Multipliers become public constants of the run: they are in config.json and reach every client.
 
     Raises:
         fedveil.checks.UserError: a budget that is incomplete, meaningless or cannot be met.
     """
+    settings = _planned_clients(settings)
+    if private_steps.budget_of(settings) is None:
+        return settings
+    return private_steps.planned(settings, _rounds(settings))
+
+
+def _rounds(settings: Config) -> int:
+    return schedule.stages(config.build(settings, "protection"), settings.train.rounds)[-1].last
+
+
+def _planned_clients(settings: Config) -> Config:
     budget = settings.privacy.client
     if budget is None:
         return settings
@@ -139,8 +140,9 @@ def planned(settings: Config) -> Config:
     if budget.noise_multiplier is not None or budget.epsilon == math.inf:
         return settings
     train = settings.train
-    count = schedule.stages(config.build(settings, "protection"), train.rounds)[-1].last
-    multiplier = _calibrated(budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, count)
+    multiplier = _calibrated(
+        budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, _rounds(settings)
+    )
     found = dataclasses.replace(budget, noise_multiplier=multiplier)
     return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=found))
 

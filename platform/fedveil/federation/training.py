@@ -157,8 +157,13 @@ def check_finite(loss: float, tensors: Iterable[torch.Tensor], **rates: float) -
     what = "the loss" if not math.isfinite(loss) else "the update"
     if math.isfinite(loss) and _all_finite([tensor.detach() for tensor in tensors]):
         return
+    raise diverged(what, **rates)
+
+
+def diverged(what: str, **rates: float) -> checks.UserError:
+    """Return the error that something trained is not finite; `rates` as for `check_finite`."""
     named = " or ".join(f"{name}={rate!r}" for name, rate in rates.items())
-    raise checks.UserError(f"Training diverged: {what} is not finite. Lower {named}.")
+    return checks.UserError(f"Training diverged: {what} is not finite. Lower {named}.")
 
 
 def _all_finite(tensors: list[torch.Tensor]) -> bool:

@@ -19,6 +19,10 @@ Unit = Literal["image", "identity", "client"]
 Relation = Literal["zero-out", "replace-one"]
 
 
+ON_GRID = ("noise", "grid")
+"""In the detail of a release whose noise was drawn exactly, on a public grid; without it noise is real arithmetic's."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalRelease:
     """One image (any image for any other: replace-one) left its owner through a clipped, noised linear map.
@@ -168,6 +172,11 @@ class Release:
     def __post_init__(self) -> None:
         checks.one_of(("image", "identity", "client"), unit=self.unit)
         checks.one_of(("zero-out", "replace-one"), relation=self.relation)
+
+
+def on_grid(release: LocalRelease | Release) -> bool:
+    """Return whether a release's noise was exact, so that its bound holds in a computer's arithmetic."""
+    return ON_GRID in release.detail
 
 
 def whole_count(count: int) -> None:

@@ -12,7 +12,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Release
@@ -29,7 +28,16 @@ def fixed_noise(row: Row) -> bool:
 
 def reserved(rows: Iterable[Row]) -> list[Row]:
     """Return the client-level schedules among `rows`."""
-    return [row for row in rows if row.status == "reserved"]
+    return [row for row in rows if _of_client(row)]
+
+
+def _of_client(row: Row) -> bool:
+    """Return whether a row reserves a schedule that speaks of whole clients."""
+    return row.status == "reserved" and getattr(row.event, "unit", "client") == "client"
+
+
+FINER = ("image", "identity")
+"""Units of a client's data: what bounds a person bounds each picture, as if the person were replaced."""
 
 
 def _client_weight(picture: Picture) -> float:
@@ -90,12 +98,26 @@ class Picture:
             found += [row.event] * times
         return found
 
+    def training(self) -> list[Release]:
+        """Return the private steps that a picture was in: schedules, and rounds that were asked again, in order.
+
+        Those of a run that read noisy copies are left out: whoever is bounded on the copies is bounded on all that was
+        computed from them.
+        """
+        copied = {row.run_id for row, _ in self.draws()}
+        found: list[Release] = []
+        for row in self.rows:
+            event = row.event
+            if isinstance(event, Release) and event.unit in FINER and row.run_id not in copied:
+                found.append(event)
+        return found
+
     @property
     def unprotected(self) -> bool:
         """Whether something left of it without any guarantee."""
         return any(
-            (isinstance(row.event, NonPrivate) and row.event.unit == "image")
-            or (fixed_noise(row) and not isinstance(row.event, Release))
+            (isinstance(row.event, NonPrivate) and row.event.unit in FINER)
+            or (fixed_noise(row) and not (isinstance(row.event, Release) and row.event.unit == "client"))
             for row in self.rows
         )
 
@@ -103,7 +125,7 @@ class Picture:
         """Return what all draws of one image come to at one delta, nats; inf where one has no guarantee."""
         if self.unprotected:
             return math.inf
-        return statements.local_epsilon([(release, 1) for release in self.local()], delta)
+        return filters.image_epsilon(self.local(), self.training(), delta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +256,7 @@ class Past:
         last = sum(map(len, self._subjects.values()))
         mine = [(number, row) for name in [subject, *names] for number, row in self.numbered(name)]
         for number, row in [*mine, *((last + place, row) for place, row in enumerate(extra))]:
-            if row.status == "reserved":
+            if _of_client(row):
                 together.setdefault((row.run_id, row.event, row.note), []).append(number)
         found = [
             (min(numbers), Row(run_id, subject, "reserved", event, note), len(numbers))
@@ -246,7 +268,7 @@ class Past:
             level = "unknown client" if (source, deal) in known else "client"
             heaviest = None if deal == own else self._heaviest_of(source, deal, level, _client_weight)
             for number, row in self.numbered(heaviest) if heaviest else ():
-                if row.status == "reserved" and number not in counted:
+                if _of_client(row) and number not in counted:
                     found.append((number, row, _group((source, deal), holders) if whole else 1))
         return tuple((row, size) for _, row, size in sorted(found, key=lambda entry: entry[0]))
 
@@ -264,3 +286,5 @@ class Past:
         if (level, plain) not in self._weights:
             self._weights[level, plain] = weight(Picture(rows))
         return self._weights[level, plain]
+
+

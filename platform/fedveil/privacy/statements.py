@@ -13,7 +13,7 @@ from typing import Any
 
 from fedveil import checks
 from fedveil.privacy import gaussian
-from fedveil.privacy.events import Event, LocalRelease, NonPrivate
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate, on_grid
 
 UNITS = ("client", "image", "identity")
 """In the order in which statements are shown."""
@@ -70,8 +70,12 @@ _LOCAL_ASSUMPTIONS = (
 )
 _DRAWN_ONCE = "noise comes from the operating system and each noisy copy is drawn once and kept"
 _DRAWN_AFRESH = "noise comes from the operating system and is fresh at every reading"
+FLOATING = "floating-point effects of the noise (real arithmetic is assumed)"
+EXACT = "noise is drawn exactly and added on a public grid (no real arithmetic is assumed)"
+TIMED = "how long the noise took to draw"
+"""One of FLOATING, or EXACT with TIMED, is said of every formal claim."""
+
 _LOCAL_NOT_COVERED = (
-    "floating-point effects of the noise (real arithmetic is assumed)",
     "another photograph of the same person, which is another release",
     "that a person is present, and which label an image has",
 )
@@ -80,6 +84,7 @@ _LOCAL_NOT_COVERED = (
 def _formal(release: LocalRelease, diameter: float, unit: str, extra: tuple[str, ...]) -> Statement:
     pure = release.mechanism == "laplace"
     epsilon = diameter if pure else gaussian.epsilon_of(diameter, release.delta)
+    exact, limits = arithmetic(on_grid(release))
     return Statement(
         unit=unit,
         relation="replace-one",
@@ -89,9 +94,14 @@ def _formal(release: LocalRelease, diameter: float, unit: str, extra: tuple[str,
         delta=0.0 if pure else release.delta,
         guarantee="formal",
         meaningful=epsilon <= MEANINGFUL,
-        assumptions=(*_LOCAL_ASSUMPTIONS, _DRAWN_ONCE if release.releases == 1 else _DRAWN_AFRESH, *extra),
-        not_covered=_LOCAL_NOT_COVERED,
+        assumptions=(*_LOCAL_ASSUMPTIONS, _DRAWN_ONCE if release.releases == 1 else _DRAWN_AFRESH, *exact, *extra),
+        not_covered=(*limits, *_LOCAL_NOT_COVERED),
     )
+
+
+def arithmetic(exact: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a claim assumes, and does not cover, because of how its noise was drawn."""
+    return ((EXACT,), (TIMED,)) if exact else ((), (FLOATING,))
 
 
 def _total(release: LocalRelease, images: int) -> float:
@@ -174,15 +184,20 @@ def local_epsilon(releases: Iterable[tuple[LocalRelease, int]], delta: float) ->
 
 
 def composed(parts: Sequence[Statement], epsilon: float, delta: float, mechanism: str) -> Statement:
-    """Return the statement of several composed ones of the same unit, relation and view; assumptions are joined."""
+    """Return the statement of several composed ones of the same unit, relation and view; assumptions are joined.
+
+    Where one of them has noise of real arithmetic, so has the whole.
+    """
+    not_covered = tuple(dict.fromkeys(text for part in parts for text in part.not_covered))
+    dropped = (EXACT,) if FLOATING in not_covered else ()
     return dataclasses.replace(
         parts[0],
         epsilon=epsilon,
         delta=delta,
         mechanism=mechanism,
         meaningful=epsilon <= MEANINGFUL,
-        assumptions=tuple(dict.fromkeys(text for part in parts for text in part.assumptions)),
-        not_covered=tuple(dict.fromkeys(text for part in parts for text in part.not_covered)),
+        assumptions=tuple(dict.fromkeys(text for part in parts for text in part.assumptions if text not in dropped)),
+        not_covered=not_covered,
     )
 
 
@@ -201,6 +216,7 @@ def void(statement: Statement, reason: str) -> Statement:
         meaningful=False,
         mechanism=f"{reason}: {statement.mechanism}",
     )
+
 
 
 def claim(statement: Statement) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.rdp import RdpAccountant
-from fedveil.privacy.events import NonPrivate, Release
+from fedveil.privacy.events import NonPrivate, Release, on_grid
 from fedveil.privacy.ledger import GALLERY, Row
 from fedveil.privacy.spending import DELTA, History, Picture, fixed_noise, reserved
 from fedveil.privacy.statements import Statement
@@ -17,10 +17,13 @@ from fedveil.privacy.statements import Statement
 VIEW = "every released global model"
 SCHEDULED = "every global model that an accepted client-level schedule released"
 """The view of a client-level total: models of other runs are not in it."""
+TRAINED = "every update and every model of the runs with private training"
+"""The view of private steps."""
 STARTED = "the released model"
 """Who sees what a start has learnt that nobody declared public."""
 
 _CLIENT_ASSUMPTIONS = ("the server adds the noise, keeps it and the coins secret, and forgets both",)
+_STEPS_ASSUMPTIONS = ("each owner adds the noise to its own steps, keeps it and the coins secret, and forgets both",)
 _STARTS = "no run started from a model that had learnt from these pictures outside the releases counted here"
 _NOT_ADAPTIVE = "none was chosen after seeing what an earlier one gave out, or the owner's policy limits the total"
 
@@ -40,8 +43,14 @@ def of_history(history: History, deltas: Deltas) -> list[Statement]:
     if any(fixed_noise(row) for row in rows):
         fixed = "NOT PRIVATE, the noise of at least one run was fixed (privacy.test_seed)"
         found += statements.price(NonPrivate("image", "anything those runs released", fixed))
-    image = image_total(worst_formal(history, deltas.image), deltas.image)
+    worst = worst_formal(history, deltas.image)
+    steps = worst.training()
+    image = image_total(worst, deltas.image) if not steps else steps_total(worst, deltas.image)
     found += [image] if image is not None else []
+    if image is not None and steps and not worst.local() and all(event.unit == "identity" for event in steps):
+        epsilon = filters.people_epsilon(steps, deltas.image)
+        meaningful = epsilon <= statements.MEANINGFUL
+        found.append(dataclasses.replace(image, unit="identity", epsilon=epsilon, meaningful=meaningful))
     client = client_total(client_schedules(history), deltas.client)
     found += [client] if client is not None else []
     if bare := bare_runs(history):
@@ -79,7 +88,7 @@ def worst_formal(history: History, delta: float) -> Picture:
         dataclasses.replace(one, rows=tuple(row for row in one.rows if not fixed_noise(row)))
         for one in history.pictures
     )
-    return max(formal, key=lambda one: statements.local_epsilon([(release, 1) for release in one.local()], delta))
+    return max(formal, key=lambda one: filters.image_epsilon(one.local(), one.training(), delta))
 
 
 def image_total(picture: Picture, delta: float) -> Statement | None:
@@ -100,6 +109,33 @@ def image_total(picture: Picture, delta: float) -> Statement | None:
     return total
 
 
+def steps_total(picture: Picture, delta: float) -> Statement:
+    """Return the statement of all private steps of one image, and of all its copies where there are any, together."""
+    copies, steps = picture.local(), picture.training()
+    epsilon = filters.image_epsilon(copies, steps, delta)
+    said, view = f"{len(steps)} schedules of private steps", TRAINED
+    assumptions = list(_STEPS_ASSUMPTIONS)
+    if copies:
+        said = f"{len(copies)} releases of one image and {said}, composed at this delta"
+        view = f"the noisy copies, everything computed from them, and {TRAINED}"
+        assumptions += [text for one in copies for text in statements.price(one)[0].assumptions]
+    adaptive = (_NOT_ADAPTIVE,) if len(copies) + len(steps) > 1 else ()
+    exact, limits = statements.arithmetic(all(map(on_grid, copies)) and all(map(on_grid, steps)))
+    assumptions = [text for text in assumptions if text != statements.EXACT]
+    return Statement(
+        unit="image",
+        relation="replace-one" if copies else "zero-out",
+        view=view,
+        mechanism=f"{said} (Renyi)",
+        epsilon=epsilon,
+        delta=delta,
+        guarantee="formal",
+        meaningful=epsilon <= statements.MEANINGFUL,
+        assumptions=tuple(dict.fromkeys((*assumptions, *exact, _STARTS, *adaptive))),
+        not_covered=limits,
+    )
+
+
 def client_schedules(history: History) -> list[Release]:
     """Return the schedules with a guarantee, in the order of the ledger, as events of one client."""
     kept = dataclasses.replace(history, schedules=tuple(e for e in history.schedules if not fixed_noise(e[0])))
@@ -115,6 +151,7 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
         accountant = accountant.compose(event, count)
     bound = accountant.epsilon(delta)
     adaptive = (_NOT_ADAPTIVE,) if len(schedules) > 1 else ()
+    exact, limits = statements.arithmetic(all(on_grid(one) for one in schedules))
     return Statement(
         unit="client",
         relation=accountant.relation,
@@ -124,11 +161,11 @@ def client_total(schedules: Sequence[Release], delta: float) -> Statement | None
         delta=delta if bound.upper is not None else None,
         guarantee="formal" if bound.upper is not None else "none",
         meaningful=bound.upper is not None and bound.upper <= statements.MEANINGFUL,
-        assumptions=(*_CLIENT_ASSUMPTIONS, _STARTS, *adaptive),
+        assumptions=(*_CLIENT_ASSUMPTIONS, *exact, _STARTS, *adaptive),
         not_covered=(
             "models of runs without a client-level schedule",
             "the server itself",
             "the operator's log",
-            "floating-point effects of the noise",
+            *limits,
         ),
     )

@@ -10,12 +10,12 @@ import torch
 
 from fedveil import checks, frequency
 from fedveil.device import on_host
-from fedveil.privacy import noise
+from fedveil.privacy.noise import Kind, Noise
 from fedveil.protections import base
 from fedveil.protections._learn import Draft, unit_noise
-from fedveil.randomness import SecretStream
 
 _CHUNK = 16
+_SUMMED = 1e-9  # far above the rounding of a float64 sum over coefficients
 _ROUNDING = 1e-5  # of a mean of float32 weights
 _SMALLEST_WIDTH = 1e-6  # a coefficient that no pixel moves still needs a positive noise scale
 
@@ -95,9 +95,14 @@ class CoefficientMechanism:
         values = self.coefficients(images).double().nan_to_num(0.0, 0.0, 0.0)
         return torch.maximum(torch.minimum(values, half), -half)
 
-    def noise(self, stream: SecretStream, scales: torch.Tensor) -> torch.Tensor:
-        """Return one image's noise, float64."""
-        return noise.laplace(stream, scales)
+    def noise(self, kind: Kind, state: base.State, size: tuple[int, int]) -> Noise:
+        """Return what one image's clipped coefficients get."""
+        scales = self.scales(state, size)
+        if kind == "grid":
+            # The weights' mean is 1 up to float32's rounding, and what is stated is the sum of the budgets.
+            composed = float((self.widths(size) / scales).sum()) * (1 + _SUMMED)
+            scales = scales * max(1.0, composed / self.diameter(size))
+        return Noise(kind, "laplace", scales)
 
     def diameter(self, size: tuple[int, int]) -> float:
         """Return sum_i epsilon_i, the composed epsilon of one image: weights have mean 1, up to float32's rounding."""

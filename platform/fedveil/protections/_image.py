@@ -9,10 +9,11 @@ import torch
 from fedveil import checks, frequency
 from fedveil.device import on_host
 from fedveil.frequency import colour
-from fedveil.privacy import clipping, gaussian, noise
+from fedveil.privacy import clipping, gaussian
+from fedveil.privacy.noise import Kind, Noise
 from fedveil.protections import base
 from fedveil.protections._learn import Draft, unit_noise
-from fedveil.randomness import SecretStream, public_torch
+from fedveil.randomness import public_torch
 
 _CHUNK = 64
 _DC, _AC = [0, 64, 128], [index for index in range(192) if index % 64]
@@ -82,9 +83,12 @@ class ImageMechanism:
         host = on_host(state)
         return clipping.clip_norm(self.coefficients(images), host["weights"], float(host["radius"]), self.order)
 
-    def noise(self, stream: SecretStream, scales: torch.Tensor) -> torch.Tensor:
-        """Return one image's noise, float64."""
-        return noise.laplace(stream, scales) if self.law == "laplace" else noise.gaussian(stream, scales)
+    def noise(self, kind: Kind, state: base.State, size: tuple[int, int]) -> Noise:
+        """Return what one image's clipped coefficients get.
+
+        The clipping margin of 1e-6 is far above what float64 rounds in the norm, the radius and the scales.
+        """
+        return Noise(kind, "laplace" if self.law == "laplace" else "gaussian", self.scales(state, size))
 
     def noise_variance(self, state: base.State) -> torch.Tensor:
         """Return the variance of the noise, in the shape of the weights; differentiable in weights and radius."""

@@ -24,6 +24,7 @@ from fedveil import checks
 from fedveil.device import on_host
 from fedveil.frequency import colour
 from fedveil.privacy.events import Event, NonPrivate
+from fedveil.privacy.noise import Kind
 from fedveil.randomness import SecretStream
 
 State = Mapping[str, torch.Tensor]
@@ -122,6 +123,15 @@ class Protection(Protocol):
     def noise(self) -> str:
         """The law of the release's randomness; empty, hence false, when a release is deterministic."""
         return ""
+
+    @property
+    def noise_kind(self) -> Kind:
+        """How the noise of a formal guarantee is drawn (see `privacy.noise`)."""
+        return "real"
+
+    def with_noise(self, kind: Kind) -> Protection:
+        """Return this method with its formal guarantee's noise drawn so; a method without one is what it was."""
+        return self
 
     @property
     def memoise(self) -> bool:
@@ -229,7 +239,9 @@ class Protection(Protocol):
         """
         check_state(state, {})
 
-    def planned(self, size: tuple[int, int], releases: int = 1, max_images_per_identity: int | None = None) -> Event:
+    def planned(
+        self, size: tuple[int, int], releases: int = 1, max_images_per_identity: int | None = None
+    ) -> Event:
         """Return what one image's release is going to be, from the settings alone, before anything is learnt.
 
         Owners decide by it whether they take part. A method with a formal guarantee returns a `LocalRelease`; without

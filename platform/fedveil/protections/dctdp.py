@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fedveil import checks, frequency
 from fedveil.device import on_host
-from fedveil.privacy.events import LocalRelease
+from fedveil.privacy.events import ON_GRID, LocalRelease
+from fedveil.privacy.noise import Kind
 from fedveil.protections import _learn, _shape, base
 from fedveil.protections._coefficient import CoefficientMechanism
 from fedveil.protections._image import ImageMechanism
@@ -28,9 +29,10 @@ class DCTDP(base.Protection):
     """DCT coefficients without DC, clipped, with noise by a learnt public budget (DCTDP, ECCV 2022, made honest).
 
     Mode `image` (default) clips one weighted norm over the whole critically sampled transform: the loss between any two
-    images is at most `total_epsilon` (delta 0 for Laplace, `delta` for Gaussian), up to the floating-point limits of
-    `privacy.noise`. Mode `coefficient` is the published mechanism (https://arxiv.org/abs/2207.07316) with
-    data-independent ranges: `mean_epsilon` per coefficient, millions per image; its event carries the sum.
+    images is at most `total_epsilon` (delta 0 for Laplace, `delta` for Gaussian), in real arithmetic, or with
+    `privacy.noise=grid` in a computer's (see `privacy.grid`). Mode `coefficient` is the published mechanism
+    (https://arxiv.org/abs/2207.07316) with data-independent ranges: `mean_epsilon` per coefficient, millions per image;
+    its event carries the sum.
 
     The shape of the budget is learnt from public or procedural faces and frozen, so all use of a memoised noisy copy is
     one release. Expect little at small budgets: at total_epsilon 8 the noise dwarfs the face.
@@ -52,6 +54,8 @@ class DCTDP(base.Protection):
         fit_steps: steps through the recognition loss; 0 keeps the start.
         fit_lr: Adam's learning rate of the logits.
     """
+
+    noise_kind: ClassVar[Kind] = "real"
 
     mode: Literal["image", "coefficient"] = "image"
     total_epsilon: float = 1000.0
@@ -84,6 +88,12 @@ class DCTDP(base.Protection):
             raise checks.UserError(f"Expected cap={self.cap!r} >= 1: it is the largest weight in units of the mean.")
         if self.mode == "coefficient" and self.noise != "laplace":
             raise checks.UserError(f"Expected noise={self.noise!r} to be 'laplace' in mode 'coefficient'.")
+
+    def with_noise(self, kind: Kind) -> DCTDP:
+        """Return this method with its noise drawn so; it is no setting of its own but the run's (`privacy.noise`)."""
+        made: Any = _OnGrid if kind == "grid" else DCTDP
+        found: DCTDP = made(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        return found
 
     @property
     def _mechanism(self) -> ImageMechanism | CoefficientMechanism:
@@ -188,11 +198,11 @@ class DCTDP(base.Protection):
         size = self._checked(images, state)
         base.check_streams(images, streams)
         mechanism = self._mechanism
-        scales = mechanism.scales(on_host(state), size)
-        out = torch.empty((len(images), *scales.shape), device=images.device)
+        noise = mechanism.noise(self.noise_kind, on_host(state), size)
+        out = torch.empty((len(images), *self.representation(size)), device=images.device)
         for index, stream in enumerate(streams):  # one at a time: float64 intermediates of one image only
-            clipped = mechanism.clipped(images[index : index + 1], state)[0]
-            out[index] = clipped + mechanism.noise(stream, scales).to(images.device)
+            clipped = mechanism.clipped(images[index : index + 1], state)[0].cpu()
+            out[index] = noise.added(stream, noise.addend(clipped)).to(images.device)
         return out
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:
@@ -256,6 +266,8 @@ class DCTDP(base.Protection):
             "protection": "dctdp",
             "transform_version": frequency.VERSION,
         }
+        if self.noise_kind == "grid":
+            detail |= [ON_GRID]
         return LocalRelease(
             mechanism="laplace" if self.noise == "laplace" else "gaussian",
             diameter=mechanism.diameter(size),
@@ -277,6 +289,12 @@ class DCTDP(base.Protection):
         planned = self.planned(size, releases, max_images_per_identity)
         detail = {**dict(planned.detail), **self._mechanism.describe(state)}
         return dataclasses.replace(planned, detail=tuple(sorted(detail.items())))
+
+
+class _OnGrid(DCTDP):
+    """The same with exact noise on a public grid."""
+
+    noise_kind: ClassVar[Kind] = "grid"
 
 
 METHOD = DCTDP

@@ -14,9 +14,9 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from fedveil import checks
 
@@ -25,6 +25,8 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OUTPUT = Path("standard output")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
 
+Write = Callable[[BinaryIO], None]
+"""Writes a file's content to a stream that can seek."""
 Shape = Any
 """What a JSON value must be: a type, a tuple of types, [shape of every item], {key: shape, "key?": shape if there}."""
 NUMBER = (int, float)
@@ -87,10 +89,14 @@ def named_output() -> Iterator[None]:
         sys.stdout = stream
 
 
-def write_atomic(path: Path, data: bytes, private: bool = False, durable: bool = True) -> None:
+def write_atomic(path: Path, data: bytes | Write, private: bool = False, durable: bool = True) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
 
-    A file that is not `durable` survives a crash of the program, but perhaps not one of the machine.
+    Args:
+        path: the file.
+        data: its content, or what writes it to a stream, piece by piece.
+        private: readable by its owner alone (mode 0600).
+        durable: it also survives a crash of the machine; else perhaps one of the program alone.
 
     Raises:
         OSError: naming `path`; nothing is left of the attempt.
@@ -146,12 +152,15 @@ def create(path: Path, data: bytes, private: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes, private: bool, durable: bool) -> Iterator[str]:
+def _temporary(path: Path, data: bytes | Write, private: bool, durable: bool) -> Iterator[str]:
     """Write a file beside `path` that is gone after the block, whatever happens."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            if callable(data):
+                data(stream)
+            else:
+                stream.write(data)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

@@ -17,7 +17,7 @@ from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.pictures import ledger as pictures_ledger
 from fedveil.privacy.accounting.pld import PldAccountant
-from fedveil.privacy.events import LocalRelease, NonPrivate
+from fedveil.privacy.events import Gaussian, LocalRelease, NonPrivate, PoissonSampled, Release, Repeated
 from fedveil.privacy.ledger import Ledger, Row
 
 WORDS = ["tracking=none", "protection=none", "privacy.client.epsilon=4", "privacy.client.delta=1e-5",
@@ -91,3 +91,15 @@ def test_thousands_of_rows_are_drawn_at_few_places(federation, monkeypatch):
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(checks.UserError, match="curves_drawn"):
         pictures_ledger.spent(tmp_path / "x.png", [], "header", "round", 20.0)
+
+
+def test_private_steps_of_people_have_a_curve_for_people_and_for_pictures(tmp_path):
+    steps = Release("identity", "zero-out", "updates", Repeated(PoissonSampled(0.1, Gaussian(2.0)), 100))
+    Ledger(tmp_path / "ledger.sqlite").append([Row(run, "set", "reserved", steps) for run in ("a", "b")])
+    image, people = ledger_curves.owner_curves(tmp_path, "set", Policy(None, None))
+    report = ledger_report.of_owner(tmp_path, "set", Policy(None, None))
+    said = {one["unit"]: one["epsilon"] for one in report["statements"]}
+    assert image.epsilon[-1] == pytest.approx(said["image"])
+    assert people.epsilon[-1] == pytest.approx(said["identity"])
+    assert list(people.at) == [1, 2]
+    assert people.epsilon[0] < people.epsilon[1] < image.epsilon[1]

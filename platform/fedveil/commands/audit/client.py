@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from fedveil import config, engine
+from fedveil.commands.audit import training
 from fedveil.commands.audit.report import LEVEL, Bound
 from fedveil.configuration.schema import ClientBudget, Cohort
 from fedveil.federation import claims
@@ -15,7 +16,7 @@ from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.audit import Counts, Scores
-from fedveil.privacy.events import Gaussian, Release
+from fedveil.privacy.events import Gaussian
 from fedveil.privacy.ledger import Row
 
 REPLAY = "fedveil_strategies.canaries:replay"
@@ -23,8 +24,9 @@ ONE_RELEASE = "fedveil_strategies.canaries:one_release"
 
 
 def attack(
-    federation: Federation, budget: ClientBudget, rows: Sequence[Row], canaries: int, draws: int, seed: int
-) -> list[Bound]:
+    federation: Federation, budget: ClientBudget, rows: Sequence[Row], canaries: int, draws: int, seed: int,
+    level: float = LEVEL,
+) -> list[Bound]:  # fmt: skip
     """Return the bounds on what a client-level run claims, and on one of its noisy sums.
 
     Args:
@@ -34,21 +36,23 @@ def attack(
         canaries: how many canary clients the replay has.
         draws: noisy sums of extreme legal updates on each side.
         seed: of the public audit coins.
+        level: of one bound.
     """
     delta = budget.delta or 0.0
-    booked = [row for row in rows if row.status == "spent" and isinstance(row.event, Release)]
+    booked = training.booked(rows, "client")
     # The replay has one stage of canary rounds: as many as all stages of the run have, or as were booked.
     rounds, relation = len(booked) or federation.total_rounds, federation.relation
     bare = config.load(["protection=none"]).protection
     train = dataclasses.replace(federation.settings.train, rounds=rounds)
-    replayed = Federation(dataclasses.replace(federation.settings, train=train, protection=bare))
+    privacy = dataclasses.replace(federation.settings.privacy, image=None, identity=None)
+    replayed = Federation(dataclasses.replace(federation.settings, train=train, protection=bare, privacy=privacy))
     begun = time.perf_counter()
     sums: Scores = engine.load(ONE_RELEASE)(replayed, draws)
     accountant = PldAccountant(relation, "client")
     one_sum = accountant.compose(Gaussian(budget.noise_multiplier or 0.0)).upper(delta)
-    mu = _mu(sums)
+    mu = _mu(sums, level)
     values = [
-        ("Clopper-Pearson", _clopper_pearson(sums, delta), sums),
+        ("Clopper-Pearson", _clopper_pearson(sums, delta, level), sums),
         ("trade-off curve", _closed(mu, delta), sums),
     ]
     attacked, taken = "one noisy sum without sampling, extreme updates", time.perf_counter() - begun
@@ -58,16 +62,17 @@ def attack(
     single = _bounds(attacked, claim, one_sum, delta, values, taken)
     whole = claims.client_epsilon(federation, [(row.event, 1) for row in booked or seen.booked], FINAL_GRID)
     values = [
-        ("Clopper-Pearson", _clopper_pearson(seen.run, delta), seen.run),
-        ("one run of many canaries", audit.one_run_of(seen.run, delta, LEVEL), seen.run),
+        ("Clopper-Pearson", _clopper_pearson(seen.run, delta, level), seen.run),
+        ("one run of many canaries", audit.one_run_of(seen.run, delta, level), seen.run),
     ]
     if _sampled(train.cohort):
         values += [
-            ("trade-off curve of canaries in a release", _priced(replayed, budget, _mu(seen.releases)), seen.releases),
+            ("trade-off curve of canaries in a release",
+             _priced(replayed, budget, _mu(seen.releases, level)), seen.releases),
             ("trade-off curve of the single noisy sums", _priced(replayed, budget, mu), sums),
-        ]
+        ]  # fmt: skip
     else:  # all rounds together have a Gaussian curve, which needs no accountant
-        together = (("of the whole run", _mu(seen.run), seen.run),
+        together = (("of the whole run", _mu(seen.run, level), seen.run),
                     ("of the single noisy sums", mu * math.sqrt(rounds), sums))  # fmt: skip
         values += [(f"trade-off curve {name}", _closed(found, delta), scores) for name, found, scores in together]
     what = f"{rounds} rounds with {canaries} canary clients"
@@ -88,17 +93,17 @@ def _bounds(
     ]
 
 
-def _clopper_pearson(scores: Scores, delta: float) -> float:
+def _clopper_pearson(scores: Scores, delta: float, level: float) -> float:
     def bound(counts: Counts) -> float:
-        found: float = audit.clopper_pearson(counts, delta, LEVEL)
+        found: float = audit.clopper_pearson(counts, delta, level)
         return found
 
     return audit.by_halves(scores, bound)[0]
 
 
-def _mu(scores: Scores) -> float:
+def _mu(scores: Scores, level: float) -> float:
     def bound(counts: Counts) -> float:
-        found: float = audit.gaussian_mu(counts, LEVEL)
+        found: float = audit.gaussian_mu(counts, level)
         return found
 
     return audit.by_halves(scores, bound)[0]

@@ -28,8 +28,9 @@ _BATCH = 64
 
 
 def attack(
-    federation: Federation, rows: Sequence[Row], state: Mapping[str, NDArray[Any]] | None, draws: int
-) -> list[Bound]:
+    federation: Federation, rows: Sequence[Row], state: Mapping[str, NDArray[Any]] | None, draws: int,
+    level: float = LEVEL,
+) -> list[Bound]:  # fmt: skip
     """Return the bounds for one release of one image; none where the protection promises nothing.
 
     Two patterns that are as far apart as clipping lets them be take the place of faces; the score is the likelihood
@@ -40,6 +41,7 @@ def attack(
         rows: of the run's ledger, whose claim is audited; without a release of an image in it the planned one is.
         state: the protection's public state; None learns it from the public faces.
         draws: releases of each of the two images; fewer where images are large.
+        level: of one bound.
     """
     settings, protection = federation.settings, federation.protection
     if not protection.noise:
@@ -61,9 +63,9 @@ def attack(
     one_copy = next(one for one in statements.price(event) if one.unit == "image")
     proven, delta = one_copy.epsilon or math.inf, one_copy.delta or 0.0
     claimed, void = claims.claimed("image", found.statements)
-    values = [("Clopper-Pearson", audit.by_halves(scores, lambda c: audit.clopper_pearson(c, delta, LEVEL))[0])]
+    values = [("Clopper-Pearson", audit.by_halves(scores, lambda c: audit.clopper_pearson(c, delta, level))[0])]
     if event.mechanism == "gaussian":
-        mu, _ = audit.by_halves(scores, lambda counts: audit.gaussian_mu(counts, LEVEL))
+        mu, _ = audit.by_halves(scores, lambda counts: audit.gaussian_mu(counts, level))
         values.append(("trade-off curve", gaussian.epsilon_of(mu, delta) if mu > 0 else 0.0))
     seconds, trials = time.perf_counter() - begun, int(scores.present.size + scores.absent.size)
     what = f"one noisy copy ({settings.protection.name}), an image against its negative"

@@ -17,6 +17,7 @@ from fedveil.federation.federation import Federation
 from fedveil.pictures import ledger as pictures_ledger
 from fedveil.pictures.ledger import Curve
 from fedveil.privacy import statements, totals
+from fedveil.privacy.accounting import filters
 from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.events import Release
 from fedveil.privacy.ledger import Ledger, Row
@@ -48,25 +49,30 @@ def of_run(root: Path, run_id: str, path: Path) -> Path:
 def run_curves(rows: Sequence[Row], federation: Federation) -> list[Curve]:
     """Return a curve per unit of what a run may claim; the last values are those of its statements."""
     settings, found = federation.settings, claims.of_run(federation, rows).statements
-    noisy = [row.event for row in rows if row.status == "spent" and isinstance(row.event, Release)]
-    last = len(noisy) or federation.total_rounds
+    noisy: dict[str, list[Release]] = {}
+    for row in rows:
+        if row.status == "spent" and isinstance(row.event, Release):
+            noisy.setdefault(row.event.unit, []).append(row.event)
+    last = max(map(len, noisy.values()), default=federation.total_rounds)
     curves = []
     for claim in found:
         if claim.epsilon is None:
             reason = f"no formal guarantee:\n{claim.mechanism}"
             curves.append(Curve(f"{claim.unit} level", (), (), reason=reason))
-        elif claim.unit == "client":
-            budget = settings.privacy.client
+        elif own := [event for event in noisy.get(claim.unit, ()) if event.relation == claim.relation]:
+            budget = getattr(settings.privacy, claim.unit)
             target = budget.epsilon if budget is not None else None
             limit = target if target is not None and math.isfinite(target) else None
-            places, values = _places(last), []
+            places, values = _places(len(own)), []
             for place in places:
                 # The coarse grid is quick; the last value is the statement's own, which bounds the earlier ones too.
-                rounds = collections.Counter(noisy[:place]).items()
-                spent = claims.client_epsilon(federation, rounds, LIVE_GRID) if place < last else claim.epsilon
+                rounds = collections.Counter(own[:place]).items()
+                spent = claim.epsilon
+                if place < len(own):
+                    spent = claims.noisy_epsilon(federation, claim.unit, rounds, LIVE_GRID)
                 values.append(min(spent, claim.epsilon))
             curves.append(Curve(_title(claim), places, values, limit))
-        elif claim.unit == "image":  # an identity's is a multiple
+        elif claim.unit == "image" and "identity" not in noisy:  # an identity's has its own
             limit = settings.policy.max_epsilon
             curves.append(Curve(f"{_title(claim)}; released once", [1, last], [claim.epsilon] * 2, limit))
     return curves or [Curve("nothing", (), (), reason="the ledger holds no release of this run")]
@@ -92,12 +98,19 @@ def owner_curves(root: Path, data_set: str, limits: Policy) -> list[Curve]:
             reason = f"no formal guarantee:\n{claim.mechanism}"
             curves.append(Curve(f"{claim.unit} level", (), (), reason=reason))
         elif claim.unit == "image":
-            drawn = totals.worst_formal(history, deltas.image).local()
+            worst = totals.worst_formal(history, deltas.image)
+            drawn, steps = worst.local(), worst.training()
+            places = _places(len(drawn) + len(steps))
             sums = [
-                statements.local_epsilon([(release, 1) for release in drawn[:place]], deltas.image)
-                for place in range(1, len(drawn) + 1)
+                filters.image_epsilon(drawn[:place], steps[: max(0, place - len(drawn))], deltas.image)
+                for place in places
             ]
-            curves.append(Curve(_title(claim), range(1, len(sums) + 1), sums, limits.max_total_epsilon))
+            curves.append(Curve(_title(claim), places, sums, limits.max_total_epsilon))
+        elif claim.unit == "identity":
+            steps = totals.worst_formal(history, deltas.image).training()
+            places = _places(len(steps))
+            sums = [filters.people_epsilon(steps[:place], deltas.image) for place in places]
+            curves.append(Curve(_title(claim), places, sums))
         else:
             chosen = totals.client_schedules(history)
             places = _places(len(chosen))

@@ -29,7 +29,7 @@ class Rec(HeldOut):
     """A RecordIO training set as InsightFace packs them: train.rec and train.idx, any number of people.
 
     Records are listed when the set is loaded, a few numbers each; pictures are read and decoded when first used. Labels
-    are those of the records; a .lst is not read. People have numbers for names.
+    are those of the records; a .lst beside them is not read. People have numbers for names.
 
     Attributes:
         path: the .rec file; the .idx is beside it, and perhaps `property` with the number of people.

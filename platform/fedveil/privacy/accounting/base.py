@@ -55,8 +55,9 @@ class Accountant(abc.ABC):
     Attributes:
         relation: "zero-out" (a unit replaced by nothing, sensitivity C; numerically add/remove) or "replace-one"
             (by any other, 2C).
-        unit: whose guarantee this is. Releases of a coarser unit are accepted (they imply the finer guarantee at the
-            same numbers), of a finer one refused.
+        unit: whose guarantee this is. Releases of a coarser unit are accepted, priced as if the coarser unit were
+            replaced by any other: a person without one picture is another person, and the vector of norm C that the
+            person adds may turn round, which moves the sum by 2C. Of a finer one they are refused.
         segments: the (event, count) pairs so far, merged and in canonical order.
     """
 
@@ -211,7 +212,8 @@ def _dominating(atom: Event, relation: Relation, unit: Unit) -> list[tuple[Pair,
                 raise UnsupportedEvent(atom, f"it hides one {atom.unit}, which bounds nothing for one {unit}.")
             if atom.relation == "replace-one" and relation == "zero-out":
                 raise UnsupportedEvent(atom, "it was planned for replace-one and says nothing about presence.")
-            return _dominating(atom.event, relation, unit)
+            coarser = _SIZES.index(atom.unit) > _SIZES.index(unit)
+            return _dominating(atom.event, "replace-one" if coarser else relation, atom.unit)
         case events.NonPrivate():
             return []
         case events.Gaussian():

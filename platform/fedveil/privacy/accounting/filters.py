@@ -19,7 +19,7 @@ from fedveil.privacy import events, statements
 from fedveil.privacy.accounting import _moments
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.accounting.rdp import RdpAccountant
-from fedveil.privacy.events import Event, Relation
+from fedveil.privacy.events import Event, Relation, Unit
 
 
 def relation_of(schedules: Sequence[Event]) -> Relation:
@@ -28,17 +28,18 @@ def relation_of(schedules: Sequence[Event]) -> Relation:
     return "replace-one" if mixed else "zero-out"
 
 
-def filtered_epsilon(schedules: Sequence[Event], limit: float, delta: float) -> float:
-    """Return the client-level epsilon at `delta` that a filter with this limit finds for schedules in their order.
+def filtered_epsilon(schedules: Sequence[Event], limit: float, delta: float, unit: Unit = "client") -> float:
+    """Return the epsilon at `delta` that a filter with this limit finds for schedules in their order.
 
     Guarantee: if schedules are started only while this is at most `limit`, all that were started are together
-    (limit, delta)-DP for one client, however later ones were chosen. One schedule alone was chosen before anything was
+    (limit, delta)-DP for one unit, however later ones were chosen. One schedule alone was chosen before anything was
     known of it, so where it does not fit this way the accountant of record has the last word.
 
     Args:
         schedules: one event per schedule; the first decides the order, the rest may come in any order.
         limit: the largest epsilon, nats, fixed beforehand.
         delta: fixed beforehand.
+        unit: whose guarantee it is.
 
     Returns:
         Nats; 0 for no schedule, `math.inf` where one has no guarantee.
@@ -54,10 +55,10 @@ def filtered_epsilon(schedules: Sequence[Event], limit: float, delta: float) -> 
     if any(isinstance(event, events.NonPrivate) for event in schedules):
         return math.inf
     relation = relation_of(schedules)
-    before = RdpAccountant(relation_of(schedules[:1]), "client")
-    found = _renyi(schedules, before, RdpAccountant(relation, "client"), limit, delta)
+    before = RdpAccountant(relation_of(schedules[:1]), unit)
+    found = _renyi(schedules, before, RdpAccountant(relation, unit), limit, delta)
     if len(schedules) == 1 and found > limit:
-        found = min(found, PldAccountant(relation, "client", grid=FINAL_GRID).compose(schedules[0]).upper(delta))
+        found = min(found, PldAccountant(relation, unit, grid=FINAL_GRID).compose(schedules[0]).upper(delta))
     return found
 
 
@@ -78,6 +79,57 @@ def filtered_local(releases: Sequence[events.LocalRelease], limit: float, delta:
         return statements.local_epsilon([(release, 1) for release in releases], delta)
     accountant = RdpAccountant("replace-one", "image")
     return _renyi(releases, accountant, accountant, limit, delta)
+
+
+def filtered_images(
+    releases: Sequence[events.LocalRelease], steps: Sequence[events.Release], limit: float, delta: float
+) -> float:
+    """Return the image-level epsilon at `delta` that a filter with this limit finds for copies and private steps.
+
+    Guarantee: as `filtered_local` for one image, `steps` of private training included. Where there are both, everything
+    is priced for an image replaced by any other; private steps alone for one replaced by nothing. Whether a copy or a
+    schedule was first is not asked: the larger total of the two orders counts.
+
+    >>> from fedveil.privacy.events import Gaussian, PoissonSampled, Release, Repeated
+    >>> steps = Release("image", "zero-out", "updates", Repeated(PoissonSampled(0.1, Gaussian(2.0)), 100))
+    >>> round(filtered_images([], [steps], 8.0, 1e-5), 2)
+    3.95
+    """
+    if not steps:
+        return filtered_local(releases, limit, delta)
+    if not releases:
+        return filtered_epsilon(steps, limit, delta, "image")
+    checks.positive(limit=limit, delta=delta)
+    accountant = RdpAccountant("replace-one", "image")
+    alone = RdpAccountant("zero-out", "image")  # by which the order was chosen if a schedule was first
+    return max(
+        _renyi([*releases, *steps], accountant, accountant, limit, delta),
+        _renyi([*steps, *releases], alone, accountant, limit, delta),
+    )
+
+
+def image_epsilon(
+    releases: Sequence[events.LocalRelease], steps: Sequence[events.Release], delta: float
+) -> float:
+    """Return the epsilon at one delta of copies and private steps of one image together, nats.
+
+    Nothing here may depend on earlier outputs but the noise; for what was chosen later there is `filtered_images`.
+    """
+    if not steps:
+        return statements.local_epsilon([(release, 1) for release in releases], delta)
+    accountant = RdpAccountant("replace-one" if releases else "zero-out", "image")
+    everything: list[Event] = [*releases, *steps]
+    for event, count in collections.Counter(everything).items():
+        accountant = accountant.compose(event, count)
+    return accountant.upper(delta)
+
+
+def people_epsilon(steps: Sequence[events.Release], delta: float) -> float:
+    """Return the epsilon at one delta of private steps whose unit is a person, for one person replaced by nothing."""
+    accountant = RdpAccountant("zero-out", "identity")
+    for event, count in collections.Counter(steps).items():
+        accountant = accountant.compose(event, count)
+    return accountant.upper(delta)
 
 
 def _renyi(

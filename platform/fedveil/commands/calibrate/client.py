@@ -1,26 +1,16 @@
-"""Find the noise that meets a client-level budget, before training.
-
-What a client-level budget costs before anything is trained: noise, signal, and what would change them.
-"""
+"""What a client-level budget costs before anything is trained: noise, signal, and what would change them."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 
-from fedveil import checks, config, console
+from fedveil import checks
 from fedveil.configuration.schema import Config, Train
 from fedveil.federation import claims, planning
 from fedveil.federation.federation import Federation
 from fedveil.privacy import calibration
 from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID, PldAccountant
 from fedveil.privacy.events import NonPrivate
-
-EXAMPLES = """example:
-  fedveil calibrate privacy.client.epsilon=8 privacy.client.delta=1e-5 \\
-      privacy.client.clip=0.5 train.clients=5000 train.cohort.rate=0.1 \\
-      train.rounds=50
-"""
 
 
 def trained_numbers(federation: Federation) -> int:
@@ -35,13 +25,8 @@ def calibrate(settings: Config) -> str:
     Where a run of these settings would claim nothing, fixed noise or an undeclared start, that is said.
 
     Raises:
-        fedveil.checks.UserError: no client-level target, or one that cannot be met.
+        fedveil.checks.UserError: a target that cannot be met.
     """
-    if settings.privacy.client is None or settings.privacy.client.epsilon in (None, float("inf")):
-        raise checks.UserError(
-            "`fedveil calibrate` needs a target: privacy.client.epsilon=8 privacy.client.delta=1e-5 "
-            "privacy.client.clip=0.5, with train.clients, train.rounds and train.cohort.rate as planned."
-        )
     plan = planning.planned(settings)
     federation = Federation(plan)
     budget, train = plan.privacy.client, plan.train
@@ -82,14 +67,3 @@ def calibrate(settings: Config) -> str:
 
 def _expected(train: Train) -> float:
     return train.cohort.rate * train.clients if train.cohort.kind == "poisson" else float(train.cohort.size or 0)
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="the target and the planned schedule")
-
-
-def run(chosen: argparse.Namespace) -> int:
-    """Print the calibration."""
-    console.tell(calibrate(config.load(chosen.words)))
-    return 0
