@@ -98,8 +98,9 @@ def test_the_filter_takes_the_larger_total_of_both_first_releases():
     copy, steps, delta = COPY, STEPS, 1e-5
     both = filters.filtered_images([copy], [steps], 9.0, delta)
     everything, zero = RdpAccountant("replace-one", "image"), RdpAccountant("zero-out", "image")
-    orders = filters._renyi([copy, steps], everything, everything, 9.0, delta), filters._renyi(
-        [steps, copy], zero, everything, 9.0, delta
+    orders = (
+        filters._renyi([copy, steps], everything, everything, 9.0, delta),
+        filters._renyi([steps, copy], zero, everything, 9.0, delta),
     )
     assert orders[0] != pytest.approx(orders[1])
     assert both == max(orders)
