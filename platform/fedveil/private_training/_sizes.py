@@ -78,7 +78,7 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[Any, Sizes]] = weakref.WeakKey
 
 
 def measured(network: nn.Module, row: torch.Tensor, tensors: Sequence[nn.Parameter]) -> Sizes:
-    """Return the sizes of a network for rows like those of `row` (B, C, H, W), of which shape and type alone are read."""
+    """Return the sizes of a network for rows like those of `row` (B, C, H, W), of which no number is read."""
     trained = {id(tensor) for tensor in tensors}
     key = (tuple(row.shape[1:]), row.dtype, row.device.type, frozenset(trained))
     known = _KNOWN.setdefault(network, {})
