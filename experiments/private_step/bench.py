@@ -164,7 +164,8 @@ def memory(case: str, mode: str, args: argparse.Namespace) -> float:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / MIB
     else:
-        LOSS(network(batch.inputs[:1]), batch.labels[:1])  # the libraries' own first-use memory
+        LOSS(network(batch.inputs[:1]), batch.labels[:1]).sum().backward()  # what the libraries load on first use
+        network.zero_grad(set_to_none=True)
         before = resident(forget=True)
     for _ in range(3):
         step()

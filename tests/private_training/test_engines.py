@@ -9,7 +9,7 @@ import torch
 from small_networks import BACKBONES, LOSS, apart, backbone, batch, classifier_of, flat, random_backbone
 
 from fedveil import checks
-from fedveil.private_training import base, choice, loop
+from fedveil.private_training import _products, _shares, base, choice, loop
 from fedveil.private_training.book_keeping import BookKeeping
 from fedveil.private_training.opacus_ghost import OpacusGhost
 from fedveil.private_training.opacus_hooks import OpacusHooks
@@ -174,3 +174,16 @@ def test_bfloat16_networks_keep_norms_and_sums_in_float32() -> None:
             )
             one = BookKeeping()(network, LOSS, alone, tensors, clip)
             assert float(flat(one.tensors).norm()) == pytest.approx(min(1.0, float(one.norms)), rel=1e-5)
+
+
+@pytest.mark.parametrize("units", [[0, 1], [0, 0]])
+def test_what_cancels_in_a_gram_product_is_not_lost(units: list[int]) -> None:
+    """The gradient is a thousandth of its terms: in float32 the norm by the Gram trick would be off by 1e-3."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(2, 16, 50, generator=generator) + 100.0
+    outputs = torch.randn(2, 16, 20, generator=generator)
+    outputs -= outputs.mean(1, keepdim=True)
+    made = torch.einsum("ntp,ntd->npd", outputs.double(), inputs.double())
+    part = _shares.Part(torch.tensor(units), [(0, 1), (1, 2)] if units == [0, 1] else [(0, 2)])
+    expected = part.by_unit(made).flatten(1).square().sum(1)
+    torch.testing.assert_close(_products.gram_squares(inputs, outputs, part), expected, rtol=1e-9, atol=0.0)

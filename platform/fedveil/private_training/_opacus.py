@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fedveil import checks
-from fedveil.private_training import base
+from fedveil.private_training import _frozen
 
 _LEFT = ("grad_sample", "_forward_counter", "_current_grad_sample", "_norm_sample")
 
@@ -32,7 +32,7 @@ def hooked(network: nn.Module, tensors: Sequence[nn.Parameter], kind: str, **set
         warnings.simplefilter("ignore")  # of its imports
         import opacus.grad_sample
     before = [tensor.grad for tensor in tensors]
-    with base.only(network, tensors), warnings.catch_warnings():
+    with _frozen.only(network, tensors), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")  # the stem's input needs no gradient
         for tensor in tensors:
             tensor.grad = None
@@ -60,7 +60,7 @@ def hooked(network: nn.Module, tensors: Sequence[nn.Parameter], kind: str, **set
 
 
 def fed(network: nn.Module, tensors: Sequence[nn.Parameter], inputs: torch.Tensor) -> torch.Tensor:
-    """Return the inputs, which require a gradient where parameters are frozen: for the reason in `base.only`."""
+    """Return the inputs, which require a gradient where parameters are frozen: for the reason in `_frozen.only`."""
     frozen = len(tensors) < sum(1 for _ in network.parameters())
     return inputs.detach().requires_grad_() if frozen else inputs
 

@@ -1,4 +1,4 @@
-"""Rules of layers that multiply (convolution, linear map, cosines): is a unit's gradient made, or its norm alone?
+"""Rules of linear maps and cosines, and of whatever multiplies: is a unit's gradient made, or its norm alone?
 
 A gradient of n numbers that is made costs a pass of the weight's product and several of memory; its sum over units is
 then cheap. The Gram trick finds the norm alone: |sum_t g_t a_t'|^2 = sum_st (a_s . a_t) (g_s . g_t), quadratic in the
@@ -9,7 +9,6 @@ taken in float64.
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -17,15 +16,13 @@ import torch.nn.functional as functional
 from torch import nn
 
 from fedveil.models.heads import base as heads
-from fedveil.private_training._rules import Entry, Saved, alike, total, wide
-from fedveil.private_training._shares import Book, Kept, Later, Part, Rows
+from fedveil.private_training._rules import Entry, Saved, wide
+from fedveil.private_training._shares import Later, Part, Rows
 
 # Nanoseconds on one core (AMD EPYC, 2026); their ratios decide, and differ little between machines.
 _SINGLE, _DOUBLE = 0.02, 0.055  # a multiplication and addition of a product
 _ALONE = 1.2  # a unit's product beside its share of a batch's
 _TOUCHED = 1.2  # a number of a gradient that is made: written, squared, added
-
-_FEW = 20_480  # numbers of one row up to which a batch's columns cost less than a call for each row
 
 
 def gram_is_cheaper(positions: int, fan_in: int, fan_out: int) -> bool:
@@ -106,21 +103,22 @@ class Cosine:
 
     def forward(self, module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Saved]:
         """See `Rule`."""
-        with torch.enable_grad():  # normalising the input is left to autograd
-            leaf = x.detach().requires_grad_()
-            unit = heads.normalised(leaf)
         rows = heads.normalised(cast(torch.Tensor, module.weight))
-        return unit.detach() @ rows.T, (x, rows)
+        return heads.normalised(x) @ rows.T, (x, rows)
 
     def backward(self, entry: Entry, saved: Saved, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
         """See `Rule`."""
         x, rows = saved
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            unit = heads.normalised(leaf)
+        v = heads.normalised(x)
         if "weight" in entry.index:
-            self._write(entry, unit.detach(), g, rows)
-        return torch.autograd.grad(unit, leaf, g @ rows)[0] if wanted else None
+            self._write(entry, v, g, rows)
+        if not wanted:
+            return None
+        lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        long = lengths > heads._SMALLEST_NORM  # a shorter one is not normalised, so its gradient is not projected
+        inner = g @ rows
+        along = torch.where(long, (inner * v).sum(1, keepdim=True), 0.0)
+        return (inner - along * v) / torch.where(long, lengths, 1.0)
 
     def _write(self, entry: Entry, v: torch.Tensor, g: torch.Tensor, rows: torch.Tensor) -> None:
         weight, part, book = entry.module.weight.detach(), entry.book.part, entry.book
@@ -146,100 +144,6 @@ class Cosine:
             return whole - n * (whole * n).sum(1, keepdim=True)
 
         book.shares.append(Later(entry.index["weight"], v, g, squares.clamp(min=0.0), contract, book))
-
-
-class Conv2d:
-    """A convolution of maps, grouped and depthwise ones too."""
-
-    def forward(self, module: nn.Conv2d, x: torch.Tensor) -> tuple[torch.Tensor, Saved]:
-        """See `Rule`."""
-        x = x.to(computed(x))
-        bias = None if module.bias is None else module.bias.to(x.dtype)
-        return module._conv_forward(x, module.weight.to(x.dtype), bias), (x,)
-
-    def backward(self, entry: Entry, saved: Saved, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
-        """See `Rule`."""
-        (x,) = saved
-        module = cast(nn.Conv2d, entry.module)
-        g = alike(g, x) if g.shape == x.shape else g
-        if "bias" in entry.index:
-            entry.small("bias", total(g))
-        if "weight" in entry.index:
-            self._write(entry, module, x, g)
-        if not wanted:
-            return None
-        return _convolution_backward(module, x, g, input_=True)
-
-    def _write(self, entry: Entry, module: nn.Conv2d, x: torch.Tensor, g: torch.Tensor) -> None:
-        index, book, part = entry.index["weight"], entry.book, entry.book.part
-        positions = math.prod(g.shape[2:])
-        fan_in, fan_out = math.prod(module.weight.shape[1:]), module.out_channels
-        pointwise = module.kernel_size == (1, 1) and module.groups == 1 and module.padding == (0, 0)
-        if pointwise:
-            seen = x[:, :, :: module.stride[0], :: module.stride[1]]
-            inputs, outputs = _positions(wide(seen)), _positions(wide(g))
-            if gram_is_cheaper(positions, fan_in, fan_out):
-                squares = gram_squares(inputs, outputs, part)
-                later(book, index, module, x, g, squares)
-            else:
-                made = torch.bmm(outputs.transpose(1, 2), inputs)
-                book.shares.append(Rows(index, part.by_unit(made)))
-        elif module.groups == 1 and gram_is_cheaper(positions, fan_in, fan_out):
-            later(book, index, module, x, g, gram_squares(_columns(module, x), _positions(wide(g)), part))
-        elif module.groups == 1 and (x[0].numel() <= _FEW or x.is_cuda):
-            made = torch.bmm(_positions(wide(g)).transpose(1, 2), _columns(module, x))
-            book.shares.append(Rows(index, part.by_unit(made)))
-        elif module.groups == module.in_channels == module.out_channels and part.single:
-            made = _folded(module, wide(x), wide(g))
-            book.shares.append(Rows(index, made))
-        else:
-            x, g = wide(x), wide(g)
-            book.shares.append(Kept(index, [_convolution_backward(module, x[a:b], g[a:b]) for a, b in part.slices]))
-
-
-def later(book: Book, index: int, module: nn.Conv2d, x: torch.Tensor, g: torch.Tensor, squares: torch.Tensor) -> None:
-    """Let a convolution's weight wait for the end."""
-
-    def contract(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        return _convolution_backward(module, wide(inputs), wide(outputs))
-
-    book.shares.append(Later(index, x, g, squares, contract, book))
-
-
-def _convolution_backward(module: nn.Conv2d, x: torch.Tensor, g: torch.Tensor, input_: bool = False) -> torch.Tensor:
-    """Return the gradient of the weight (summed over rows), or of the input."""
-    found = torch.ops.aten.convolution_backward(
-        g, x, module.weight.detach().to(g.dtype), None, module.stride, module.padding, module.dilation, False, [0, 0],
-        module.groups, [input_, not input_, False],
-    )  # fmt: skip
-    return cast(torch.Tensor, found[0 if input_ else 1])
-
-
-def _folded(module: nn.Conv2d, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """Return every row's gradient (n, C, 1, h, w) of a depthwise weight: rows become channels of one image."""
-    rows, channels = x.shape[:2]
-    weight = module.weight.detach().to(g.dtype).repeat(rows, 1, 1, 1)
-    found = torch.ops.aten.convolution_backward(
-        g.reshape(1, -1, *g.shape[2:]), x.reshape(1, -1, *x.shape[2:]), weight, None, module.stride, module.padding,
-        module.dilation, False, [0, 0], rows * channels, [False, True, False],
-    )[1]  # fmt: skip
-    return cast(torch.Tensor, found.view(rows, *module.weight.shape))
-
-
-def _columns(module: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Return what each output position sees: (n, T, D)."""
-    found = functional.unfold(wide(x), module.kernel_size, module.dilation, _both(module.padding), module.stride)
-    return found.transpose(1, 2)
-
-
-def _positions(maps: torch.Tensor) -> torch.Tensor:
-    """Return (n, C, H, W) as (n, H W, C)."""
-    return maps.flatten(2).transpose(1, 2)
-
-
-def _both(padding: tuple[int, ...] | str) -> tuple[int, ...]:
-    assert not isinstance(padding, str)
-    return padding
 
 
 def computed(x: torch.Tensor) -> torch.dtype:

@@ -11,12 +11,12 @@ from torch import nn
 
 from fedveil import checks
 from fedveil.models.backbones import _ir
-from fedveil.private_training import _products, _rules, classifier
+from fedveil.private_training import _convolution, _products, _rules, classifier
 from fedveil.private_training._rules import Entry
 from fedveil.private_training._shares import Book
 
 RULES: dict[type[nn.Module], _rules.Rule] = {
-    nn.Conv2d: _products.Conv2d(),
+    nn.Conv2d: _convolution.Conv2d(),
     nn.Linear: _products.Linear(),
     classifier.CosineLayer: _products.Cosine(),
     nn.GroupNorm: _rules.GroupNorm(),
@@ -54,11 +54,7 @@ def entries(network: nn.Module, tensors: Sequence[nn.Parameter], book: Book) -> 
     index = {id(tensor): number for number, tensor in enumerate(tensors)}
     found, owners = [], dict[int, str]()
     for name, module in network.named_modules():
-        own = {
-            key: index[id(parameter)]
-            for key, parameter in module.named_parameters(recurse=False)
-            if id(parameter) in index
-        }
+        own = {key: index[id(parameter)] for key, parameter in module._parameters.items() if id(parameter) in index}
         if not own:
             continue
         for number in own.values():

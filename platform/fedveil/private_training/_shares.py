@@ -65,8 +65,11 @@ class Share(Protocol):
 class Rows:
     """Units' gradients as one tensor (U, ...), for small tensors and whatever comes out of a product of batches."""
 
-    def __init__(self, index: int, gradients: torch.Tensor) -> None:
-        self.index, self.gradients = index, gradients
+    def __init__(
+        self, index: int, gradients: torch.Tensor, arranged: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> None:
+        """Take gradients (U, ...); `arranged` turns a flat sum of them into the tensor's shape, None: as they are."""
+        self.index, self.gradients, self.arranged = index, gradients, arranged
         self.squares = base.squares(gradients.flatten(1))
 
     def without(self, units: Sequence[int], part: Part) -> None:
@@ -77,7 +80,10 @@ class Rows:
     def add(self, total: torch.Tensor, factors: torch.Tensor, part: Part) -> None:
         """See `Share`."""
         flat = self.gradients.flatten(1)
-        total.view(-1).addmv_(flat.to(total.dtype).T, factors.to(total.dtype))
+        if self.arranged is None:
+            total.view(-1).addmv_(flat.to(total.dtype).T, factors.to(total.dtype))
+        else:
+            total.add_(self.arranged(flat.to(total.dtype).T @ factors.to(total.dtype)))
 
 
 class Kept:
@@ -160,9 +166,10 @@ class Book:
     def close(self, sums: Sequence[torch.Tensor]) -> None:
         """Add what has waited to the sums."""
         for index, (contract, inputs, outputs) in self.later.items():
-            sums[index].add_(contract(_joined(inputs), _joined(outputs)))
+            sums[index].add_(contract(joined(inputs), joined(outputs)))
         self.later.clear()
 
 
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return the parts behind each other; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)

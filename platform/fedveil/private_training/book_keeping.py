@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from fedveil import checks
-from fedveil.private_training import _recording, _sizes, base, loop
+from fedveil.private_training import _frozen, _recording, _sizes, base, loop
 from fedveil.private_training._shares import Book, Part
 
 _CACHED = 4 * 2**20  # bytes of the largest map up to which a part's maps stay in the caches of a processor
-_FEWEST = 4  # rows: fewer cost more calls than they save memory traffic
+FEWEST = 4
+"""Rows of a part: with fewer, calls cost more than book-keeping saves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BookKeeping:
         for units, rows, part in _parts(batch, most):
             inputs, labels, weight = (each[rows] for each in (batch.inputs, batch.labels, batch.weight))
             book.begin(part)
-            with base.only(network, tensors), _recording.taken_over(found, book, token):
+            with _frozen.only(network, tensors), _recording.taken_over(found, book, token):
                 losses = base.losses(network, loss, inputs, labels)
                 _recording.check_reached(losses, network)
                 objective = (losses * weight).sum()
@@ -70,11 +71,8 @@ def default_rows(network: nn.Module, batch: base.Batch, tensors: Sequence[nn.Par
     """Return how many rows pass together where nobody says: all on a GPU, as many as fit the caches on a processor."""
     if batch.inputs.device.type != "cpu" or not len(batch.unit):
         return max(1, len(batch.unit))
-    try:
-        largest = _sizes.measured(network, batch.inputs[:1], tensors).largest
-    except (RuntimeError, NotImplementedError):  # a network that torch's meta device cannot run
-        return 2 * _FEWEST
-    return max(_FEWEST, _CACHED // max(1, largest))
+    largest = _sizes.measured(network, batch.inputs[:1], tensors).largest
+    return max(FEWEST, _CACHED // max(1, largest))
 
 
 def _parts(batch: base.Batch, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | slice, Part]]:

@@ -16,7 +16,7 @@ import fedveil.private_training
 from fedveil import checks
 from fedveil.private_training import _recording, _sizes, base
 from fedveil.private_training._shares import Book
-from fedveil.private_training.book_keeping import BookKeeping, default_rows
+from fedveil.private_training.book_keeping import FEWEST, BookKeeping, default_rows
 from fedveil.private_training.loop import Loop
 
 _OTHERS = ("base", "choice", "classifier")
@@ -65,12 +65,12 @@ def needs(name: str, network: nn.Module, batch: base.Batch, tensors: Sequence[nn
     """Return the bytes that an engine, as `engine(name)` builds it, is expected to need beside the network.
 
     An estimate from shapes: activations kept for the backward pass, the maps in flight, gradients that are made and
-    the sums. The library's own workspaces are not in it.
+    the sums; on a processor with what its allocator leaves as holes and the libraries take for themselves.
     """
     sizes, rows = _sizes.measured(network, batch.inputs[:1], tensors), len(batch.unit)
     most = {
         "auto": lambda: choose(network, batch, tensors).needs,
-        "low_memory": lambda: choose(network, batch, tensors, sizes.plain(rows) // 2).needs,
+        "low_memory": lambda: choose(network, batch, tensors, sizes.low(rows)).needs,
         "loop": lambda: sizes.loop(min(rows, Loop().rows, _longest(batch))),
         "book_keeping": lambda: sizes.book_keeping(min(rows, default_rows(network, batch, tensors)), rows),
         "opacus_hooks": lambda: sizes.hooks(rows),
@@ -103,15 +103,13 @@ def choose(network: nn.Module, batch: base.Batch, tensors: Sequence[nn.Parameter
     except checks.UserError as error:
         return dataclasses.replace(by_units, words=f"the loop over units, {_mib(alone)} {of}: {error}")
     rows = min(count, default_rows(network, batch, tensors))
-    while rows >= _longest(batch):
-        found = sizes.book_keeping(rows, count)
-        if found <= room:
-            words = f"book-keeping in parts of {rows} rows, {_mib(found)} {of}: the fastest that fits"
-            return Choice("book_keeping", BookKeeping(rows), found, words)
-        if rows == 1:
-            break
-        rows //= 2
-    words = f"the loop over units, {_mib(alone)} {of}: book-keeping would need {_mib(sizes.book_keeping(1, count))}"
+    fewest = min(count, max(FEWEST, _longest(batch)))  # with fewer rows the loop is as fast, and needs less
+    while (found := sizes.book_keeping(rows, count)) > room and rows > fewest:
+        rows = max(fewest, rows // 2)
+    if found <= room:
+        words = f"book-keeping in parts of {rows} rows, {_mib(found)} {of}: the fastest that fits"
+        return Choice("book_keeping", BookKeeping(rows), found, words)
+    words = f"the loop over units, {_mib(alone)} {of}: book-keeping would need {_mib(found)}"
     return dataclasses.replace(by_units, words=words)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedveil import checks
-from fedveil.private_training import base
+from fedveil.private_training import _frozen, base
 
 _SMALL = 1 << 14
 
@@ -37,7 +37,7 @@ class Loop:
         order = torch.argsort(batch.unit, stable=True)
         counts = torch.bincount(batch.unit, minlength=batch.units).tolist()
         leaves: list[torch.Tensor] = []
-        with base.only(network, tensors, leaves):
+        with _frozen.only(network, tensors, leaves):
             for unit, those in enumerate(torch.split(order, counts)):
                 if len(those):
                     gradients = self._gradients(network, loss, batch, tensors, those, leaves)

@@ -12,14 +12,14 @@ from fedveil.private_training import _sizes, base, choice
 
 @dataclasses.dataclass(frozen=True)
 class LowMemory:
-    """Whatever `choice.choose` takes when it may need half of what ordinary SGD needs beside the network."""
+    """Whatever `choice.choose` takes when it may need under half of what ordinary SGD needs."""
 
     def __call__(
         self, network: nn.Module, loss: base.Loss, batch: base.Batch, tensors: Sequence[nn.Parameter], clip: base.Clip
     ) -> base.ClippedSum:
         """See `base.Engine`."""
-        plain = _sizes.measured(network, batch.inputs[:1], tensors).plain(len(batch.unit))
-        chosen = choice.choose(network, batch, tensors, plain // 2)
+        sizes = _sizes.measured(network, batch.inputs[:1], tensors)
+        chosen = choice.choose(network, batch, tensors, sizes.low(len(batch.unit)))
         return chosen.engine(network, loss, batch, tensors, clip)
 
 
