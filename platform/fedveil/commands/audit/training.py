@@ -20,7 +20,6 @@ ONE_STEP = "fedveil_clients.canaries:one_step"
 UNSAMPLED = "fedveil_clients.canaries:unsampled"
 REPEATS = "fedveil_clients.repeats:runs"
 SHAPE = "fedveil_clients.repeats:SHAPE"
-_MOST = 20_000  # steps of single canaries: each is a gradient of its own
 
 
 def attack(
@@ -34,7 +33,7 @@ def attack(
         budget: its block for images or people, with noise.
         rows: of the run's ledger, whose claim is audited; without a private round in it the planned schedule's is.
         canaries: how many canaries one step has.
-        draws: canaries of steps that draw everybody, on both sides together; at most 20,000 are made.
+        draws: canaries of steps that draw everybody, on both sides together.
         repeats: short runs on each side.
         seed: of the public audit coins.
         level: of one bound, of the eight there are.
@@ -46,7 +45,7 @@ def attack(
     steps = (federation.settings.train.local.steps or 0) * (len(spent) or federation.total_rounds)
 
     def proven(event: Event) -> float:
-        return PldAccountant("zero-out", unit, grid=FINAL_GRID).compose(event).upper(delta)
+        return PldAccountant("zero-out", unit, grid=FINAL_GRID if spent else LIVE_GRID).compose(event).upper(delta)
 
     def bound(what: str, upper: float, method: str, value: float, scores: Scores, seconds: float) -> Bound:
         trials = scores.present.size + scores.absent.size
@@ -62,7 +61,7 @@ def attack(
     seen = engine.load(ONE_STEP)(federation, canaries, seed)
     taken = time.perf_counter() - begun
     begun = time.perf_counter()
-    everybody: Scores = engine.load(UNSAMPLED)(federation, min(draws, _MOST))
+    everybody: Scores = engine.load(UNSAMPLED)(federation, draws)
     all_taken, single = time.perf_counter() - begun, curve(everybody)
     begun = time.perf_counter()
     short: Scores = engine.load(REPEATS)(federation, repeats)
