@@ -108,8 +108,7 @@ ODD = {
     "copies that are a file": ("copies is no folder", lambda root: root.mkdir() or (root / "copies").touch()),
     "only its ledger": ("owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite")),
     "all but its key": (
-        "owner.key is missing",
-        lambda root: half_a_vault(root, "ledger.sqlite", "copies", "heads", "accepted"),
+        "owner.key is missing", lambda root: half_a_vault(root, "ledger.sqlite", "copies", "heads", "accepted")
     ),
     "copies without a ledger": ("ledger.sqlite is missing", lambda root: half_a_vault(root, "owner.key", "copies")),
     "centres without a ledger": ("ledger.sqlite is missing", lambda root: half_a_vault(root, "owner.key", "heads")),

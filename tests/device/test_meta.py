@@ -59,7 +59,9 @@ def images(count: int = 4) -> torch.Tensor:
 def step(network: torch.nn.Module, features: torch.Tensor, head: Any, precision: Any = "fp32") -> None:
     labels = torch.zeros(len(features), dtype=torch.int64, device="meta")
     centres = torch.ones(3, network(features[:1]).shape[1], device="meta")
-    training.local_sgd(network, centres, head, [(features, labels)], 0.1, 0.9, 0.1, precision=precision, device_batch=2)
+    training.local_sgd(
+        network, centres, head, [(features, labels)], 0.1, 0.9, 0.1, precision=precision, device_batch=2
+    )
 
 
 def test_the_list_of_networks_is_whole() -> None:

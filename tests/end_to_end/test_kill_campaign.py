@@ -25,10 +25,7 @@ KINDS = {
     "none": ("protection=none",),
     "dctdp": ("protection=dctdp", "protection.fit_steps=0", "protection.init=zeros"),
     "client level": (
-        "protection=none",
-        "privacy.client.epsilon=8",
-        "privacy.client.delta=1e-5",
-        "privacy.client.clip=1",
+        "protection=none", "privacy.client.epsilon=8", "privacy.client.delta=1e-5", "privacy.client.clip=1",
     ),
 }
 COMMAND = [sys.executable, "-m", "fedveil.cli", "simulate", "--plain"]

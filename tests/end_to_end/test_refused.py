@@ -49,34 +49,15 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("engine.round_timeout=0.001", "at least 1 second"),
         ("privacy.client.epsilon=8 train.cohort.rate=1e-6", "Raise the rate"),
         ("privacy.client.epsilon=8 train.cohort.rate=1e-300", "train.cohort.rate=1e-300"),
-        *(
-            (f"{key}={value}", key)
-            for value in ("1e300", "1e-300")
-            for key in (
-                "train.lr",
-                "train.head_lr",
-                "protection.total_epsilon",
-                "protection.fit_lr",
-                "aggregation.server_lr",
-                "head.scale",
-                "privacy.client.noise_multiplier",
-                "policy.max_epsilon",
-            )
-        ),
-        *(
-            (word, word.partition("=")[0])
-            for word in (
-                "train.weight_decay=1e6",
-                "privacy.client.quantile_lr=1e6",
-                "privacy.client.clip=1e20",
-                "model.width=80000",
-                "protection.total_epsilon=1e20",
-                "protection.fit_lr=1e20",
-                "model.width=1e300",
-                "aggregation.server_lr=1e20",
-                "data.identities=10000000000",
-            )
-        ),
+        *((f"{key}={value}", key) for value in ("1e300", "1e-300") for key in (
+            "train.lr", "train.head_lr", "protection.total_epsilon", "protection.fit_lr",
+            "aggregation.server_lr", "head.scale", "privacy.client.noise_multiplier", "policy.max_epsilon",
+        )),
+        *((word, word.partition("=")[0]) for word in (
+            "train.weight_decay=1e6", "privacy.client.quantile_lr=1e6", "privacy.client.clip=1e20",
+            "model.width=80000", "protection.total_epsilon=1e20", "protection.fit_lr=1e20", "model.width=1e300",
+            "aggregation.server_lr=1e20", "data.identities=10000000000",
+        )),
     ],
 )
 def test_a_refused_run_leaves_nothing(words: str, named: str, own_folder: Path, capsys: pytest.CaptureFixture) -> None:

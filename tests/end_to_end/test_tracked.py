@@ -302,7 +302,9 @@ def test_the_weights_of_a_client_level_run_load_and_hold_no_time_either(blank: P
     assert [at[: len(began)] for at in said] == [began]
 
 
-def test_later_and_resumed_a_client_level_run_still_tells_no_time(blank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_and_resumed_a_client_level_run_still_tells_no_time(
+    blank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = store_at(Path("store/mlflow.db"), blank)
     run_id = ended([*TINY, *HIDDEN, "tracking=none"])
     time.sleep(1.1)

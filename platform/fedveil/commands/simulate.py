@@ -122,7 +122,9 @@ def without_protection(settings: Config) -> Config:
         settings.policy, floor=None, max_epsilon=None, max_total_epsilon=None, max_client_epsilon=None
     )
     bare_privacy = dataclasses.replace(settings.privacy, client=None, image=None, identity=None)
-    return dataclasses.replace(settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy)
+    return dataclasses.replace(
+        settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy
+    )
 
 
 def has_reference(federation: Federation) -> bool:

@@ -23,9 +23,7 @@ READS = ("runs", "tracking")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "words", nargs="*", default=[], metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://..."
-    )
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="e.g. runs.root=elsewhere tracking.uri=http://...")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default 5000)")
 

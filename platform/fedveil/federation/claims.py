@@ -211,7 +211,9 @@ def training_bound(federation: Federation, rounds: Iterable[tuple[Event, int]], 
     return _composed("zero-out", budget.unit, rounds, grid).epsilon(budget.delta or 0.0)
 
 
-def _composed(relation: Relation, unit: Unit, rounds: Iterable[tuple[Event, int]], grid: float) -> PldAccountant:
+def _composed(
+    relation: Relation, unit: Unit, rounds: Iterable[tuple[Event, int]], grid: float
+) -> PldAccountant:
     accountant = _accountant(relation, unit, grid)
     for event, count in rounds:
         accountant = accountant.compose(event, count)

@@ -185,7 +185,9 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
     if place is not None:
         data[place] = own.data.settings.get(place, "")
     warm = own.train.warm_start or arrived.train.warm_start
-    train = dataclasses.replace(arrived.train, warm_start=warm, warm_start_is_public=own.train.warm_start_is_public)
+    train = dataclasses.replace(
+        arrived.train, warm_start=warm, warm_start_is_public=own.train.warm_start_is_public
+    )
     evaluation = dataclasses.replace(
         arrived.evaluation, pairs=own.evaluation.pairs, pairs_are_public=own.evaluation.pairs_are_public
     )

@@ -140,7 +140,9 @@ def _planned_clients(settings: Config) -> Config:
     if budget.noise_multiplier is not None or budget.epsilon == math.inf:
         return settings
     train = settings.train
-    multiplier = _calibrated(budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, _rounds(settings))
+    multiplier = _calibrated(
+        budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, _rounds(settings)
+    )
     found = dataclasses.replace(budget, noise_multiplier=multiplier)
     return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=found))
 

@@ -286,3 +286,5 @@ class Past:
         if (level, plain) not in self._weights:
             self._weights[level, plain] = weight(Picture(rows))
         return self._weights[level, plain]
+
+

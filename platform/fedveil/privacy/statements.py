@@ -218,6 +218,7 @@ def void(statement: Statement, reason: str) -> Statement:
     )
 
 
+
 def claim(statement: Statement) -> str:
     """Return one sentence: unit, relation, view, epsilon and delta together."""
     if statement.epsilon is None:

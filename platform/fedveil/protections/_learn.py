@@ -107,11 +107,9 @@ def through_recognition(
 
     probe = fed(torch.zeros(1, dtype=torch.int64))
     batch = min(max(_VALUES // probe.numel(), _BATCHES[0]), _BATCHES[1], len(labels))
-    network = (
-        plugins.build("model", "tiny_ir", {"embedding": _EMBEDDING})
-        .build(int(probe.shape[1]), (int(probe.shape[2]), int(probe.shape[3])), generator)
-        .to(probe.device)
-    )
+    network = plugins.build("model", "tiny_ir", {"embedding": _EMBEDDING}).build(
+        int(probe.shape[1]), (int(probe.shape[2]), int(probe.shape[3])), generator
+    ).to(probe.device)
     head = plugins.build("head", "cosface", {"scale": 24.0, "margin": 0.2})
     centres = torch.randn(int(labels.max()) + 1, _EMBEDDING, generator=generator).to(probe.device)
     centres.requires_grad_(True)

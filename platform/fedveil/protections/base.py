@@ -239,7 +239,9 @@ class Protection(Protocol):
         """
         check_state(state, {})
 
-    def planned(self, size: tuple[int, int], releases: int = 1, max_images_per_identity: int | None = None) -> Event:
+    def planned(
+        self, size: tuple[int, int], releases: int = 1, max_images_per_identity: int | None = None
+    ) -> Event:
         """Return what one image's release is going to be, from the settings alone, before anything is learnt.
 
         Owners decide by it whether they take part. A method with a formal guarantee returns a `LocalRelease`; without

@@ -114,7 +114,9 @@ class DuetFace(base.Protection):
         if self.fit_steps > 0:
             _duet.train(net, images, scales, torch.from_numpy(targets).to(device), generator, self.fit_steps, progress)
         trained = {_duet.PREFIX + name: tensor.detach().clone() for name, tensor in net.named_parameters()}
-        return base.fetched({"client_rms": scales, "server_scale": _channels.scales(images, _duet.SERVER), **trained})
+        return base.fetched(
+            {"client_rms": scales, "server_scale": _channels.scales(images, _duet.SERVER), **trained}
+        )
 
     def release(self, images: torch.Tensor, state: base.State, streams: Sequence[SecretStream]) -> torch.Tensor:
         """Return (B, 163, H, W); the streams are not used. Each image by itself, so that no batch changes a bit."""

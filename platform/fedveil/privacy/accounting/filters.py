@@ -108,7 +108,9 @@ def filtered_images(
     )
 
 
-def image_epsilon(releases: Sequence[events.LocalRelease], steps: Sequence[events.Release], delta: float) -> float:
+def image_epsilon(
+    releases: Sequence[events.LocalRelease], steps: Sequence[events.Release], delta: float
+) -> float:
     """Return the epsilon at one delta of copies and private steps of one image together, nats.
 
     Nothing here may depend on earlier outputs but the noise; for what was chosen later there is `filtered_images`.
