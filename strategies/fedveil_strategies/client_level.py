@@ -21,7 +21,6 @@ from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Update
 from fedveil_strategies import cohorts, private, rounds
 
-
 _FIXED = f"round {{}}, {claims.NOT_PRIVATE}"
 
 
@@ -153,7 +152,7 @@ class ClientLevel:
             f"{dimension:,} trained numbers, noise-to-signal ratio {ratio.ratio:.3g}"
         )
         if self._turns.bands > 1:
-            chosen += f", banded over {self._turns.bands} rounds: in the model as loud as independent noise of {loud:.4g}"
+            chosen += f", banded over {self._turns.bands} rounds: in the model like independent noise of {loud:.4g}"
         return [chosen, ratio.warning] if ratio.warning else [chosen]
 
 
@@ -172,4 +171,3 @@ def check_start(federation: Federation) -> None:
             f"{budget.delta:g}, above privacy.client.epsilon={budget.epsilon:g}: lower train.rounds, raise "
             "privacy.client.noise_multiplier, or set privacy.client.on_exhausted=stop."
         )
-

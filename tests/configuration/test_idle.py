@@ -30,6 +30,7 @@ CASES = [
     ("privacy.client.delta=1e-6 privacy.client.epsilon=none", CLIENT),
     ("privacy.client.quantile=0.5", CLIENT),
     ("privacy.client.on_exhausted=stop privacy.client.noise_multiplier=1", CLIENT),
+    ("privacy.client.bands=4 privacy.client.epsilon=inf", "a finite privacy.client.epsilon"),
     ("privacy.client.clip=1 privacy.client.epsilon=8 privacy.client=none", CLIENT),
     ("privacy.noise=grid protection=none", "privacy.client.epsilon=8 or protection=dctdp"),
     ("evaluation.pairs_are_public=true", "evaluation.pairs=FILE"),

@@ -67,7 +67,8 @@ def test_streaming_is_the_explicit_inverse_times_the_rows(rounds: int, bands: in
 def test_rows_have_the_variance_of_the_inverse_and_cancel_in_sums() -> None:
     chosen, draws = banded.strategy(12, 4), 40_000
     stream, generator = Correlated(chosen), torch.Generator().manual_seed(2)
-    rows = np.stack([stream.next(torch.randn(draws, dtype=torch.float64, generator=generator)).numpy() for _ in range(12)])
+    fresh = torch.randn(12, draws, dtype=torch.float64, generator=generator)
+    rows = np.stack([stream.next(row).numpy() for row in fresh])
     inverse = np.linalg.inv(chosen.matrix())
     slack = 5 * math.sqrt(2 / draws)
     assert (rows**2).mean(1) == pytest.approx((inverse**2).sum(1), rel=slack)

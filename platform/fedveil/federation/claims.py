@@ -25,7 +25,7 @@ from fedveil.privacy.statements import Statement
 NOT_PRIVATE = "NOT PRIVATE: fixed noise (privacy.test_seed)"
 """What a row's note says of a run whose noise was fixed."""
 
-_CLIENT_ASSUMPTIONS = (
+_CLIENT_ASSUMPTIONS: tuple[str, ...] = (
     "the server adds the noise, keeps it and the coins secret, and forgets both",
     "the registry, its size and all settings are public",
     "the schedule was fixed before the run",

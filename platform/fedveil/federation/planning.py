@@ -163,8 +163,8 @@ def _planned_clients(settings: Config) -> Config:
 def loudness(settings: Config) -> float:
     """Return which multiple of its own noise a model carries, against independent noise: 1, or less with bands.
 
-    Root of the mean squared error of prefix sums over the recogniser's rounds (`privacy.banded.Strategy.loudness`); what
-    the server's optimiser does with them is left out.
+    Of prefix sums over the recogniser's rounds (`privacy.banded.Strategy.loudness`); what the server's optimiser does
+    with them is left out.
     """
     return banded.strategy(settings.train.rounds, groups.of(settings).bands).loudness()
 

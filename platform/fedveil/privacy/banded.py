@@ -150,7 +150,7 @@ class Correlated:
             UserError: after the last row of the strategy.
         """
         if self.row >= self.strategy.rounds:
-            raise checks.UserError(f"Expected at most rounds={self.strategy.rounds} rows of noise; begin another stream.")
+            raise checks.UserError(f"Expected at most rounds={self.strategy.rounds} rows of noise; begin a new stream.")
         row = fresh.to(torch.float64, copy=True)
         # C is the Toeplitz matrix with columns divided: solved for the divided rows, which are then made whole.
         for coefficient, before in zip(self.strategy.coefficients[1:], self._recent, strict=False):

@@ -9,7 +9,6 @@ order of what came to be run depends on results. So the order is the first sched
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -181,7 +180,7 @@ def of_group(event: Event, size: int) -> Event:
     return events.NonPrivate("client", "every released global model", f"no bound for {size} clients that overlap")
 
 
-def _of_turns(event: Event, size: int) -> Event | None:
+def _of_turns(event: Event, size: int) -> events.Repeated | None:
     """Return what sampled rounds under banded noise cost `size` clients, who may be in different groups; else None.
 
     Columns of two groups share rows, so their rounds cannot be put together in pairs. Noise of variance s is a sum of
@@ -189,9 +188,10 @@ def _of_turns(event: Event, size: int) -> Event | None:
     sampled releases with noise divided by the root of `size`. Without sampling both ways come to the same.
     """
     match event:
-        case events.Repeated(event=events.PoissonSampled(event=events.Gaussian(noise_multiplier=noise))):
-            alone = dataclasses.replace(event.event, event=events.Gaussian(noise / math.sqrt(size)))
-            return events.Repeated(alone, event.count * size)
-        case events.PoissonSampled(event=events.Gaussian()):
-            return _of_turns(events.Repeated(event, 1), size)
+        case events.PoissonSampled(rate=rate, event=events.Gaussian(noise_multiplier=noise)):
+            alone = events.PoissonSampled(rate, events.Gaussian(noise / math.sqrt(size)))
+            return events.Repeated(alone, size)
+        case events.Repeated(event=events.PoissonSampled() as one):
+            found = _of_turns(one, size)
+            return events.Repeated(found.event, found.count * event.count) if found is not None else None
     return None
