@@ -219,6 +219,8 @@ def test_an_interrupted_round_is_paid_twice_by_its_group(tmp_path):
     one = events.PoissonSampled(0.8, events.Gaussian(noise(federation)))
     expected = PldAccountant("zero-out", "client").compose(one, 3).upper(1e-5)
     assert claimed(federation, ledger).epsilon == pytest.approx(expected, rel=1e-9)
+    counted = collections.Counter(row.event for row in ledger.rows("run"))
+    assert claims.client_epsilon(federation, counted.items(), LIVE_GRID) == pytest.approx(expected, rel=1e-9)
     assert expected <= 6.0
 
 

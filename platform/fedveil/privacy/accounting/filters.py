@@ -172,8 +172,8 @@ def of_group(event: Event, size: int) -> Event:
         case events.Composed():
             return events.Composed(tuple(of_group(one, size) for one in event.events))
         case events.Release():
-            inner = _of_turns(event.event, size) if dict(event.detail).get("bands", 1) != 1 else None
-            inner = inner or of_group(event.event, size)
+            turns = _of_turns(event.event, size) if dict(event.detail).get("bands", 1) != 1 else None
+            inner = of_group(event.event, size) if turns is None else turns
             return events.Release(event.unit, event.relation, event.view, inner, event.detail)
         case events.PostProcessing() | events.NonPrivate():
             return event
