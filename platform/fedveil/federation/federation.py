@@ -334,7 +334,7 @@ class Federation:
     @functools.cached_property
     def whole_schedule(self) -> Release | events.NonPrivate:
         """All rounds of the public schedule that one client pays for as one release: what an owner reserves."""
-        return planning.whole_schedule(self.settings, self.total_rounds)
+        return planning.whole_schedule(self.round_release, self.groups.rounds_of_one(self.total_rounds))
 
 
 @functools.lru_cache(maxsize=4)

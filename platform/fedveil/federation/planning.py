@@ -116,13 +116,12 @@ def _asked(cohort: Cohort, clients: int, turns: Groups) -> tuple[Cohort, int]:
     return turns.cohort(cohort), turns.size(clients)
 
 
-def whole_schedule(settings: Config, rounds: int) -> Release | events.NonPrivate:
-    """Return `rounds` rounds as one release: all that one client pays for, in whichever group it is."""
-    one, turns = round_release(settings, rounds), groups.of(settings)
+def whole_schedule(one: Release | events.NonPrivate, rounds: int) -> Release | events.NonPrivate:
+    """Return `rounds` rounds as one release, of whichever group."""
     if isinstance(one, events.NonPrivate):
         return one
     detail = tuple(pair for pair in one.detail if pair[0] != groups.GROUP)
-    return dataclasses.replace(one, event=events.Repeated(one.event, turns.rounds_of_one(rounds)), detail=detail)
+    return dataclasses.replace(one, event=events.Repeated(one.event, rounds), detail=detail)
 
 
 def planned(settings: Config) -> Config:
