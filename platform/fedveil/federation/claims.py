@@ -237,7 +237,8 @@ def _delta(federation: Federation) -> float:
 def _client(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> Statement:
     turns, delta = federation.groups, _delta(federation)
     cohort = turns.cohort(federation.settings.train.cohort)
-    worst = max(_bills(federation, rounds, grid), key=lambda accountant: accountant.upper(delta))
+    bills = _bills(federation, rounds, grid)
+    worst = max(bills, key=lambda bill: bill.upper(delta)) if len(bills) > 1 else bills[0]
     bound = worst.epsilon(delta)
     epsilon, count = bound.upper, sum(times for _, times in rounds)
     exact, limits = statements.arithmetic(all(events.on_grid(event) for event, _ in rounds))

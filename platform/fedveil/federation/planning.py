@@ -165,7 +165,8 @@ def loudness(settings: Config) -> float:
     Of prefix sums over the recogniser's rounds (`privacy.banded.Strategy.loudness`); what the server's optimiser does
     with them is left out.
     """
-    return banded.strategy(settings.train.rounds, groups.of(settings).bands).loudness()
+    bands = groups.of(settings).bands
+    return banded.strategy(settings.train.rounds, bands).loudness() if bands > 1 else 1.0
 
 
 def check_planned(settings: Config) -> None:

@@ -32,7 +32,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize, signal
 
 from fedveil import checks
 
@@ -83,6 +82,8 @@ class Strategy:
         Independent noise has (T + 1) / 2. The last column of A C^-1, A the prefix sums, is found like every other:
         weights of the inverse Toeplitz matrix times column lengths, summed down. O(T^2) time, O(T) memory.
         """
+        from scipy import signal  # most runs need none of it
+
         impulse = np.zeros(self.rounds)
         impulse[0] = 1.0
         inverse = signal.lfilter([1.0], self.coefficients, impulse)
@@ -111,6 +112,8 @@ def strategy(rounds: int, bands: int) -> Strategy:
     >>> round(strategy(50, 1).error(), 2), round(strategy(50, 4).error(), 2), strategy(2, 4).bands
     (25.5, 8.56, 2)
     """
+    from scipy import optimize, signal  # most runs need neither
+
     checks.positive(rounds=rounds, bands=bands)
     bands = min(bands, rounds)
     weights = np.arange(rounds, 0, -1, dtype=np.float64) / rounds
