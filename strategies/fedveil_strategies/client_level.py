@@ -12,7 +12,7 @@ import torch
 from fedveil import checks, randomness
 from fedveil.federation import claims, planning
 from fedveil.federation.federation import Federation
-from fedveil.privacy import banded, calibration, noise
+from fedveil.privacy import banded, calibration
 from fedveil.privacy.accounting.pld import LIVE_GRID
 from fedveil.privacy.banded import Correlated
 from fedveil.privacy.events import NonPrivate
