@@ -110,15 +110,15 @@ class ClientLevel:
         Under a test seed all of it can be drawn again, so it begins with the stage, and a run that goes on has equal
         bits.
         """
-        if self._turns.bands == 1 or isinstance(self.event, NonPrivate):
+        drawn = self.mechanism.update_noise(self.mechanism.clip)
+        if self._turns.bands == 1 or drawn is None:
             return None
         if self._correlated is None or number != self._next:
             stage = self._federation.stage_of(number)
             first = number if self._federation.settings.privacy.test_seed is None else stage.first
             self._correlated = Correlated(banded.strategy(stage.last - first + 1, self._turns.bands))
-            drawn, nothing = self.mechanism.update_noise(self.mechanism.clip), torch.zeros_like(total)
-            for earlier in range(first, number) if drawn is not None else ():
-                self._correlated.next(drawn.added(self._stream("noise", earlier), nothing))
+            for earlier in range(first, number):
+                self._correlated.next(drawn.added(self._stream("noise", earlier), torch.zeros_like(total)))
         return self._correlated
 
     def _spend(self, number: int) -> None:

@@ -129,9 +129,7 @@ RULES = (
     ),
     Rule(("privacy.identity.images_per_step",), _private("identity"), "privacy.identity.epsilon=8"),
     Rule(("privacy.client.on_exhausted",), _finite, "privacy.client.epsilon=8"),
-    Rule(
-        ("privacy.client.bands",), _noisy, "a finite privacy.client.epsilon, or privacy.client.noise_multiplier"
-    ),
+    Rule(("privacy.client.bands",), _noisy, "a finite privacy.client.epsilon, or privacy.client.noise_multiplier"),
     Rule(
         ("privacy.client.clip", "privacy.client.delta", "privacy.client.quantile"),
         _target,
