@@ -110,6 +110,7 @@ def test_claims_are_those_of_published_accounting(bands):
     [
         (["train.cohort.rate=0.3"], "lower the bands to at most 3"),
         (["privacy.client.quantile=0.5"], "one clipping norm in all rounds"),
+        (["privacy.noise=grid"], "on no grid"),
         (["train.clients=3"], "more groups than there are clients"),
         (["privacy.client.bands=0"], "privacy.client.bands=0"),
     ],
