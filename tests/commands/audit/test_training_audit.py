@@ -133,7 +133,7 @@ def un_noised_head(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(folder: Path) -> tuple[int, dict[str, Any]]:
     """The whole command, with few canaries, but as many short runs as it takes."""
     status = cli.main([
-        "audit", *words_of(), "--canaries", "20", "--draws", "200", "--repeats", "44", "--json",
+        "audit", *words_of(), "--canaries", "20", "--draws", "200", "--repeats", "64", "--json",
         str(folder / "audit.json"),
     ])  # fmt: skip
     return status, json.loads((folder / "audit.json").read_text())
