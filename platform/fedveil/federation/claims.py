@@ -49,6 +49,7 @@ _TRAINING_ASSUMPTIONS = (
 _TRAINING_NOT_COVERED = (
     "pictures that are enrolled with the model, or shown to it later",
     "how long a client computes, and that it failed",
+    "a picture that an owner stored twice, or a person under two names: two units",
 )
 
 
