@@ -76,6 +76,12 @@ def _private(unit: str) -> Callable[[_At], bool]:
     return lambda at: any(at(f"privacy.{unit}.{name}") is not None for name in names)
 
 
+def _noisy(unit: str) -> Callable[[_At], bool]:
+    """Return whether private training adds noise for this unit in more than one round."""
+    asked = _private(unit)
+    return lambda at: asked(at) and at(f"privacy.{unit}.epsilon") != math.inf and at("train.rounds") > 1
+
+
 def _varied(at: _At) -> bool:
     return bool(at("train.augment.flip") or at("train.augment.crop") or at("train.augment.jitter"))
 
@@ -124,6 +130,14 @@ RULES = (
             (f"privacy.{unit}.views",),
             _varied,
             "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
+        )
+        for unit in ("image", "identity")
+    ),
+    *(
+        Rule(
+            (f"privacy.{unit}.noise_end",),
+            _noisy(unit),
+            f"privacy.{unit}.epsilon=8 or privacy.{unit}.noise_multiplier=1, and train.rounds above 1",
         )
         for unit in ("image", "identity")
     ),
