@@ -106,6 +106,7 @@ RULES = (
         lambda at: at("train.local.steps") != 1,
         "train.local.steps above 1, or train.local.epochs",
     ),
+    Rule(("train.average",), lambda at: at("train.rounds") > 1, "train.rounds above 1"),
     Rule(("train.warm_steps", "train.warm_lr"), _is("train.warm_start", "public"), "train.warm_start=public"),
     Rule(
         ("train.warm_start_is_public",),
