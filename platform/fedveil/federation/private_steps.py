@@ -77,7 +77,7 @@ def _calibrated(
     """Return the first round's multiplier of one schedule; a sweep asks for the same one many times."""
 
     def plan(noise: float) -> Event:
-        return _composed([_round(rate, noise * factor, steps) for factor in schedule])
+        return composed([_round(rate, noise * factor, steps) for factor in schedule])
 
     return calibration.calibrate(epsilon, delta, plan, "zero-out", unit).noise_multiplier
 
@@ -97,7 +97,7 @@ def _round(rate: float, noise: float, steps: int) -> Event:
     return events.Repeated(events.PoissonSampled(rate, events.Gaussian(noise)), steps)
 
 
-def _composed(rounds: Sequence[Event]) -> Event:
+def composed(rounds: Sequence[Event]) -> Event:
     """Return rounds together as one event; equal ones are merged, which an accountant prices at once."""
     counted = [events.Repeated(event, count) for event, count in collections.Counter(rounds).items()]
     return counted[0] if len(counted) == 1 else events.Composed(tuple(counted))
@@ -210,7 +210,7 @@ def schedule(releases: Sequence[Budgeted]) -> Budgeted:
     if isinstance(first, NonPrivate):
         return first
     rounds = [one.event for one in releases if isinstance(one, Release)]
-    return dataclasses.replace(first, event=_composed(rounds))
+    return dataclasses.replace(first, event=composed(rounds))
 
 
 def _needed(settings: Config) -> TrainingBudget:
