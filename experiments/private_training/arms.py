@@ -83,9 +83,11 @@ ARMS: dict[str, Arm] = {
     "half the rounds": eight({}, rounds=0.5),
     "twice the rounds": eight({}, rounds=2.0),
     "half the rates": eight({}, scaled=0.5, head_scaled=0.5),
+    "twice the rates": eight({}, scaled=2.0, head_scaled=2.0),
+    "image inf, three times the rounds": Arm({}, "image", "inf", rounds=3.0),
     "starts from real faces": eight(REAL),
     "starts from real faces, image inf": Arm(REAL, "image", "inf"),
-    **{f"1,000 clients, {unit} 8": Arm(SMALL, unit, "8", scaled=0.5, head_scaled=0.03) for unit in UNITS},
+    **{f"1,000 clients, {unit} 8": Arm(SMALL, unit, "8", head_scaled=0.03) for unit in UNITS},
     **{f"{unit} {epsilon}, dctdp": Arm(NOISY, unit, epsilon) for epsilon in EPSILONS[1:] for unit in UNITS},
 }
 """Every arm, most important first; where nothing is said it is `study=private` with what the search chose."""

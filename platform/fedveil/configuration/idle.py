@@ -76,7 +76,7 @@ def _private(unit: str) -> Callable[[_At], bool]:
     return lambda at: any(at(f"privacy.{unit}.{name}") is not None for name in names)
 
 
-def _noisy(unit: str) -> Callable[[_At], bool]:
+def _noisy_rounds(unit: str) -> Callable[[_At], bool]:
     """Return whether private training adds noise for this unit in more than one round."""
     asked = _private(unit)
     return lambda at: asked(at) and at(f"privacy.{unit}.epsilon") != math.inf and at("train.rounds") > 1
@@ -126,20 +126,13 @@ RULES = (
         )
         for unit in ("image", "identity")
     ),
-    *(
-        Rule(
-            (f"privacy.{unit}.views",),
-            _varied,
-            "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
-        )
-        for unit in ("image", "identity")
+    Rule(
+        ("privacy.image.views", "privacy.identity.views"),
+        _varied,
+        "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
     ),
     *(
-        Rule(
-            (f"privacy.{unit}.noise_end",),
-            _noisy(unit),
-            f"privacy.{unit}.epsilon=8 or privacy.{unit}.noise_multiplier=1, and train.rounds above 1",
-        )
+        Rule((f"privacy.{unit}.noise_end",), _noisy_rounds(unit), "noise (epsilon=8), and train.rounds above 1")
         for unit in ("image", "identity")
     ),
     Rule(("privacy.identity.images_per_step",), _private("identity"), "privacy.identity.epsilon=8"),

@@ -56,7 +56,7 @@ def attack(
         return audit.by_halves(scores, lambda counts: audit.clopper_pearson(counts, delta, level))[0]
 
     def curve(scores: Scores) -> float:
-        return audit.by_halves(scores, lambda counts: audit.noisymu(counts, level))[0]
+        return audit.by_halves(scores, lambda counts: audit.gaussian_mu(counts, level))[0]
 
     begun = time.perf_counter()
     seen = engine.load(ONE_STEP)(federation, canaries, seed)
