@@ -134,3 +134,12 @@ def test_the_queue_writes_each_cell_and_skips_what_is_there(study: ModuleType, t
     assert study.run(submit, wanted, out, 2, float("inf")) == 2
     assert {cell.seed for cell in asked} == {3}
     assert study.run(submit, wanted, tmp_path / "late.jsonl", 2, 0.0) == 0
+
+
+@pytest.mark.parametrize("unit", ["image", "identity"])
+def test_an_audited_bound_is_below_what_is_proven(study: ModuleType, unit: str) -> None:
+    import audited
+
+    name, found = audited.lower(unit, "8", 2000)
+    assert name == f"{unit} 8"
+    assert 1 < found <= 8

@@ -74,9 +74,9 @@ def attack(
     runs = f"{shape.rounds} rounds of {shape.steps} steps of all, noise {shape.noise:g}, {repeats} with and without one"
     return [
         bound(many, whole, "trade-off curve of canaries in a batch",
-              _priced(budget, rounds, curve(seen.batch), delta), seen.batch, taken),
+              priced(budget, rounds, curve(seen.batch), delta), seen.batch, taken),
         bound(many, whole, "trade-off curve of steps of all",
-              _priced(budget, rounds, single, delta), everybody, taken),
+              priced(budget, rounds, single, delta), everybody, taken),
         bound(sampled, one, "Clopper-Pearson", plain(seen.data), seen.data, taken),
         bound(sampled, one, "one run of many canaries", audit.one_run_of(seen.data, delta, level), seen.data, taken),
         bound(bare, proven(Gaussian(noise)), "Clopper-Pearson", plain(everybody), everybody, all_taken),
@@ -111,7 +111,7 @@ def _louder(rounds: Sequence[Event], factor: float) -> Event:
     return private_steps.composed(found)
 
 
-def _priced(budget: TrainingBudget, rounds: Sequence[Event], mu: float, delta: float) -> float:
+def priced(budget: TrainingBudget, rounds: Sequence[Event], mu: float, delta: float) -> float:
     """Return what all steps cost at the largest noise that `mu` of one release with the first noise leaves possible."""
     if mu <= 0:
         return 0.0
