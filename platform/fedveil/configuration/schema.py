@@ -96,11 +96,14 @@ class Train:
     proximal: float = 0.0
     correction: Literal["none", "scaffold"] = "none"
     class_share: float = 1.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
         checks.positive(lr=self.lr, head_lr=self.head_lr)
         checks.fraction(class_share=self.class_share)
+        if not 0 <= self.average < 1:
+            raise checks.UserError(f"Expected train.average={self.average!r} in [0, 1): weights that fade over rounds.")
         checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
         checks.non_negative(bank_identities=self.bank_identities, proximal=self.proximal)
         checks.within(0, 1e3, weight_decay=self.weight_decay)

@@ -110,7 +110,7 @@ def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> C
     if federation.counts(event):
         spent[event] += 1
     if federation.private is not None:
-        spent[federation.private_round] += federation.total_rounds
+        spent.update(federation.private_rounds)
     if federation.settings.privacy.client is not None:
         spent.update(federation.release_of(number) for number in range(1, federation.total_rounds + 1))
     return _derived(federation, spent, False, grid)

@@ -302,15 +302,19 @@ class Federation:
         """The budget of private training inside clients, or None."""
         return private_steps.budget_of(self.settings)
 
+    def private_round(self, number: int) -> private_steps.Budgeted:
+        """Return what the private steps of a round, from 1, release of one unit of a client."""
+        return private_steps.round_release(self.settings, self.total_rounds, number)
+
     @functools.cached_property
-    def private_round(self) -> private_steps.Budgeted:
-        """What the private steps of one round release of one unit of a client."""
-        return private_steps.round_release(self.settings, self.total_rounds)
+    def private_rounds(self) -> tuple[private_steps.Budgeted, ...]:
+        """What the private steps of every round release, in order."""
+        return tuple(self.private_round(number) for number in range(1, self.total_rounds + 1))
 
     @functools.cached_property
     def private_schedule(self) -> private_steps.Budgeted:
         """The private steps of all rounds: what an owner reserves on joining."""
-        return planning.whole_schedule(self.private_round, self.total_rounds)
+        return private_steps.schedule(self.private_rounds)
 
     @property
     def relation(self) -> Relation:
