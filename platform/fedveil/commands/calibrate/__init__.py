@@ -1,4 +1,4 @@
-"""Find the noise that meets a budget for clients, images or people, before training."""
+"""Find the noise that meets a budget, before training."""
 
 from __future__ import annotations
 
