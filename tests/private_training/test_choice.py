@@ -69,6 +69,15 @@ def test_sizes_are_what_autograd_saves() -> None:
     assert sizes.loop(1) < sizes.book_keeping(4, 32) < sizes.plain(32) < sizes.hooks(32)
 
 
+def test_an_empty_batch_first_does_not_mislead() -> None:
+    network, tensors = network_and_tensors()
+    empty = batch([], 16, 2)
+    there = batch([0], 16)
+    assert _sizes.measured(network, empty.inputs, tensors).saved > 0
+    assert choice.choose(network, empty, tensors, 2**30).name == "book_keeping"
+    assert _sizes.measured(network, there.inputs, tensors) == _sizes.measured(network, empty.inputs, tensors)
+
+
 def test_estimates_name_every_engine() -> None:
     network, tensors = network_and_tensors()
     there = batch(list(range(8)), 16)

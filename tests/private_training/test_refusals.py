@@ -8,6 +8,7 @@ from small_networks import LOSS, backbone, batch, classifier_of
 from torch import nn
 
 from fedveil import checks
+from fedveil.models.backbones import _fused
 from fedveil.private_training import base, loop
 from fedveil.private_training.book_keeping import BookKeeping
 
@@ -112,3 +113,18 @@ def test_a_tensor_that_the_forward_pass_does_not_reach_has_the_gradient_zero() -
         found = engine(network, LOSS, batch([0, 1], 16), tensors, base.Clip(1.0))
         assert not bool(found.tensors[1].any())
         assert bool(found.tensors[0].any())
+
+
+def test_the_fused_kernel_is_left_alone_while_modules_answer_by_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU in bfloat16 `norm_act` reads parameters itself, where no rule would see them."""
+    network = classifier_of(backbone("tiny_ir"), 16)
+    tensors = [network.backbone.act.weight]
+
+    def fused(*args: object) -> torch.Tensor:
+        raise AssertionError("the fused kernel was called")
+
+    monkeypatch.setattr(_fused, "usable", lambda x, groups: x.shape[1] == 8)
+    monkeypatch.setattr(_fused, "group_norm", fused)
+    BookKeeping(rows=4)(network, LOSS, batch([0, 1], 16), tensors, base.Clip(1.0))
+    with pytest.raises(AssertionError, match="fused kernel"):
+        network(batch([0], 16).inputs)

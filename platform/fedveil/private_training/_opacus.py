@@ -20,7 +20,9 @@ _LEFT = ("grad_sample", "_forward_counter", "_current_grad_sample", "_norm_sampl
 def check(network: nn.Module) -> None:
     """Raise `UserError` where Opacus is missing, or the network is not in training mode, in which alone it records."""
     if importlib.util.find_spec("opacus") is None:
-        raise checks.UserError("This engine needs Opacus: pip install 'opacus>=1.6,<1.7', or take book_keeping.")
+        raise checks.UserError(
+            "This engine needs Opacus: pip install 'opacus>=1.6,<1.7', or take gradients=book_keeping."
+        )
     if not network.training:
         raise checks.UserError("Opacus records nothing of a network in evaluation mode; call network.train() first.")
 

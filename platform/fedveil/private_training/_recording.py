@@ -26,7 +26,7 @@ RULES: dict[type[nn.Module], _rules.Rule] = {
 }
 """By exact type: a subclass may compute something else."""
 
-_REMEDY = "use engine=loop, or leave its tensors out of train.trainable"
+_REMEDY = "take gradients=loop, or leave its tensors out of train.trainable"
 
 
 class _Through(torch.autograd.Function):

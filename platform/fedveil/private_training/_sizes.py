@@ -78,7 +78,7 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[Any, Sizes]] = weakref.WeakKey
 
 
 def measured(network: nn.Module, row: torch.Tensor, tensors: Sequence[nn.Parameter]) -> Sizes:
-    """Return the sizes of a network for rows like `row` (1, C, H, W), of which only shape and type are read."""
+    """Return the sizes of a network for rows like those of `row` (B, C, H, W), of which no number is read."""
     trained = {id(tensor) for tensor in tensors}
     key = (tuple(row.shape[1:]), row.dtype, row.device.type, frozenset(trained))
     known = _KNOWN.setdefault(network, {})
@@ -128,7 +128,7 @@ def _measured(network: nn.Module, row: torch.Tensor, tensors: Sequence[nn.Parame
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _frozen.only(network, tensors):
-            network(torch.zeros_like(row[:1]))
+            network(row.new_zeros(1, *row.shape[1:]))
     finally:
         for handle in handles:
             handle.remove()

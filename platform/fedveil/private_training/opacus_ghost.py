@@ -25,7 +25,7 @@ class OpacusGhost:
         if clip.kind == "layers" or len(torch.unique(batch.unit)) != len(batch.unit):
             raise checks.UserError(
                 "Opacus's ghost clipping has one factor per row: it knows neither units of several rows nor "
-                f"clip.kind='layers', got kind={clip.kind!r}. Choose engine=book_keeping."
+                f"clip.kind='layers', got kind={clip.kind!r}. Choose gradients=book_keeping."
             )
         sums = base.zeros(tensors)
         norms = torch.zeros(batch.units, dtype=torch.float64, device=batch.inputs.device)
