@@ -83,6 +83,7 @@ def train(message: Message, context: Context) -> Message:
         here = nodes.here(asked.run, nodes.words_of(context.node_config))
         name = here.client_id
         policy.check(here.run, here.node, here.run.planned_event)
+        policy.check_turn(here.run, name, asked.round)
         state, content = Content(found["state"], lasting=True), Content(found["tensors"])  # type: ignore[arg-type]
         received.state_of(asked.run, state)
         tensors, sent = received.tensors_of(asked.run, asked.round, state, content)

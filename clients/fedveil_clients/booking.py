@@ -160,7 +160,7 @@ def repeated(federation: Federation, run_id: str, vault: Vault, client: Joining,
         PolicyRefusal: a limit on the run or over runs would be exceeded; nothing is written, and the round is not run
             again.
     """
-    event = federation.private_round
+    event = federation.private_round(round_number)
     if isinstance(event, NonPrivate) or federation.settings.privacy.test_seed is not None:
         return
     rule, own = client.node.policy or federation.settings.policy, client.node.data_set

@@ -57,7 +57,7 @@ def staged(
     federation: Federation, rounds: int, steps: int, lr: float = 1.0, head_lr: float = _STILL,
     scale: float | None = None, **changed: object,
 ) -> Federation:  # fmt: skip
-    """Return a small federation of drawn faces with a run's budget: its clip, divisor, rows, views and engine.
+    """Return a small federation of drawn faces with a run's budget: its clip, divisor, rows, views and first noise.
 
     Rates, weight decay and pulls work on noisy sums, so they are not the run's.
 
@@ -74,7 +74,7 @@ def staged(
     recipe = {"rounds": rounds, "local.steps": steps, "lr": lr, "head_lr": head_lr}
     bare = config.load([*_WORDS, *(f"train.{name}={value}" for name, value in recipe.items())])
     head = settings.head if scale is None else Group(settings.head.name, {**settings.head.settings, "scale": scale})
-    own = {"expected_batch": private_steps.expected_batch(settings), **changed}
+    own = {"expected_batch": private_steps.expected_batch(settings), "noise_end": 1.0, **changed}
     kept = dataclasses.replace(bare.privacy, test_seed=settings.privacy.test_seed)
     privacy = dataclasses.replace(kept, **{budget.unit: dataclasses.replace(budget, **own)})  # type: ignore[arg-type]
     policy = dataclasses.replace(bare.policy, max_delta=settings.policy.max_delta)

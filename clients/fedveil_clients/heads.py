@@ -36,6 +36,10 @@ class Heads:
                     found[int(name[1:-4])] = self.folder / name
         return found
 
+    def of(self, round_number: int) -> Path:
+        """Return where the version after a round is, or would be."""
+        return self.folder / f"r{round_number:06d}.npz"
+
     def before(self, round_number: int) -> NDArray[np.float32] | None:
         """Return the centres (K, D) of the newest round before `round_number`, or None."""
         past = {version: path for version, path in self._versions().items() if version < round_number}
@@ -46,7 +50,7 @@ class Heads:
     def save(self, round_number: int, centres: NDArray[np.float32]) -> None:
         """Store the centres after `round_number` and drop versions that no round can ask for any more."""
         private_folder(self.folder)
-        path = self.folder / f"r{round_number:06d}.npz"
+        path = self.of(round_number)
         disk.place(path, runs.pack({"centres": centres}, {"round": round_number}))
         _LATELY.keep(path, centres)
         versions = self._versions()

@@ -77,6 +77,21 @@ def check(federation: Federation, node: Node, event: Event, training: bool = Tru
         )
 
 
+def check_turn(federation: Federation, client_id: str, number: int) -> None:
+    """Raise `PolicyRefusal` unless it is the turn of the client's group (`federation.groups`).
+
+    The guarantee of banded noise is that of clients whose rounds are as far apart as the bands; who is asked out of
+    turn would pay more than the run claims.
+    """
+    turns = federation.groups
+    own, asked = turns.of_place(federation.registry.index(client_id)), turns.of_round(number)
+    if own != asked:
+        raise PolicyRefusal.of_instruction(
+            f"round {number} is the turn of group {asked + 1} of {turns.bands}, and client {client_id} is in group "
+            f"{own + 1}: noise that is banded over rounds (privacy.client.bands) hides no client out of turn"
+        )
+
+
 def check_count(federation: Federation, node: Node, event: Event, images: int, people: int) -> None:
     """Raise `PolicyRefusal` unless delta is small enough for as many images, or people, as the owner has.
 

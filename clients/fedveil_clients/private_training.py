@@ -78,9 +78,8 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
     Raises:
         fedveil.checks.UserError: training diverged, or the kept class centres are not of this run; nothing is kept.
     """
-    settings, budget = site.federation.settings, site.federation.private
-    if budget is None:
-        raise ValueError("No budget of private training is configured.")
+    settings = site.federation.settings
+    budget = private_steps.in_round(settings, site.federation.total_rounds, round_number)
     train = settings.train
     own = parameters(site.backbone)
     begin(site.backbone, own, tensors)

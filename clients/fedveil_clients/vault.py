@@ -193,6 +193,8 @@ class Vault:
         private_folder(path.parent)
         with _alone(path.parent):
             again = self.in_order(run_id, client_id, round_number, sent)
+            # Whoever lost `last` still has the class centres that the round ended with.
+            again = again or self.heads(run_id, client_id).of(round_number).exists()
             line = f"{round_number} {sent}\n"
             if durable:
                 runs.write_atomic(path, line.encode(), private=True)

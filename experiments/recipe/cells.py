@@ -23,11 +23,11 @@ from fedveil.federation import graphs, training
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.records import Failure, Tensors, Update
-from fedveil_clients import sites
+from fedveil_clients import private_training, sites
 from fedveil_clients import training as client
 from fedveil_clients.node import here
 from fedveil_clients.sites import Site
-from fedveil_strategies import control, coordinator, rounds
+from fedveil_strategies import averaging, coordinator, rounds
 from fedveil_strategies.session import Session
 
 MOMENTUM = 0.9  # of central training; a federation has it at the server
@@ -54,19 +54,22 @@ def site_of(session: Session, name: str) -> Site:
 
 
 def federated(session: Session) -> Tensors:
-    """Run all rounds of a federation without phases and return the global tensors."""
+    """Run all rounds of a federation without phases and return its model; private rounds are booked as in a run."""
     federation = session.federation
+    step = client.train_round if federation.private is None else private_training.train_round
     opened_sites: dict[str, Site] = {}
 
     def transport(number: int, cohort: Sequence[str], tensors: Tensors) -> Iterable[Update | Failure]:
+        if session.private is not None:
+            session.private.ask(number)
         for name in cohort:
             if name not in opened_sites:
                 opened_sites[name] = site_of(session, name)
-            update = client.train_round(opened_sites[name], number, tensors)
+            update = step(opened_sites[name], number, tensors)
             opened_sites[name].booked.on_disk()
             yield update
 
-    rule, sent = control.rule(federation, session.stage), control.sent(federation, session.plan)
+    rule, sent = averaging.rule(federation, session.stage), averaging.sent(federation, session.plan)
     return rounds.run(session.plan, session.start, transport, rule, [], sent=sent).tensors
 
 

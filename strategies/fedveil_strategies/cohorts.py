@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedveil import randomness
 from fedveil.configuration.schema import Cohort
+from fedveil.federation.groups import Groups
 from fedveil.privacy.sampling import Words, poisson, without_replacement
 
 
@@ -64,6 +65,22 @@ def draw(cohort: Cohort, registry: Sequence[str], words: Words) -> Members:
         registry: all client ids; only its length is asked.
         words: fresh ones for every round.
     """
+    return Members(registry, _places(cohort, len(registry), words))
+
+
+def draw_group(cohort: Cohort, registry: Sequence[str], words: Words, turns: Groups, number: int) -> Members:
+    """Return the clients of a round in which one group's turn has come (`federation.groups`), in registry order.
+
+    >>> registry = [f"c{place}" for place in range(10)]
+    >>> draw_group(Cohort("poisson", rate=0.25), registry, public_words(1, 1), Groups(4), 2).places.tolist()
+    [1, 5, 9]
+    """
+    group = turns.of_round(number)
+    inside = _places(turns.cohort(cohort), turns.size(len(registry), group), words)
+    return Members(registry, group + turns.bands * inside)
+
+
+def _places(cohort: Cohort, count: int, words: Words) -> NDArray[np.int64]:
     if cohort.kind == "poisson":
-        return Members(registry, poisson(cohort.rate, len(registry), words))
-    return Members(registry, without_replacement(cohort.size or 0, len(registry), words))
+        return poisson(cohort.rate, count, words)
+    return without_replacement(cohort.size or 0, count, words)

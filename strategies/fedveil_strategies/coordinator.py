@@ -29,7 +29,7 @@ from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
 from fedveil.tracking import mirror
-from fedveil_strategies import client_level, control, observers, phases, private_rounds, rounds
+from fedveil_strategies import averaging, client_level, observers, phases, private_rounds, rounds
 from fedveil_strategies.session import Session
 
 StatefulTransport = Callable[[int, Sequence[str], Tensors, Mapping[str, Any]], Iterable[Update | Failure]]
@@ -241,14 +241,14 @@ def _train(session: Session, watch: observers.Watch, transport: StatefulTranspor
             session.private.ask(number)
         return transport(number, cohort, tensors, session.state)
 
-    aggregation = control.rule(session.federation, session.stage)
+    aggregation = averaging.rule(session.federation, session.stage)
+    sent = averaging.sent(session.federation, session.plan)
     watching = [watch.evaluate, watch.checkpoint, watch.track]
     level = session.level
     if level is None:
-        sent = control.sent(session.federation, session.plan)
         return rounds.run(session.plan, session.start, stateful, aggregation, watching, sent=sent)
     return rounds.run(
-        session.plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed
+        session.plan, session.start, stateful, aggregation, watching, level.draw, level.combine, level.proceed, sent
     )
 
 

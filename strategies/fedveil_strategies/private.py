@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.privacy import clipping, noise
+from fedveil.privacy.banded import Correlated
 from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import rounds
@@ -148,7 +149,7 @@ def bounded_sums(
 
 def released(
     total: torch.Tensor, count: float, plan: rounds.Plan, tensors: Tensors, mechanism: Mechanism, clip: float,
-    stream: SecretStream,
+    stream: SecretStream, correlated: Correlated | None = None,
 ) -> NoisySum:  # fmt: skip
     """Return the noisy sums of a round, divided by the public cohort; an empty cohort's sums are noised alike.
 
@@ -160,9 +161,15 @@ def released(
         mechanism: public constants of the guarantee.
         clip: C of this round.
         stream: this round's secret stream, used for nothing else.
+        correlated: what this round's fresh noise is given to and what is added comes from; None adds it as it is.
     """
     sums = mechanism.update_noise(clip)
-    noisy = total if sums is None else sums.added(stream, total)
+    if sums is None:
+        noisy = total
+    elif correlated is None:
+        noisy = sums.added(stream, total)
+    else:
+        noisy = total + correlated.next(sums.added(stream, torch.zeros_like(total)))
     mean = split(noisy / mechanism.expected, plan, tensors)
     return NoisySum(mean, _next_clip(count, mechanism, clip, stream))
 

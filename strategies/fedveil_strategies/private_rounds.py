@@ -50,7 +50,7 @@ class PrivateRounds:
 
     def ask(self, number: int) -> None:
         """Book a round; on disk when this returns."""
-        event = self._federation.private_round
+        event = self._federation.private_round(number)
         note = f"round {number}"
         if isinstance(event, NonPrivate):
             self._ledger.append_once(Row(self._run_id, "run", "spent", event, claims.note_of(self._federation)))

@@ -123,6 +123,17 @@ def test_a_refusal_leaves_nothing_behind(run, state, words, own, reason, kind):
     assert everything() == []
 
 
+def test_a_client_who_is_asked_out_of_turn_refuses_and_leaves_nothing_behind(state):
+    """Banded noise hides a client whose rounds are the bands apart: the coordinator's word is not enough."""
+    budget = ["privacy.client.noise_multiplier=1", "privacy.client.bands=2", "train.cohort.rate=0.5", "train.rounds=4"]
+    chosen = Federation.of([*BARE, *budget])
+    for number in (1, 3):  # c0002 has the second place, so the even rounds
+        reason = refused(answer(round_of(chosen, state, number=number)))
+        assert f"round {number} is the turn of group 1 of 2, and client c0002 is in group 2" in reason
+        assert everything() == []
+    assert "update" in answer(round_of(chosen, {}, number=2))
+
+
 def test_checking_the_floor_after_the_vault_is_caught(run, monkeypatch):
     """The mutant that makes the vault first, as a query once did."""
     check = client_app.policy.check

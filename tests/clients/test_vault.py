@@ -46,6 +46,15 @@ def test_folder_and_key_are_the_owners_alone(tmp_path, open_umask):
     assert mode(next((vault.root / "heads" / "r" / "c1").iterdir())) == 0o600
 
 
+def test_a_round_whose_end_is_there_began_before_whoever_lost_the_record(tmp_path):
+    vault = Vault(tmp_path / "vault")
+    assert not vault.begin("run", "c1", 2, "hash")
+    vault.heads("run", "c1").save(2, np.zeros((2, 3), np.float32))
+    (vault.root / "heads" / "run" / "c1" / "last").unlink()
+    assert vault.begin("run", "c1", 2, "hash")
+    assert not vault.begin("run", "c1", 3, "hash")
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 @pytest.mark.parametrize("engine", ["inline", "pool"])
 def test_after_a_run_everything_in_the_vault_is_its_owners_alone(tmp_path, monkeypatch, capsys, umask, engine):

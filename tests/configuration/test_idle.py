@@ -20,6 +20,7 @@ CASES = [
     ("train.schedule.milestones=[0.4] train.schedule.kind=cosine", "train.schedule.kind=steps"),
     ("train.schedule.factor=0.5", "train.schedule.kind=steps"),
     ("train.proximal=0.1 train.local.steps=1", "train.local.steps above 1"),
+    ("train.average=0.5 train.rounds=1", "train.rounds above 1"),
     ("train.warm_steps=3", "train.warm_start=public"),
     ("train.warm_lr=0.1 train.warm_start=some-run", "train.warm_start=public"),
     ("train.warm_start_is_public=true", "train.warm_start=RUN_ID"),
@@ -30,6 +31,7 @@ CASES = [
     ("privacy.client.delta=1e-6 privacy.client.epsilon=none", CLIENT),
     ("privacy.client.quantile=0.5", CLIENT),
     ("privacy.client.on_exhausted=stop privacy.client.noise_multiplier=1", CLIENT),
+    ("privacy.client.bands=4 privacy.client.epsilon=inf", "a finite privacy.client.epsilon"),
     ("privacy.client.clip=1 privacy.client.epsilon=8 privacy.client=none", CLIENT),
     ("privacy.noise=grid protection=none", "privacy.client.epsilon=8 or protection=dctdp"),
     ("evaluation.pairs_are_public=true", "evaluation.pairs=FILE"),
@@ -66,6 +68,7 @@ for unit in ("image", "identity"):
     own = {name: value for name, value in STEPS.items() if name != "images_per_step" or unit == "identity"}
     CASES += [(f"privacy.{unit}.{name}={value}", f"privacy.{unit}.epsilon=8") for name, value in own.items()]
     CASES.append((f"privacy.{unit}.views=2 privacy.{unit}.epsilon=8", "train.augment.flip=true"))
+    CASES.append((f"privacy.{unit}.noise_end=2 privacy.{unit}.epsilon=inf", "train.rounds above 1"))
 
 
 @pytest.mark.parametrize(("words", "needs"), CASES)

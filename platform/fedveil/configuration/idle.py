@@ -76,6 +76,12 @@ def _private(unit: str) -> Callable[[_At], bool]:
     return lambda at: any(at(f"privacy.{unit}.{name}") is not None for name in names)
 
 
+def _noisy_rounds(unit: str) -> Callable[[_At], bool]:
+    """Return whether private training adds noise for this unit in more than one round."""
+    asked = _private(unit)
+    return lambda at: asked(at) and at(f"privacy.{unit}.epsilon") != math.inf and at("train.rounds") > 1
+
+
 def _varied(at: _At) -> bool:
     return bool(at("train.augment.flip") or at("train.augment.crop") or at("train.augment.jitter"))
 
@@ -100,6 +106,7 @@ RULES = (
         lambda at: at("train.local.steps") != 1,
         "train.local.steps above 1, or train.local.epochs",
     ),
+    Rule(("train.average",), lambda at: at("train.rounds") > 1, "train.rounds above 1"),
     Rule(("train.warm_steps", "train.warm_lr"), _is("train.warm_start", "public"), "train.warm_start=public"),
     Rule(
         ("train.warm_start_is_public",),
@@ -119,16 +126,18 @@ RULES = (
         )
         for unit in ("image", "identity")
     ),
+    Rule(
+        ("privacy.image.views", "privacy.identity.views"),
+        _varied,
+        "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
+    ),
     *(
-        Rule(
-            (f"privacy.{unit}.views",),
-            _varied,
-            "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
-        )
+        Rule((f"privacy.{unit}.noise_end",), _noisy_rounds(unit), "noise (epsilon=8), and train.rounds above 1")
         for unit in ("image", "identity")
     ),
     Rule(("privacy.identity.images_per_step",), _private("identity"), "privacy.identity.epsilon=8"),
     Rule(("privacy.client.on_exhausted",), _finite, "privacy.client.epsilon=8"),
+    Rule(("privacy.client.bands",), _noisy, "a finite privacy.client.epsilon, or privacy.client.noise_multiplier"),
     Rule(
         ("privacy.client.clip", "privacy.client.delta", "privacy.client.quantile"),
         _target,

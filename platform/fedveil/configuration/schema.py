@@ -96,11 +96,14 @@ class Train:
     proximal: float = 0.0
     correction: Literal["none", "scaffold"] = "none"
     class_share: float = 1.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         checks.positive(rounds=self.rounds, clients=self.clients, batch_size=self.batch_size)
         checks.positive(lr=self.lr, head_lr=self.head_lr)
         checks.fraction(class_share=self.class_share)
+        if not 0 <= self.average < 1:
+            raise checks.UserError(f"Expected train.average={self.average!r} in [0, 1): weights that fade over rounds.")
         checks.positive(warm_steps=self.warm_steps, warm_lr=self.warm_lr, min_clients=self.min_clients)
         checks.non_negative(bank_identities=self.bank_identities, proximal=self.proximal)
         checks.within(0, 1e3, weight_decay=self.weight_decay)
@@ -116,7 +119,8 @@ class ClientBudget:
 
     Epsilon `inf` clips without noise, a baseline without a guarantee. `clip` is the largest L2 norm of one client's
     update. `noise_multiplier` is found from the target unless given. With `quantile` the clipping norm follows that
-    quantile of the update norms, for `quantile_share` of the budget.
+    quantile of the update norms, for `quantile_share` of the budget. With `bands` the noise is correlated over so many
+    rounds, and clients take turns in so many groups.
     """
 
     epsilon: Annotated[float, INFINITE] | None = None
@@ -127,6 +131,7 @@ class ClientBudget:
     quantile: float | None = None
     quantile_share: float = 0.05
     quantile_lr: float = 0.2
+    bands: int | None = None
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and not (self.epsilon == math.inf or 1e-6 <= self.epsilon <= 1e6):
@@ -142,6 +147,8 @@ class ClientBudget:
             if value is not None and not 0 < value < 1:
                 raise checks.UserError(f"Expected privacy.client.{name}={value!r} in (0, 1).")
         checks.within(1e-6, 10, quantile_lr=self.quantile_lr)
+        if self.bands is not None:
+            checks.within(1, 1024, **{"privacy.client.bands": self.bands})
 
 
 @dataclasses.dataclass(frozen=True)

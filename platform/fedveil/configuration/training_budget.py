@@ -23,6 +23,8 @@ class TrainingBudget:
         delta: at which the claim stands; at most 1 / (10 x units).
         clip: C, the largest L2 norm that one unit adds to a step's sum.
         noise_multiplier: standard deviation of the noise on the sum, in units of C; found from the target unless given.
+        noise_end: the last round's noise over the first round's, whose noise `noise_multiplier` is; geometric between
+            (`federation.private_steps`). Below 1 later rounds hear more; 1 keeps the noise.
         sampling_rate: probability with which each unit joins a step, by its own secret coin.
         expected_batch: the divisor of the noisy sum; None takes `train.batch_size`. Steps are longer or shorter by it.
         clipping: "whole" clips the vector of all gradients to C; "layers" each of L tensors to C / sqrt(L); "automatic"
@@ -41,6 +43,7 @@ class TrainingBudget:
     delta: float | None = 1e-5
     clip: float = 1.0
     noise_multiplier: float | None = None
+    noise_end: float = 1.0
     sampling_rate: float = 0.1
     expected_batch: int | None = None
     clipping: Literal["whole", "layers", "automatic"] = "whole"
@@ -59,6 +62,7 @@ class TrainingBudget:
                 f"each {self.unit} joins a step, not a number of them."
             )
         checks.within(1e-6, 1e7, **{f"{here}.clip": self.clip})
+        checks.within(1e-2, 1e2, **{f"{here}.noise_end": self.noise_end})
         if self.noise_multiplier is not None:
             checks.within(1e-6, 1e7, **{f"{here}.noise_multiplier": self.noise_multiplier})
         checks.within(1, 1 << 16, **{f"{here}.rows": self.rows})

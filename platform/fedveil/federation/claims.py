@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedveil import checks
-from fedveil.federation import planning, private_steps, warm_start
+from fedveil.federation import groups, planning, private_steps, warm_start
 from fedveil.federation.federation import Federation
 from fedveil.privacy import events, statements, totals
 from fedveil.privacy.accounting.base import Bound
@@ -25,7 +25,7 @@ from fedveil.privacy.statements import Statement
 NOT_PRIVATE = "NOT PRIVATE: fixed noise (privacy.test_seed)"
 """What a row's note says of a run whose noise was fixed."""
 
-_CLIENT_ASSUMPTIONS = (
+_CLIENT_ASSUMPTIONS: tuple[str, ...] = (
     "the server adds the noise, keeps it and the coins secret, and forgets both",
     "the registry, its size and all settings are public",
     "the schedule was fixed before the run",
@@ -34,6 +34,10 @@ _CLIENT_NOT_COVERED = (
     "the server itself, which sees every update before clipping",
     "the operator's log: who took part, when, and what failed",
     "each person's share of a client that holds many people",
+)
+_BANDED_ASSUMPTIONS = (
+    "clients take turns in {bands} groups by their public place in the registry, none of them out of turn",
+    "noise of the last {before} rounds is in the server's memory alone",
 )
 
 
@@ -45,6 +49,7 @@ _TRAINING_ASSUMPTIONS = (
 _TRAINING_NOT_COVERED = (
     "pictures that are enrolled with the model, or shown to it later",
     "how long a client computes, and that it failed",
+    "a picture that an owner stored twice, or a person under two names: two units",
 )
 
 
@@ -105,9 +110,9 @@ def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> C
     if federation.counts(event):
         spent[event] += 1
     if federation.private is not None:
-        spent[federation.private_round] += federation.total_rounds
+        spent.update(federation.private_rounds)
     if federation.settings.privacy.client is not None:
-        spent[federation.round_release] += federation.total_rounds
+        spent.update(federation.release_of(number) for number in range(1, federation.total_rounds + 1))
     return _derived(federation, spent, False, grid)
 
 
@@ -185,7 +190,12 @@ def _accountant(relation: Relation, unit: Unit, grid: float) -> PldAccountant:
 
 def client_epsilon(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> float:
     """Return the upper end of the client level's epsilon after (event, count) noisy rounds; inf without a guarantee."""
-    return _composed(federation.relation, "client", rounds, grid).upper(_delta(federation))
+    return max(bill.upper(_delta(federation)) for bill in _bills(federation, rounds, grid))
+
+
+def _bills(federation: Federation, rounds: Iterable[tuple[Event, int]], grid: float) -> list[PldAccountant]:
+    """Return what noisy rounds cost a client of each group; of one group, everybody's, for independent noise."""
+    return [_composed(federation.relation, "client", bill, grid) for bill in groups.paid_by_one(rounds)]
 
 
 def noisy_epsilon(federation: Federation, unit: str, rounds: Iterable[tuple[Event, int]], grid: float) -> float:
@@ -226,23 +236,33 @@ def _delta(federation: Federation) -> float:
 
 
 def _client(federation: Federation, rounds: Sequence[tuple[Release, int]], grid: float) -> Statement:
-    cohort, delta = federation.settings.train.cohort, _delta(federation)
-    bound = _composed(federation.relation, "client", rounds, grid).epsilon(delta)
+    turns, delta = federation.groups, _delta(federation)
+    cohort = turns.cohort(federation.settings.train.cohort)
+    bills = _bills(federation, rounds, grid)
+    worst = max(bills, key=lambda bill: bill.upper(delta)) if len(bills) > 1 else bills[0]
+    bound = worst.epsilon(delta)
     epsilon, count = bound.upper, sum(times for _, times in rounds)
     exact, limits = statements.arithmetic(all(events.on_grid(event) for event, _ in rounds))
     drawn = f"secret Poisson cohorts of rate {cohort.rate:g}"
     if cohort.kind == "fixed":
         drawn = "fixed cohorts, not amplified"
+    noise, assumptions = "Gaussian noise", _CLIENT_ASSUMPTIONS
+    if turns.bands > 1:
+        own = max(sum(times for _, times in bill) for bill in groups.paid_by_one(rounds))
+        noise = f"banded noise over {turns.bands} rounds (matrix factorisation)"
+        drawn += f" of one of {turns.bands} public groups, at most {own} rounds one client's"
+        more = (text.format(bands=turns.bands, before=turns.bands - 1) for text in _BANDED_ASSUMPTIONS)
+        assumptions = (*assumptions, *more)
     return Statement(
         unit="client",
         relation=federation.relation,
         view=totals.VIEW,
-        mechanism=f"Gaussian noise on the sum of clipped updates in {count} rounds, {drawn} ({bound.method})",
+        mechanism=f"{noise} on the sum of clipped updates in {count} rounds, {drawn} ({bound.method})",
         epsilon=epsilon,
         delta=delta if epsilon is not None else None,
         guarantee="formal" if epsilon is not None else "none",
         meaningful=epsilon is not None and epsilon <= statements.MEANINGFUL,
-        assumptions=(*_CLIENT_ASSUMPTIONS, *exact),
+        assumptions=(*assumptions, *exact),
         not_covered=(*_CLIENT_NOT_COVERED, *limits),
     )
 

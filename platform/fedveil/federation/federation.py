@@ -25,7 +25,8 @@ from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
-from fedveil.federation import planning, private_steps, recipe, schedule, training
+from fedveil.federation import groups, planning, private_steps, recipe, schedule, training
+from fedveil.federation.groups import Groups
 from fedveil.federation.schedule import Stage
 from fedveil.privacy import events
 from fedveil.privacy.events import Event, Relation, Release
@@ -43,6 +44,7 @@ class Federation:
     settings: Config
 
     def __post_init__(self) -> None:
+        groups.check(self.settings)
         private_steps.check(self.settings, self.protection)
         recipe.check(self.settings, self.protection)
         for unit, (setting, delta) in planning.deltas(self.settings).items():
@@ -300,15 +302,19 @@ class Federation:
         """The budget of private training inside clients, or None."""
         return private_steps.budget_of(self.settings)
 
+    def private_round(self, number: int) -> private_steps.Budgeted:
+        """Return what the private steps of a round, from 1, release of one unit of a client."""
+        return private_steps.round_release(self.settings, self.total_rounds, number)
+
     @functools.cached_property
-    def private_round(self) -> private_steps.Budgeted:
-        """What the private steps of one round release of one unit of a client."""
-        return private_steps.round_release(self.settings, self.total_rounds)
+    def private_rounds(self) -> tuple[private_steps.Budgeted, ...]:
+        """What the private steps of every round release, in order."""
+        return tuple(self.private_round(number) for number in range(1, self.total_rounds + 1))
 
     @functools.cached_property
     def private_schedule(self) -> private_steps.Budgeted:
         """The private steps of all rounds: what an owner reserves on joining."""
-        return planning.whole_schedule(self.private_round, self.total_rounds)
+        return private_steps.schedule(self.private_rounds)
 
     @property
     def relation(self) -> Relation:
@@ -317,13 +323,22 @@ class Federation:
 
     @functools.cached_property
     def round_release(self) -> Release | events.NonPrivate:
-        """The release of one round at client level."""
-        return planning.round_release(self.settings, self.total_rounds)
+        """The release of the first round at client level; with independent noise, of every round."""
+        return self.release_of(1)
+
+    def release_of(self, number: int) -> Release | events.NonPrivate:
+        """Return the release of one round at client level."""
+        return planning.round_release(self.settings, self.total_rounds, number)
+
+    @functools.cached_property
+    def groups(self) -> Groups:
+        """How clients take turns: one group of everybody, or `privacy.client.bands` of them."""
+        return groups.of(self.settings)
 
     @functools.cached_property
     def whole_schedule(self) -> Release | events.NonPrivate:
-        """All rounds of the public schedule as one release: what an owner reserves on joining."""
-        return planning.whole_schedule(self.round_release, self.total_rounds)
+        """All rounds of the public schedule that one client pays for as one release: what an owner reserves."""
+        return planning.whole_schedule(self.round_release, self.groups.rounds_of_one(self.total_rounds))
 
 
 @functools.lru_cache(maxsize=4)

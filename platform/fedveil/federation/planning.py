@@ -8,8 +8,9 @@ import math
 
 from fedveil import checks, config
 from fedveil.configuration.schema import ClientBudget, Cohort, Config
-from fedveil.federation import private_steps, schedule
-from fedveil.privacy import calibration, events
+from fedveil.federation import groups, private_steps, schedule
+from fedveil.federation.groups import Groups
+from fedveil.privacy import banded, calibration, events
 from fedveil.privacy.events import Relation, Release
 from fedveil.privacy.totals import VIEW
 
@@ -75,7 +76,7 @@ def relation_of(cohort: Cohort) -> Relation:
 
 
 def _sampled(cohort: Cohort, clients: int, noise_multiplier: float) -> events.Event:
-    """Return what one round does to the registry's clients.
+    """Return what one round does to the clients that it may ask: the registry's, or one group's.
 
     Clients keep heads and vaults, so a fixed cohort is not amplified: it is priced as if all clients were in it.
     """
@@ -85,9 +86,12 @@ def _sampled(cohort: Cohort, clients: int, noise_multiplier: float) -> events.Ev
     return events.FixedSize(cohort.size or 1, clients, gaussian, stateless=False)
 
 
-def round_release(settings: Config, rounds: int) -> Release | events.NonPrivate:
-    """Return the release of one of the `rounds` rounds of a planned configuration at client level."""
-    budget = _budget(settings)
+def round_release(settings: Config, rounds: int, number: int = 1) -> Release | events.NonPrivate:
+    """Return the release of round `number` of the `rounds` rounds of a planned configuration at client level.
+
+    With independent noise all rounds' are equal; with bands a round's concerns the clients of its group alone.
+    """
+    budget, turns = _budget(settings), groups.of(settings)
     if budget.noise_multiplier is None:
         if budget.epsilon != math.inf:
             raise ValueError("A client-level target was not planned: call `planned` before a run starts.")
@@ -101,15 +105,23 @@ def round_release(settings: Config, rounds: int) -> Release | events.NonPrivate:
     )
     if settings.privacy.noise == "grid":
         detail = tuple(sorted((*detail, events.ON_GRID)))
-    event = _sampled(settings.train.cohort, settings.train.clients, budget.noise_multiplier)
+    if turns.bands > 1:
+        detail = tuple(sorted((*detail, ("bands", turns.bands), (groups.GROUP, turns.of_round(number)))))
+    event = _sampled(*_asked(settings.train.cohort, settings.train.clients, turns), budget.noise_multiplier)
     return Release("client", relation_of(settings.train.cohort), VIEW, event, detail)
 
 
+def _asked(cohort: Cohort, clients: int, turns: Groups) -> tuple[Cohort, int]:
+    """Return the law of a round's cohort, and among how many clients it is drawn."""
+    return turns.cohort(cohort), turns.size(clients)
+
+
 def whole_schedule(one: Release | events.NonPrivate, rounds: int) -> Release | events.NonPrivate:
-    """Return `rounds` rounds as one release."""
+    """Return `rounds` rounds as one release, of whichever group."""
     if isinstance(one, events.NonPrivate):
         return one
-    return dataclasses.replace(one, event=events.Repeated(one.event, rounds))
+    detail = tuple(pair for pair in one.detail if pair[0] != groups.GROUP)
+    return dataclasses.replace(one, event=events.Repeated(one.event, rounds), detail=detail)
 
 
 def planned(settings: Config) -> Config:
@@ -140,11 +152,21 @@ def _planned_clients(settings: Config) -> Config:
     if budget.noise_multiplier is not None or budget.epsilon == math.inf:
         return settings
     train = settings.train
-    multiplier = _calibrated(
-        budget.epsilon or 0.0, budget.delta or 0.0, train.cohort, train.clients, _rounds(settings)
-    )
+    turns = groups.of(settings)
+    asked, count = _asked(train.cohort, train.clients, turns), turns.rounds_of_one(_rounds(settings))
+    multiplier = _calibrated(budget.epsilon or 0.0, budget.delta or 0.0, *asked, count)
     found = dataclasses.replace(budget, noise_multiplier=multiplier)
     return dataclasses.replace(settings, privacy=dataclasses.replace(settings.privacy, client=found))
+
+
+def loudness(settings: Config) -> float:
+    """Return which multiple of its own noise a model carries, against independent noise: 1, or less with bands.
+
+    Of prefix sums over the recogniser's rounds (`privacy.banded.Strategy.loudness`); what the server's optimiser does
+    with them is left out.
+    """
+    bands = groups.of(settings).bands
+    return banded.strategy(settings.train.rounds, bands).loudness() if bands > 1 else 1.0
 
 
 def check_planned(settings: Config) -> None:
@@ -177,6 +199,7 @@ def _check(settings: Config, budget: ClientBudget) -> None:
             "privacy.client.clip is needed: the largest L2 norm of one client's update, a public constant, for "
             "example privacy.client.clip=0.5; with privacy.client.quantile=0.5 it is only where clipping starts."
         )
+    groups.check(settings)
     if budget.epsilon == math.inf:
         if budget.noise_multiplier is not None:
             raise checks.UserError(

@@ -8,16 +8,18 @@ and noised vector, or fixed.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from fedveil import checks
 from fedveil.configuration.schema import Config
 from fedveil.configuration.training_budget import IdentityBudget, ImageBudget, TrainingBudget
 from fedveil.privacy import calibration, events
-from fedveil.privacy.events import LocalRelease, NonPrivate, Release, Unit
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Release, Unit
 
 VIEW = "every update that a client sends, and every model"
 
@@ -56,20 +58,49 @@ def _with_noise(settings: Config, budget: _Budget | None, rounds: int) -> _Budge
         return budget
     if budget.delta is None:
         raise checks.UserError(f"{here}.delta is needed, for example 1e-5, and at most 1 / (10 x {budget.unit}s).")
-    steps = rounds * _steps(settings, budget)
+    each = _steps(settings, budget)
+    steps = rounds * each
     if budget.sampling_rate * steps <= budget.delta:
         raise checks.UserError(
             f"{here}.sampling_rate={budget.sampling_rate:g} over {steps} steps is at most {here}.delta="
             f"{budget.delta:g}: so rare a unit may be published in full, so no noise would be enough. Raise the rate."
         )
-    noise = _calibrated(budget.epsilon or 0.0, budget.delta, budget.sampling_rate, steps, budget.unit)
+    schedule = multipliers(1.0, budget.noise_end, rounds)
+    noise = _calibrated(budget.epsilon or 0.0, budget.delta, budget.sampling_rate, each, schedule, budget.unit)
     return dataclasses.replace(budget, noise_multiplier=noise)
 
 
 @functools.lru_cache(maxsize=64)
-def _calibrated(epsilon: float, delta: float, rate: float, steps: int, unit: Unit) -> float:
-    """Return the multiplier of one schedule; a sweep asks for the same one many times."""
-    return calibration.noise_multiplier_for(epsilon, delta, rate, steps, "zero-out", unit).noise_multiplier
+def _calibrated(
+    epsilon: float, delta: float, rate: float, steps: int, schedule: tuple[float, ...], unit: Unit
+) -> float:
+    """Return the first round's multiplier of one schedule; a sweep asks for the same one many times."""
+
+    def plan(noise: float) -> Event:
+        return composed([_round(rate, noise * factor, steps) for factor in schedule])
+
+    return calibration.calibrate(epsilon, delta, plan, "zero-out", unit).noise_multiplier
+
+
+def multipliers(first: float, end: float, rounds: int) -> tuple[float, ...]:
+    """Return every round's noise multiplier: from `first`, geometrically, to `first` times `end` in the last round.
+
+    A public schedule: every round is priced at its own multiplier, so the composition is exact whatever its shape.
+
+    >>> [round(noise, 3) for noise in multipliers(4.0, 0.25, 3)]
+    [4.0, 2.0, 1.0]
+    """
+    return tuple(first * end ** (number / max(1, rounds - 1)) for number in range(rounds))
+
+
+def _round(rate: float, noise: float, steps: int) -> Event:
+    return events.Repeated(events.PoissonSampled(rate, events.Gaussian(noise)), steps)
+
+
+def composed(rounds: Sequence[Event]) -> Event:
+    """Return rounds together as one event; equal ones are merged, which an accountant prices at once."""
+    counted = [events.Repeated(event, count) for event, count in collections.Counter(rounds).items()]
+    return counted[0] if len(counted) == 1 else events.Composed(tuple(counted))
 
 
 def _steps(settings: Config, budget: TrainingBudget) -> int:
@@ -140,9 +171,21 @@ def _size(settings: Config) -> tuple[int, int]:
     return side, side
 
 
-def round_release(settings: Config, rounds: int) -> Budgeted:
-    """Return what one of the `rounds` rounds of a planned configuration releases of one unit of a client."""
+def in_round(settings: Config, rounds: int, number: int) -> TrainingBudget:
+    """Return the budget of a planned configuration with the noise multiplier of its round `number`, from 1."""
     budget = _needed(settings)
+    if budget.noise_multiplier is None:
+        return budget
+    if not 1 <= number <= rounds:
+        raise ValueError(f"Round {number} is none of the {rounds} rounds.")
+    return dataclasses.replace(
+        budget, noise_multiplier=multipliers(budget.noise_multiplier, budget.noise_end, rounds)[number - 1]
+    )
+
+
+def round_release(settings: Config, rounds: int, number: int) -> Budgeted:
+    """Return what round `number` of the `rounds` of a planned configuration releases of one unit of a client."""
+    budget = in_round(settings, rounds, number)
     if budget.noise_multiplier is None:
         return NonPrivate(budget.unit, VIEW, "gradients are clipped, but no noise is added (epsilon inf)")
     steps = _steps(settings, budget)
@@ -152,12 +195,22 @@ def round_release(settings: Config, rounds: int) -> Budgeted:
         ("delta", budget.delta or 0.0),
         ("expected_batch", expected_batch(settings)),
         ("head", budget.head),
+        ("noise_end", budget.noise_end),
         ("rounds", rounds),
         ("rows", budget.rows),
         ("steps", steps),
     )
-    one = events.PoissonSampled(budget.sampling_rate, events.Gaussian(budget.noise_multiplier))
-    return Release(budget.unit, "zero-out", VIEW, events.Repeated(one, steps), detail)
+    event = _round(budget.sampling_rate, budget.noise_multiplier, steps)
+    return Release(budget.unit, "zero-out", VIEW, event, detail)
+
+
+def schedule(releases: Sequence[Budgeted]) -> Budgeted:
+    """Return the releases of all rounds of a configuration as one: what an owner reserves on joining."""
+    first = releases[0]
+    if isinstance(first, NonPrivate):
+        return first
+    rounds = [one.event for one in releases if isinstance(one, Release)]
+    return dataclasses.replace(first, event=composed(rounds))
 
 
 def _needed(settings: Config) -> TrainingBudget:

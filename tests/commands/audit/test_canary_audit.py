@@ -66,6 +66,9 @@ def check_true(*words: str) -> dict[str, Any]:
         ["privacy.client.epsilon=4", *FIXED],
         ["privacy.client.epsilon=4", "train.cohort.rate=1.0"],
         ["privacy.client.epsilon=8", "privacy.client.quantile=0.5"],
+        ["privacy.client.epsilon=4", "privacy.client.bands=2"],
+        ["privacy.client.epsilon=4", "privacy.client.bands=4"],
+        ["privacy.client.epsilon=4", "privacy.client.bands=3", *FIXED],
     ],
 )
 def test_true_claims_stand_and_are_tight(words: list[str]) -> None:
@@ -114,7 +117,7 @@ def counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mutant", [halved, divided, unclipped, counted_twice])
-@pytest.mark.parametrize("cohort", [[], FIXED])
+@pytest.mark.parametrize("cohort", [[], FIXED, ["privacy.client.bands=3"]])
 def test_a_broken_mechanism_is_called_violated(
     mutant: Callable[[pytest.MonkeyPatch], None], cohort: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +172,17 @@ def test_canaries_are_extreme_legal_updates_on_coordinates_of_their_own(monkeypa
     opposite = canaries.one_release(Federation.of(words_with(*FIXED, "privacy.client.epsilon=4")), 500)
     assert np.allclose(opposite.present, 1.0, atol=1e-5)
     assert np.allclose(opposite.absent, -1.0, atol=1e-5)
+
+
+def test_canaries_under_banded_noise_are_whitened_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise a canary shows 1 in the turns of its group that it joined, and 0 in the others."""
+    monkeypatch.setattr(private.noise, "gaussian", lambda stream, sigma: torch.zeros_like(sigma))
+    federation = Federation.of([*WORDS, "privacy.client.epsilon=4", "privacy.client.bands=3"])
+    seen = canaries.replay(federation, 99, 3)
+    assert np.allclose(seen.releases.present, 1.0, atol=1e-5)
+    assert np.allclose(seen.releases.absent, 0.0, atol=1e-5)
+    assert seen.releases.present.size + seen.releases.absent.size == 2 * 99
+    assert seen.releases.present.size / (2 * seen.run.present.size) == pytest.approx(0.75, abs=0.15)
 
 
 def finished_run(folder: Path, booked: int, finished: int) -> str:

@@ -126,8 +126,8 @@ def test_neighbouring_data_give_identical_plans(
 def test_a_plan_that_reads_the_data_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = planning.round_release
 
-    def counting(settings: Any, rounds: int) -> Any:
-        event = honest(settings, rounds)
+    def counting(settings: Any, rounds: int, number: int) -> Any:
+        event = honest(settings, rounds, number)
         images = len(Federation(settings).split.train)
         return dataclasses.replace(event, detail=(*event.detail, ("images", images)))
 

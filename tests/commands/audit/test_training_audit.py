@@ -133,7 +133,7 @@ def un_noised_head(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(folder: Path) -> tuple[int, dict[str, Any]]:
     """The whole command, with few canaries, but as many short runs as it takes."""
     status = cli.main([
-        "audit", *words_of(), "--canaries", "20", "--draws", "200", "--repeats", "44", "--json",
+        "audit", *words_of(), "--canaries", "20", "--draws", "200", "--repeats", "64", "--json",
         str(folder / "audit.json"),
     ])  # fmt: skip
     return status, json.loads((folder / "audit.json").read_text())
@@ -163,7 +163,7 @@ def test_a_head_without_noise_is_called_violated(
 def test_what_a_ledger_lacks_is_asked_of_each_unit() -> None:
     federation = Federation.of([*words_of(), "train.clients=4", "privacy.client.epsilon=8", "train.cohort.rate=0.5"])
     rows = [Row("run", "run", "spent", federation.round_release, f"round {n}") for n in (1, 2)]
-    rows += [Row("run", "run", "spent", federation.private_round, "round 1")]
+    rows += [Row("run", "run", "spent", federation.private_round(1), "round 1")]
     subject = audit.Subject("run", federation, runs.Run(Path("runs"), "run"), tuple(rows), finished=2)
     assert subject.lacks("client") == []
     assert subject.lacks("image") == ["the ledger holds 1 of the 2 finished rounds"]

@@ -65,7 +65,8 @@ def attack(
         ("Clopper-Pearson", _clopper_pearson(seen.run, delta, level), seen.run),
         ("one run of many canaries", audit.one_run_of(seen.run, delta, level), seen.run),
     ]
-    if _sampled(train.cohort):
+    turns = federation.groups
+    if _sampled(turns.cohort(train.cohort)):
         values += [
             ("trade-off curve of canaries in a release",
              _priced(replayed, budget, _mu(seen.releases, level)), seen.releases),
@@ -73,7 +74,7 @@ def attack(
         ]  # fmt: skip
     else:  # all rounds together have a Gaussian curve, which needs no accountant
         together = (("of the whole run", _mu(seen.run, level), seen.run),
-                    ("of the single noisy sums", mu * math.sqrt(rounds), sums))  # fmt: skip
+                    ("of the single noisy sums", mu * math.sqrt(turns.rounds_of_one(rounds)), sums))  # fmt: skip
         values += [(f"trade-off curve {name}", _closed(found, delta), scores) for name, found, scores in together]
     what = f"{rounds} rounds with {canaries} canary clients"
     return [*_bounds(what, claim, whole, delta, values, time.perf_counter() - begun), *single]

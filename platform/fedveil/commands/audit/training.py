@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fedveil import engine
 from fedveil.commands.audit.report import LEVEL, Bound
 from fedveil.configuration.training_budget import TrainingBudget
-from fedveil.federation import claims
+from fedveil.federation import claims, private_steps
 from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian
 from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID, PldAccountant
@@ -42,7 +42,8 @@ def attack(
     spent = booked(rows, unit)
     planned = claims.planned(federation, federation.planned_event, LIVE_GRID)
     claim = claims.claimed(unit, (claims.of_run(federation, rows) if spent else planned).statements)
-    steps = (federation.settings.train.local.steps or 0) * (len(spent) or federation.total_rounds)
+    rounds = [row.event for row in spent] or [*federation.private_rounds]
+    steps = (federation.settings.train.local.steps or 0) * len(rounds)
 
     def proven(event: Event) -> float:
         return PldAccountant("zero-out", unit, grid=FINAL_GRID if spent else LIVE_GRID).compose(event).upper(delta)
@@ -68,14 +69,14 @@ def attack(
     short_taken, shape = time.perf_counter() - begun, engine.load(SHAPE)
     together = proven(Repeated(Gaussian(shape.noise), shape.rounds * shape.steps))
     one = proven(PoissonSampled(budget.sampling_rate, Gaussian(noise)))
-    whole = proven(Repeated(PoissonSampled(budget.sampling_rate, Gaussian(noise)), steps))
+    whole = proven(_louder(rounds, 1.0))
     many, sampled, bare = f"{steps} steps, from what one shows", f"one step with {canaries} canaries", "one step of all"
     runs = f"{shape.rounds} rounds of {shape.steps} steps of all, noise {shape.noise:g}, {repeats} with and without one"
     return [
         bound(many, whole, "trade-off curve of canaries in a batch",
-              _priced(budget, steps, curve(seen.batch), delta), seen.batch, taken),
+              priced(budget, rounds, curve(seen.batch), delta), seen.batch, taken),
         bound(many, whole, "trade-off curve of steps of all",
-              _priced(budget, steps, single, delta), everybody, taken),
+              priced(budget, rounds, single, delta), everybody, taken),
         bound(sampled, one, "Clopper-Pearson", plain(seen.data), seen.data, taken),
         bound(sampled, one, "one run of many canaries", audit.one_run_of(seen.data, delta, level), seen.data, taken),
         bound(bare, proven(Gaussian(noise)), "Clopper-Pearson", plain(everybody), everybody, all_taken),
@@ -94,9 +95,25 @@ def _closed(mu: float, delta: float) -> float:
     return gaussian.epsilon_of(mu, delta) if mu > 0 else 0.0
 
 
-def _priced(budget: TrainingBudget, steps: int, mu: float, delta: float) -> float:
-    """Return what all steps cost at the largest noise that `mu` of one release leaves possible."""
+def _louder(rounds: Sequence[Event], factor: float) -> Event:
+    """Return private rounds together, with `factor` times the noise of each."""
+    found: list[Event] = []
+    for release in rounds:
+        steps = release.event if isinstance(release, Release) else release
+        if not (
+            isinstance(steps, Repeated)
+            and isinstance(steps.event, PoissonSampled)
+            and isinstance(steps.event.event, Gaussian)
+        ):
+            raise ValueError(f"Not a round of private steps: {release}.")
+        noisy = Gaussian(steps.event.event.noise_multiplier * factor)
+        found.append(Repeated(PoissonSampled(steps.event.rate, noisy), steps.count))
+    return private_steps.composed(found)
+
+
+def priced(budget: TrainingBudget, rounds: Sequence[Event], mu: float, delta: float) -> float:
+    """Return what all steps cost at the largest noise that `mu` of one release with the first noise leaves possible."""
     if mu <= 0:
         return 0.0
-    louder = Repeated(PoissonSampled(budget.sampling_rate, Gaussian(1 / mu)), steps)
+    louder = _louder(rounds, 1 / (mu * (budget.noise_multiplier or 0.0)))
     return PldAccountant("zero-out", budget.unit, grid=FINAL_GRID).compose(louder).epsilon(delta).lower or 0.0

@@ -1,4 +1,4 @@
-"""Find the noise that meets a budget for clients, images or people, before training."""
+"""Find the noise that meets a budget, before training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ EXAMPLES = """examples:
   fedveil calibrate privacy.client.epsilon=8 privacy.client.delta=1e-5 \\
       privacy.client.clip=0.5 train.clients=5000 train.cohort.rate=0.1 \\
       train.rounds=50
-  fedveil calibrate privacy.image.epsilon=8 privacy.image.sampling_rate=0.05 \\
-      train.rounds=50 train.local.steps=5
+  fedveil calibrate privacy.image.epsilon=8 train.rounds=50 \\
+      privacy.image.sampling_rate=0.05 train.local.steps=5
 """
 
 

@@ -36,7 +36,8 @@ def calibrate(settings: Config) -> str:
         raise checks.UserError("This budget adds no noise; give a finite privacy.client.epsilon.")
     bound = PldAccountant(relation, "client", grid=FINAL_GRID).compose(whole).epsilon(budget.delta or 0.0)
     noise, numbers = budget.noise_multiplier or 0.0, trained_numbers(federation)
-    ratio = calibration.noise_to_signal(noise, numbers, _expected(train))
+    loudness = planning.loudness(plan)
+    ratio = calibration.noise_to_signal(noise * loudness, numbers, _expected(train))
     rounds = federation.total_rounds
     lines = [
         f"target        client-level epsilon {budget.epsilon:g} at delta {budget.delta:g} ({relation})",
@@ -45,9 +46,13 @@ def calibrate(settings: Config) -> str:
         f"proven        epsilon between {bound.lower:.5g} and {bound.upper:.5g} ({bound.method})",
         f"signal        {numbers:,} trained numbers: noise-to-signal ratio {ratio.ratio:.3g} a round",
     ]
+    if federation.groups.bands > 1:
+        turns = federation.groups
+        lines[2:2] = [f"groups        {turns.bands}; a client's comes at most {turns.rounds_of_one(rounds)} times"]
+        lines[4:4] = [f"banded        in the model as loud as independent noise of {noise * loudness:.5g}, on average"]
     planned = claims.planned(federation, federation.planned_event, LIVE_GRID)
     if void := claims.claimed("client", planned.statements)[1]:
-        lines.insert(4, f"claim         nothing, whatever the noise: {void}")
+        lines.insert(-1, f"claim         nothing, whatever the noise: {void}")
     if ratio.warning:
         lines.append(ratio.warning)
     lines += ["", "rounds   noise multiplier   noise-to-signal ratio"]
@@ -60,7 +65,7 @@ def calibrate(settings: Config) -> str:
         found = planning.planned(other).privacy.client
         multiplier = found.noise_multiplier if found is not None else None
         if multiplier is not None:
-            loud = calibration.noise_to_signal(multiplier, numbers, _expected(train)).ratio
+            loud = calibration.noise_to_signal(multiplier * planning.loudness(other), numbers, _expected(train)).ratio
             lines.append(f"{Federation(other).total_rounds:>6}   {multiplier:>16.4g}   {loud:>21.3g}")
     return "\n".join(lines)
 

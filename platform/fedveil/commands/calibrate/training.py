@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import textwrap
 
@@ -27,15 +28,18 @@ def calibrate(settings: Config) -> str:
     if budget is None or budget.noise_multiplier is None:
         raise checks.UserError("This budget adds no noise; give a finite epsilon.")
     rounds, steps = federation.total_rounds, train.local.steps or 0
-    bound = claims.training_bound(federation, [(federation.private_round, rounds)], FINAL_GRID)
+    bound = claims.training_bound(federation, collections.Counter(federation.private_rounds).items(), FINAL_GRID)
     divisor, numbers = private_steps.expected_batch(federation.settings), trained_numbers(federation)
     extra = f" and {budget.rows} class centres" if budget.head == "trained" else ""
     ratio = calibration.noise_to_signal(budget.noise_multiplier, numbers, divisor).ratio
     noun = "people" if budget.unit == "identity" else "images"
+    ends = f", falling to {budget.noise_end:g} of that" if budget.noise_end < 1 else ""
+    ends = f", rising to {budget.noise_end:g} times that" if budget.noise_end > 1 else ends
     lines = [
         f"target        {budget.unit}-level epsilon {budget.epsilon:g} at delta {budget.delta:g} (zero-out)",
         f"schedule      {rounds} rounds of {steps} steps; {noun} join with probability {budget.sampling_rate:g}",
-        f"noise         {budget.noise_multiplier:.5g} times the clipping norm {budget.clip:g}, on the sum of gradients",
+        f"noise         {budget.noise_multiplier:.5g} times the clipping norm {budget.clip:g}, on the sum of gradients"
+        + ends,
         f"divisor       {divisor}: a step moves by the noisy sum over it; expect about that many {noun}",
         f"proven        epsilon between {bound.lower:.5g} and {bound.upper:.5g} ({bound.method})",
         f"signal        {numbers:,} numbers{extra}: noise-to-signal ratio {ratio:.3g} a step",
