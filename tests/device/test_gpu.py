@@ -19,6 +19,8 @@ from fedveil.federation import graphs, training
 from fedveil.federation.tensors import get_tensors
 from fedveil.models.backbones import _fused
 from fedveil.models.embedding import embed
+from fedveil.private_training import base as private
+from fedveil.private_training import choice, classifier
 from fedveil.protections.base import Visit
 
 pytestmark = [
@@ -321,3 +323,27 @@ def test_a_client_trains_on_the_gpu_what_it_trains_here(tmp_path: Any) -> None:
         found.append(np.concatenate([value.ravel() for value in change.values()]))
     assert apart(found[0], found[1]) < UPDATE
     assert np.array_equal(found[1], found[2])
+
+
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 5e-3), ("bf16", 0.1)])
+@pytest.mark.parametrize("name", ["tiny_ir", "iresnet18", "mobilefacenet"])
+@pytest.mark.parametrize("engine", ["book_keeping", "low_memory", "loop"])
+def test_clipped_sums_are_near_the_processors(engine: str, name: str, precision: Any, near: float) -> None:
+    def summed(place: Place, how: str) -> tuple[torch.Tensor, torch.Tensor]:
+        net = network(place, plugins.build("protection", "none", {}), name)
+        rows = place.fed(training.head_init(7, 32, torch.Generator().manual_seed(2)))
+        whole = classifier.Classifier(net, rows, place.precision)
+        pixels = place.fed((torch.from_numpy(PIXELS).float() - 127.5) / 127.5)
+        unit = place.fed(torch.arange(len(PIXELS)) // 2)
+        batch = private.Batch(
+            pixels, place.fed(torch.from_numpy(LABELS).long()), unit, place.fed(torch.full((len(PIXELS),), 0.5)), 10
+        )
+        moved = list(whole.parameters())
+        found = choice.engine(how)(whole, classifier.row_losses(HEAD), batch, moved, private.Clip(0.5))
+        assert all(part.dtype == torch.float32 for part in found.tensors)
+        return torch.cat([part.cpu().double().ravel() for part in found.tensors]), found.norms.cpu().double()
+
+    sums, norms = summed(there(precision), engine)
+    right, exact = summed(HOST, "loop")
+    assert float((sums - right).norm() / right.norm()) < near
+    assert float(((norms - exact) / exact).abs().max()) < near

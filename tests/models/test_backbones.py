@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import subprocess
 import sys
 
@@ -12,11 +13,14 @@ import torch
 
 from fedveil import checks
 from fedveil.configuration import plugins
+from fedveil.federation import training
+from fedveil.models.backbones import _norm
 from fedveil.models.backbones.iresnet18 import IResNet18
 from fedveil.models.backbones.iresnet50 import IResNet50
 from fedveil.models.backbones.mobilefacenet import MobileFaceNet
 from fedveil.models.backbones.tiny_ir import TinyIR
 from fedveil.models.embedding import embed
+from fedveil.models.heads.cosface import CosFace
 
 SMALL = {
     "tiny_ir": TinyIR(width=8, embedding=16),
@@ -168,3 +172,28 @@ def test_embed_equals_one_big_batch(count: int) -> None:
     torch.testing.assert_close(out, network(images).detach(), atol=2e-5, rtol=1e-4)
     assert not out.is_inference()
     assert not out.requires_grad
+
+
+@pytest.mark.parametrize("trained", [("units.0.norm1.weight",), ("norm.bias", "embed.weight"), ("units.1.norm2.bias",)])
+def test_norms_behind_what_does_not_train_have_torchs_gradients(trained: tuple[str, ...]) -> None:
+    """PyTorch's own backward ends the process there, so the oracle is the network in float64, channels first."""
+    network = TinyIR(width=8, embedding=8).build(3, (16, 16), torch.Generator().manual_seed(1))
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    named = dict(network.named_parameters())
+    with _norm.written_out(True):
+        found = torch.autograd.grad(network(x).square().sum(), [named[name] for name in trained])
+        whole = torch.autograd.grad(network(x).square().sum(), list(named.values()))
+    exact = network.double()
+    named = dict(exact.named_parameters())
+    right = torch.autograd.grad(exact(x.double()).square().sum(), list(named.values()))
+    for one, other in zip(whole, right, strict=True):
+        assert torch.allclose(one.double(), other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+    for name, one in zip(trained, found, strict=True):
+        assert torch.equal(one, whole[list(named).index(name)])
+
+
+def test_a_norm_alone_can_be_trained() -> None:
+    network = TinyIR(width=8, embedding=8).build(3, (16, 16), torch.Generator().manual_seed(1))
+    x, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 0, 1])
+    loss = training.local_sgd(network, torch.randn(2, 8), CosFace(), [(x, labels)], 0.1, trainable=["norm.weight"])
+    assert math.isfinite(loss)

@@ -19,6 +19,7 @@ from fedveil import checks, device, randomness
 from fedveil.federation import graphs
 from fedveil.federation.classes import Competing
 from fedveil.federation.pulls import Pull
+from fedveil.models.backbones import _norm
 from fedveil.models.heads import base
 
 
@@ -89,13 +90,15 @@ def local_sgd(
     held = centres.detach() if recording is None else recording.begin(centres, lr, back)
     own_centres = held.detach().requires_grad_()  # shares its memory
     tensors = [*(named[name] for name in (named if trainable is None else trainable)), own_centres]
+    part = len(tensors) <= len(named)  # some of the backbone is not trained
     rates = (_rate(lr, centres), _rate(back, centres)) if recording is None else (recording.rate, recording.centre_rate)
     velocity: list[torch.Tensor] | None = None
     losses: list[torch.Tensor] = []
 
     def objective(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         rows = base.normalised(tensors[-1])
-        embeddings, penalty = _embedded(backbone, features, precision)
+        with _norm.written_out(part):
+            embeddings, penalty = _embedded(backbone, features, precision)
         cosine = base.normalised(embeddings) @ (rows if fixed is None else torch.cat([rows, fixed])).T
         logits = head.logits(cosine, labels)
         if forbidden is not None:

@@ -201,8 +201,12 @@ class DCTDP(base.Protection):
         noise = mechanism.noise(self.noise_kind, on_host(state), size)
         out = torch.empty((len(images), *self.representation(size)), device=images.device)
         for index, stream in enumerate(streams):  # one at a time: float64 intermediates of one image only
-            clipped = mechanism.clipped(images[index : index + 1], state)[0].cpu()
-            out[index] = noise.added(stream, noise.addend(clipped)).to(images.device)
+            clipped = mechanism.clipped(images[index : index + 1], state)[0]
+            if self.noise_kind == "real":  # the noise alone crosses to the device, which nobody waits for
+                nothing = torch.zeros(clipped.shape, dtype=torch.float64)
+                out[index] = clipped + noise.added(stream, nothing).to(images.device)
+            else:
+                out[index] = noise.added(stream, noise.addend(clipped.cpu())).to(images.device)
         return out
 
     def clean(self, images: torch.Tensor, state: base.State) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedveil import checks, device
-from fedveil.models.backbones import _fused
+from fedveil.models.backbones import _fused, _norm
 
 GROUP_CHANNELS = 8
 """Channels that one normalisation group holds, so every width is a multiple of it."""
@@ -29,6 +29,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalised maps, of the shape and type of `x`."""
+        if _norm.usable(x):
+            return _norm.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         if x.dtype == torch.float32:
             return super().forward(x)
         if _fused.usable(x, self.num_groups):
