@@ -161,12 +161,36 @@ print("ROWS " + json.dumps(rows))
     return ["| what | processor milliseconds |", "| --- | --- |", *(f"| {k} | {spread(v)} |" for k, v in rows.items())]
 
 
+def private(folder: Path, repetitions: int) -> list[str]:
+    """A private training step beside a plain one, every engine, Opacus where it is installed."""
+    out = folder / "step.json"
+    command = [sys.executable, str(HERE.parent / "private_step/bench.py"), "--json", str(out),
+               "--repetitions", str(repetitions), "--cases", *PRIVATE]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(done.stdout[-1000:] + done.stderr[-2000:])
+    found = json.loads(out.read_text())
+    lines = [f"One thread, batches of {found['batch']} images; cases and engines:",
+             "[experiments/private_step](../experiments/private_step/README.md).", "",
+             "| network, pixels | engine | processor milliseconds | to plain | MiB above the network | to plain |",
+             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for row in found["rows"]:
+        memory = f"{row['mib']:.0f} | {row['memory_ratio']:.2f}" if "memory_ratio" in row else "- | -"
+        lines.append(
+            f"| {row['case'].replace(':', ', ')} | {row['mode']} | {row['ms']:.3g} [{row['ms_min']:.3g}-"
+            f"{row['ms_max']:.3g}] | {row['ratio']:.2f} [{row['ratio_min']:.2f}-{row['ratio_max']:.2f}] | {memory} |"
+        )
+    return lines
+
+
+PRIVATE = ("tiny_ir:32", "tiny_ir:64", "anchor:64", "mobilefacenet:112")
 PARTS: dict[str, tuple[str, Callable[[Path, int], list[str]]]] = {
     "engines": ("Engines", engines),
     "short": ("Short runs and sweeps", short_runs),
     "registry": ("Registries", registries),
     "large": ("A large packed set", large),
     "transforms": ("Transforms and verification", transforms),
+    "private": ("Private steps", private),
 }
 
 
