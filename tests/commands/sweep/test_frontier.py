@@ -112,3 +112,15 @@ def test_the_picture_is_a_readable_light_png_and_the_same_every_time(tmp_path: P
 def test_what_cannot_be_drawn_is_refused(lines: dict[str, list[Point]], tmp_path: Path) -> None:
     with pytest.raises(checks.UserError):
         pictures_frontier.frontier(tmp_path / "never.png", lines, "epsilon", 20.0)
+
+
+@pytest.mark.parametrize("unit", ["image", "identity"])
+def test_budgets_of_private_training_are_one_line(unit: str) -> None:
+    found = []
+    for cell in grid.expand(("protection=none", f"privacy.{unit}.epsilon=4,8")).cells:
+        budget = float(cell.values[f"privacy.{unit}.epsilon"])
+        final = {"accuracy": budget / 10, "fold_sd": 0.0, "draw_sd": 0.0, "eer": 0.1}
+        result = {"final": final, "statements": [statement(unit, budget)], "wall_seconds": 1.0}
+        found.append(Outcome(cell, f"r-{cell.name}", "finished", 12, result))
+    (points,) = report.lines(report.groups(found, unit), unit).values()
+    assert sorted((one.epsilon, one.mean) for one in points) == [(4.0, 0.4), (8.0, 0.8)]

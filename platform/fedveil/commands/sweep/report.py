@@ -89,7 +89,8 @@ def groups(outcomes: Sequence[Outcome], unit: str) -> list[Group]:
 
 def lines(found: Sequence[Group], unit: str) -> dict[str, list[pictures_frontier.Point]]:
     """Return the picture's series: one per protection and per every other swept value that is no budget of the axis."""
-    budget = f"privacy.{unit}." if unit != "image" else "protection."
+    swept = any(key.startswith(f"privacy.{unit}.") for group in found for key in group.values)
+    budget = f"privacy.{unit}." if swept or unit != "image" else "protection."  # a release's, or private training's
     made: dict[str, list[pictures_frontier.Point]] = {}
     for group in found:
         kept = {k: v for k, v in group.values.items() if not (k.startswith(budget) and k.endswith("epsilon"))}
