@@ -168,7 +168,7 @@ def closing(
         "",
         "next",
         f"  {ui:<52} runs in the MLflow UI",
-        f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget",
+        *([] if result.get("private") else [f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget"]),
         f"  {'fedveil protect faces/ protection=dctdp':<52} see what would leave",
     ]
     return "\n".join(lines)
