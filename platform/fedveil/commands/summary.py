@@ -164,11 +164,12 @@ def closing(
     ]
     if bare:
         lines.append(f"unprotected reference: run {bare[0]}")
+    tighter = f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget"
     lines += [
         "",
         "next",
         f"  {ui:<52} runs in the MLflow UI",
-        *([] if result.get("private") else [f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget"]),
+        *([] if result.get("private") else [tighter]),
         f"  {'fedveil protect faces/ protection=dctdp':<52} see what would leave",
     ]
     return "\n".join(lines)
