@@ -106,6 +106,8 @@ def check_count(federation: Federation, node: Node, event: Event, images: int, p
 
 
 def _few_enough(federation: Federation, node: Node, setting: str, delta: float, units: int, unit: str) -> None:
+    if units == 0:  # nobody is promised anything
+        return
     policy = node.policy or federation.settings.policy
     try:
         planning.check_delta(setting, delta, units, unit, policy.max_delta)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, randomness
+from fedveil import randomness
 from fedveil.configuration.training_budget import IdentityBudget, TrainingBudget
 from fedveil.federation import private_steps, rates, training
 from fedveil.privacy import noise, sampling
@@ -25,7 +25,7 @@ from fedveil.records import Tensors, Update
 from fedveil_clients import drift
 from fedveil_clients.moved import Room, begin
 from fedveil_clients.sites import Site
-from fedveil_clients.training import anywhere, first_head, parameters
+from fedveil_clients.training import anywhere, centres_before, first_head, parameters
 
 _AT_ONCE = 256  # rows that pass the network together where the device names no number; changes rounding alone
 
@@ -84,13 +84,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
     own = parameters(site.backbone)
     begin(site.backbone, own, tensors)
     heads = site.vault.heads(site.run_id, site.client_id)
-    centres = heads.before(round_number) if budget.head == "trained" else None
-    if centres is not None and len(centres) != site.classes:
-        raise checks.UserError(
-            f"{heads.folder} holds {len(centres)} class centres for {site.classes} rows: they are another run's. "
-            "Restore the vault from a backup, or start a new run."
-        )
-    start = site.place.fed(torch.from_numpy(centres) if centres is not None else first_head(site))
+    start = centres_before(site, heads, round_number) if budget.head == "trained" else site.place.fed(first_head(site))
     classifier = Classifier(site.backbone, start, site.place.precision)
     trained = [own[name] for name in site.allowed]
     moved = [*trained, classifier.head.weight] if budget.head == "trained" else trained
@@ -131,7 +125,7 @@ def drawn(site: Site, budget: TrainingBudget, streams: Streams) -> Drawn:
         chosen = sampling.poisson(budget.sampling_rate, int(site.people.size), words)
         groups = [chosen[place : place + 1] for place in range(len(chosen))]
     else:
-        people = sampling.poisson(budget.sampling_rate, int(site.people.max()) + 1, words)
+        people = sampling.poisson(budget.sampling_rate, int(site.people.max(initial=-1)) + 1, words)
         groups = [_looked_at(np.flatnonzero(site.people == one), budget, words) for one in people]
     groups = [np.repeat(group, budget.views) for group in groups]
     sizes = np.array([len(group) for group in groups], np.int64)

@@ -19,6 +19,7 @@ from fedveil.federation import classes, rates, training
 from fedveil.federation.room import too_much
 from fedveil.records import Tensors, Update
 from fedveil_clients import drift, moved
+from fedveil_clients.heads import Heads
 from fedveil_clients.moved import Room
 from fedveil_clients.sites import Site
 
@@ -48,13 +49,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
     moved.begin(site.backbone, own, tensors)
     phase = "" if site.stage.phase is None else f"phase{site.stage.index}"
     heads = site.vault.heads(site.run_id, site.client_id, phase)
-    centres = heads.before(round_number)
-    if centres is not None and len(centres) != site.classes:
-        raise checks.UserError(
-            f"{heads.folder} holds {len(centres)} class centres for {site.classes} classes: they are another run's. "
-            "Restore the vault from a backup, or start a new run."
-        )
-    start = site.place.fed(torch.from_numpy(centres) if centres is not None else first_head(site))
+    start = centres_before(site, heads, round_number)
     images = int(site.labels.numel())
     count = images * site.views
     steps = train.local.steps or training.steps_for_epochs(count, train.batch_size, train.local.epochs or 1)
@@ -100,6 +95,21 @@ def _batches(
 ) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
     for step, index in enumerate(indices, first):
         yield site.features(index, step), site.labels[site.place.fed(torch.from_numpy(index))]
+
+
+def centres_before(site: Site, heads: Heads, round_number: int) -> torch.Tensor:
+    """Return the class centres (classes, D) that a client's round starts from, on its device.
+
+    Raises:
+        fedveil.checks.UserError: those that are kept are of other classes.
+    """
+    centres = heads.before(round_number)
+    if centres is not None and len(centres) != site.classes:
+        raise checks.UserError(
+            f"{heads.folder} holds {len(centres)} class centres for {site.classes} classes: they are another run's. "
+            "Restore the vault from a backup, or start a new run."
+        )
+    return site.place.fed(torch.from_numpy(centres) if centres is not None else first_head(site))
 
 
 def first_head(site: Site) -> torch.Tensor:

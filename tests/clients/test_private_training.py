@@ -299,6 +299,32 @@ def test_a_fixed_head_stays(site_of):
     assert np.any(private_training.train_round(site, 2, tensors).tensors["stem.weight"])
 
 
+def test_a_trained_head_goes_on_where_the_last_round_left_it(site_of, monkeypatch):
+    site = site_of(*words_of("image"))
+    tensors, begun = get_tensors(site.federation.backbone()), []
+    inner = private_training.Classifier
+
+    def seen(backbone, start, precision):
+        begun.append(start.clone())
+        return inner(backbone, start, precision)
+
+    monkeypatch.setattr(private_training, "Classifier", seen)
+    for number in (1, 2):
+        private_training.train_round(site, number, tensors)
+    kept = site.vault.heads("run", "c0002").before(2)
+    assert np.array_equal(begun[1].numpy(), kept)
+    assert not np.array_equal(begun[0].numpy(), kept)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_an_owner_without_pictures_gives_noise(site_of, monkeypatch, unit):
+    words = words_of(unit)
+    faces = faces_of(site_of(*words).federation)
+    empty = site_of(*words, run="other", monkey=monkeypatch, faces=faces.subset(np.zeros(len(faces), bool)))
+    update = private_training.train_round(empty, 1, get_tensors(empty.federation.backbone())).tensors
+    assert all(np.any(value) for value in update.values())
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_is_public_does_not_depend_on_the_data(site_of, monkeypatch, unit):
     site = site_of(*words_of(unit))

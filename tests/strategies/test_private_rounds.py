@@ -12,7 +12,7 @@ from fedveil.federation.federation import Federation
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
 from fedveil.privacy.events import Gaussian, NonPrivate, PoissonSampled, Release, Repeated
 from fedveil.privacy.ledger import Ledger
-from fedveil_strategies import observers, private_rounds
+from fedveil_strategies import coordinator, observers, private_rounds
 
 SMALL = (
     "evaluation.reference=false", "data.identities=8", "data.images_per_identity=4", "data.evaluation_identities=6",
@@ -133,3 +133,28 @@ def test_engines_agree_under_a_test_seed(tmp_path):
     hashes = {ran(tmp_path, *words, engine)["model_sha256"] for engine in ("engine=inline", "engine=pool")}
     hashes.add(ran(tmp_path, *words, "engine=inline", "engine.wire=true")["model_sha256"])
     assert len(hashes) == 1
+
+
+def test_a_round_is_booked_before_anybody_is_asked(tmp_path):
+    """A row that waits for answers is missing where they came and the coordinator did not live to count them."""
+    session = coordinator.open_session(Federation.of([*SMALL, *EIGHT]), "", "quiet")
+    there = []
+
+    def transport(number, cohort, tensors, state):
+        there.extend(row.note for row in Ledger(session.run.ledger).rows(session.run_id))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        coordinator.coordinate(session, transport)
+    assert there == ["round 1"]
+
+
+@pytest.mark.parametrize("unit", ["image", "identity"])
+def test_an_undeclared_start_takes_the_claim(unit):
+    small = [word for word in SMALL if "image.rows" not in word]
+    words = [*small, f"privacy.{unit}.epsilon=8", "train.warm_start=somebody.safetensors"]
+    for more, claimed in ((["train.warm_start_is_public=true"], True), ([], False)):
+        federation = Federation.of([*words, *more])
+        found = claims.planned(federation, federation.planned_event).statements
+        assert any(one.unit == unit for one in found)
+        assert any(one.epsilon is not None for one in found) is claimed
