@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import os
+import resource
+import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -234,3 +236,10 @@ def out_of_memory(place: Place, images: int, fits: int) -> checks.UserError:
         else "Not one image fits: choose a smaller model or data.size, or device=cpu."
     )
     return checks.UserError(f"{place.name}{total} ran out of memory with {images} images in a step. {advice}")
+
+
+def peak_memory_mb() -> float:
+    """Return the peak resident memory of this process and its largest ended child, MiB."""
+    scale = 1024.0**2 if sys.platform == "darwin" else 1024.0
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(who).ru_maxrss for who in both) / scale

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fedveil import checks, config, readback, records, runs
+from fedveil import checks, config, device, readback, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import claims, warm_start
@@ -286,7 +286,7 @@ def finish(session: Session, watch: observers.Watch, end: rounds.State) -> dict[
     }
     spent = {
         "wall_seconds": session.seconds_before + time.perf_counter() - session.begun,
-        "peak_memory_mb": observers.peak_memory_mb(),
+        "peak_memory_mb": device.peak_memory_mb(),
     }
     if session.level is None:
         result |= spent

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,10 +179,3 @@ def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol
 def _client_epsilon(entry: Mapping[str, Any]) -> float | None:
     """Return the client-level epsilon spent after a round."""
     return next((s["epsilon"] for s in entry["statements"] if s["unit"] == "client"), None)
-
-
-def peak_memory_mb() -> float:
-    """Return the peak resident memory of this process and its largest ended child, MiB."""
-    scale = 1024.0**2 if sys.platform == "darwin" else 1024.0
-    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(who).ru_maxrss for who in both) / scale

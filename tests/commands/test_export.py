@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fedveil import checks, cli, config, readback, runs
-from fedveil.commands import export, verify
+from fedveil.commands import export
 from fedveil.configuration import plugins
+from fedveil.federation import finished
 from fedveil.federation.tensors import get_tensors
 from fedveil.models import recogniser
 from fedveil.storage import safetensors
@@ -40,7 +41,7 @@ def test_tensors_and_what_they_are_come_back(run: runs.Run, tmp_path: Path, caps
     assert exported(run, "--safetensors", str(out)) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 200
     found, meta = safetensors.unpack(out)
-    own = get_tensors(verify.model_of(config.load([f"runs.root={run.root}"]), run.run_id).backbone)
+    own = get_tensors(finished.model_of(config.load([f"runs.root={run.root}"]), run.run_id).backbone)
     assert {name.removeprefix("backbone.") for name in found} == set(own)
     assert all(np.array_equal(found[f"backbone.{name}"], own[name]) for name in own)
     result = readback.result_of(run)
@@ -69,7 +70,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_written(
     assert there.read_bytes() == b"mine"
 
 
-def fitted(name: str) -> verify.Model:
+def fitted(name: str) -> finished.Model:
     """Return a model of this protection with random tensors."""
     from fedveil.federation.federation import Federation
 
@@ -79,7 +80,7 @@ def fitted(name: str) -> verify.Model:
     federation = Federation.of(words)
     public = federation.split.public
     state = federation.protection.fit(public.images(), public.labels, 1)
-    return verify.Model(federation, state, federation.backbone())
+    return finished.Model(federation, state, federation.backbone())
 
 
 @pytest.mark.parametrize("name", ["none", "dct", "dctdp", "duetface", "partialface"])

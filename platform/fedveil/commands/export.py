@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from fedveil import checks, config, console, readback, runs
-from fedveil.commands.verify import Model, model_of
 from fedveil.data.sources.procedural import draw_faces
+from fedveil.federation.finished import Model, model_of
 from fedveil.federation.tensors import get_tensors
 from fedveil.models import recogniser
 from fedveil.randomness import SecretStream, test_key

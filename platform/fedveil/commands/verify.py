@@ -11,17 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from fedveil import checks, config, console, readback, records, runs
-from fedveil.configuration.schema import Config
+from fedveil import checks, config, console, records, runs
 from fedveil.console import percent
 from fedveil.data import files, ijb, verification
 from fedveil.evaluation import protocol, templates
 from fedveil.federation import recipe
-from fedveil.federation.federation import Federation
-from fedveil.federation.tensors import set_tensors
+from fedveil.federation.finished import Model, model_of
 
 EXAMPLES = """examples:
   fedveil verify 20260102-030405-dctdp-1f2e3d faces_emore/ --public
@@ -31,35 +26,6 @@ EXAMPLES = """examples:
 """
 
 READS = ("runs", "device", "device_batch")
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What a finished run made: its federation, the learnt state of its protection, its backbone."""
-
-    federation: Federation
-    state: dict[str, torch.Tensor]
-    backbone: nn.Module
-
-
-def model_of(own: Config, run_id: str) -> Model:
-    """Return the model of a finished run, on the device of this configuration and from its run store.
-
-    Raises:
-        fedveil.checks.UserError: no such run, one that has not ended, or a damaged file of it.
-    """
-    run = runs.open_run(Path(own.runs.root), run_id)
-    kept = readback.settings_of(run)
-    federation = Federation(dataclasses.replace(kept, device=own.device, device_batch=own.device_batch))
-    readback.result_of(run)
-    arrays, _ = readback.checkpoint_of(run)
-    tensors = {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
-    if not tensors:
-        raise checks.UserError(f"{run.checkpoint}, which holds the model, is missing; restore it.")
-    state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
-    backbone = federation.place.module(federation.backbone())
-    set_tensors(backbone, tensors)
-    return Model(federation, state, backbone)
 
 
 def sets_of(source: Path) -> list[Path]:

@@ -21,8 +21,9 @@ GROUPS: Mapping[str, str] = {
     "head": "fedveil.models.heads",
     "data": "fedveil.data.sources",
     "aggregation": "fedveil_strategies.aggregation",
+    "attack": "fedveil.attacks",
 }
-"""Configuration group -> the package whose files are its methods."""
+"""Configuration group -> the package whose files are its methods. An attack is no part of a run's configuration."""
 
 
 def names(group: str) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 from fedveil import checks
 from fedveil.configuration import plugins, text
 
-METHOD_GROUPS = tuple(plugins.GROUPS)
+ATTACK = "attack"
+METHOD_GROUPS = tuple(group for group in plugins.GROUPS if group != ATTACK)
 SETTING_GROUPS = ("engine", "tracking")
 """Groups whose settings are typed by `schema` itself: their YAML files are alternatives of one small record."""
 

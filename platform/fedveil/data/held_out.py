@@ -68,7 +68,7 @@ class HeldOut:
         faces = enough_images(faces, self.min_images)
         drawn = Procedural(pairs=self.pairs).load(seed, size_hint=faces.size[0])
         evaluation = drawn.evaluation
-        train = faces
+        train, strangers = faces, drawn.strangers
         if self.evaluation == "held_out":
             listed = faces.identities
             names = (faces.names[i] for i in listed.tolist())
@@ -81,10 +81,7 @@ class HeldOut:
                 )
             out = np.isin(faces.labels, people[:held])
             train = faces.subset(~out)
-            evaluation = balanced_pairs(
-                dataclasses.replace(faces.subset(out), public=True, skipped=(), notes=()),
-                self.pairs,
-                public_rng(seed, "pairs"),
-                declared_public=True,
-            )
-        return Split(cap_images(train, self.max_images_per_identity, seed), evaluation, drawn.public)
+            strangers = dataclasses.replace(faces.subset(out), public=True, skipped=(), notes=())
+            evaluation = balanced_pairs(strangers, self.pairs, public_rng(seed, "pairs"), declared_public=True)
+        train = cap_images(train, self.max_images_per_identity, seed)
+        return Split(train, evaluation, drawn.public, strangers=strangers)

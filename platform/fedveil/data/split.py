@@ -16,23 +16,29 @@ from fedveil.data.pairs import PairSet
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Three sets without a person in common; construction refuses an overlap.
+    """Three sets without a person in common, and strangers; construction refuses an overlap.
 
     Attributes:
         train: the federation's people, to be partitioned over clients.
         evaluation: verification pairs.
         public: public or drawn faces from which budgets, radii and the like may be learnt at no privacy cost.
         public_benchmark: the training people themselves are public (procedural faces, LFW), so results may be shown.
+        strangers: people of the same kind, declared public, of whom the system learns nothing: attackers and their
+            victims are taken from them. Evaluated people may be among them. None: the source has none.
     """
 
     train: FaceSet
     evaluation: PairSet
     public: FaceSet
     public_benchmark: bool = False
+    strangers: FaceSet | None = None
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "evaluation": self.evaluation.faces, "public": self.public}
-        for (a, first), (b, second) in itertools.combinations(parts.items(), 2):
+        checked = [*itertools.combinations(parts.items(), 2)]
+        if self.strangers is not None:  # the split's rule holds for them too, but for evaluated people
+            checked += [(("strangers", self.strangers), (name, parts[name])) for name in ("train", "public")]
+        for (a, first), (b, second) in checked:
             shared = shared_people(first, second)
             if shared:
                 raise checks.UserError(

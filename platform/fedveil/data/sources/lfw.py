@@ -96,7 +96,11 @@ class Lfw:
         # Most people of this benchmark have one image: that is its nature, not a problem to list.
         train = cap_images(train, self.max_images_per_identity, seed)
         train = dataclasses.replace(train, public=True, skipped=faces.skipped)
-        return Split(train, _evaluation(faces, pairs, chosen), public, public_benchmark=True)
+        known = np.isin(faces.labels, train.identities)
+        if self.public == "people_fold":
+            known |= group[faces.labels] == public_fold
+        strangers = dataclasses.replace(faces.subset(~known), public=True, skipped=(), notes=())
+        return Split(train, _evaluation(faces, pairs, chosen), public, public_benchmark=True, strangers=strangers)
 
 
 def _evaluation(faces: FaceSet, pairs: Pairs, chosen: np.typing.NDArray[np.bool_]) -> PairSet:

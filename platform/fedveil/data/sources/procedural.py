@@ -17,7 +17,8 @@ from fedveil.data.stores import CachedStore
 from fedveil.randomness import public_rng
 
 _CHUNK_PIXELS = 2**16  # pixels drawn at once, so that a layer's fields stay in the processor's cache
-_PUBLIC_START, _EVALUATION_START = 10**9, 2 * 10**9  # person numbers of the three parts never meet
+_PUBLIC_START, _EVALUATION_START, _STRANGERS_START = 10**9, 2 * 10**9, 3 * 10**9  # the parts' people never meet
+_STRANGERS, _STRANGERS_IMAGES = 1200, 4
 _MAX_IMAGES = 10**8  # of one part: their labels alone take more than a gigabyte
 
 
@@ -144,6 +145,7 @@ class Procedural:
             evaluation=balanced_pairs(evaluation, self.pairs, public_rng(seed, "pairs"), declared_public=True),
             public=faces(_PUBLIC_START, self.public_identities, self.public_images),
             public_benchmark=True,
+            strangers=faces(_STRANGERS_START, _STRANGERS, _STRANGERS_IMAGES),
         )
 
 

@@ -1,0 +1,65 @@
+"""Findings on disk: `runs/RUN_ID/attacks/NAME-DIGEST.json`, and a picture beside it where faces may be shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, runs
+from fedveil.attacks import base
+from fedveil.attacks.base import Finding
+from fedveil.pictures import faces
+from fedveil.runs import Run
+from fedveil.storage.disk import NUMBER, Shape
+
+_OPTIONAL = (*NUMBER, type(None))
+_MEASURE: Shape = {
+    "name": str, "value": _OPTIONAL, "said": str, "unit": str, "low": _OPTIONAL, "high": _OPTIONAL, "floor": _OPTIONAL,
+    "ceiling": _OPTIONAL, "mean_face": _OPTIONAL,
+}  # fmt: skip
+_FINDING: Shape = {
+    "run_id": str, "attack": str, "level": str, "settings": {}, "protection": str, "what": str, "verdict": str,
+    "measures": [_MEASURE], "people": {}, "judge": {}, "curves": {}, "notes": [str], "seconds": NUMBER,
+    "seconds_per_image": _OPTIONAL, "peak_memory_mb": NUMBER,
+}  # fmt: skip
+
+
+def path_of(run: Run, name: str, attack: Any) -> Path:
+    """Return the file of an attack's finding on a run."""
+    return run.folder / "attacks" / f"{name}-{base.digest(name, attack)}.json"
+
+
+def write(run: Run, name: str, attack: Any, finding: Finding) -> dict[str, Any]:
+    """Write a finding and its picture, and return what a reader finds."""
+    path = path_of(run, name, attack)
+    if finding.panel is not None:
+        faces.face_grid(path.with_suffix(".png"), finding.panel, f"{finding.attack} on {finding.protection}")
+    found = {"run_id": run.run_id, **finding.to_dict()}
+    runs.write_json(path, found)
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a finding.
+
+    Raises:
+        fedveil.checks.UserError: the file is damaged.
+    """
+    return runs.read_json(path, "finding of an attack", _FINDING, "Remove it, and the attack is run again.")
+
+
+def findings_of(run: Run, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+    """Return all findings on a run, sorted by their files' names; a damaged one is left out, and said."""
+    found = []
+    for path in sorted((run.folder / "attacks").glob("*.json")):
+        try:
+            found.append(read(path))
+        except checks.UserError as error:
+            (say or _warn)(f"left out: {error}")
+    return found
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Run attacks on one finished run, one after another; what was found before is read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedveil import checks, runs
+from fedveil.attacks import _kept
+from fedveil.attacks._chosen import Chosen
+from fedveil.attacks._target import Target
+from fedveil.attacks.base import Progress, silent
+from fedveil.configuration.schema import Config
+from fedveil.federation.finished import model_of
+
+
+def attack(
+    settings: Config, run_id: str, attacks: Sequence[Chosen], progress: Progress = silent, again: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield the finding of each attack as it is there: from its file, unless `again`, or found now and written.
+
+    Args:
+        settings: where runs, tracking and device are; the attacked run's own settings are its own.
+        run_id: a finished run.
+        attacks: what to run, in order.
+        progress: is shown the steps of what is run.
+        again: attack anew what was attacked.
+
+    Raises:
+        fedveil.checks.UserError: the run is unfinished or lacks what an attack needs, or an attack cannot be run.
+    """
+    run = runs.open_run(Path(settings.runs.root), run_id)
+    target: Target | None = None
+    for chosen in attacks:
+        path = _kept.path_of(run, chosen.name, chosen.attack)
+        if path.is_file() and not again:
+            with contextlib.suppress(checks.UserError):  # a damaged one is found anew
+                yield _kept.read(path)
+                continue
+        if target is None:
+            target = Target.of(model_of(settings, run_id), run)
+        finding = chosen.attack.run(target, progress)
+        yield _kept.write(run, chosen.name, chosen.attack, finding)
