@@ -63,3 +63,12 @@ def below(diagonal: Blocks, lower: Blocks, value: float) -> int:
         pivot = (shifted + shifted.T) / 2
         count += int((torch.linalg.eigvalsh(pivot) < 0).sum())
     return count
+
+
+def bound(diagonal: Blocks, lower: Blocks) -> float:
+    """Return a number that no eigenvalue exceeds: the largest sum of absolute values of a row (Gershgorin)."""
+    sums = [block.abs().sum(1) for block in diagonal]
+    for index, block in enumerate(lower):
+        sums[index + 1] = sums[index + 1] + block.abs().sum(1)
+        sums[index] = sums[index] + block.abs().sum(0)
+    return float(torch.cat(sums).max())
