@@ -136,7 +136,7 @@ class Banded:
         """Return the normal matrix's blocks of two rows of pixels, on and under the diagonal.
 
         Args:
-            weights: (F, 1 or H, 1 or W) of each released value.
+            weights: (1 or F, 1 or H, 1 or W) of each released value.
             prior: added to it.
         """
         height, width = self._down.shape[1], self._across.shape[1]
@@ -167,7 +167,8 @@ class Banded:
         places, which = [place for place, _ in columns], [v for _, v in columns]
         stacked = self._across[which]
         width = stacked.shape[1]
-        chosen = weights[places].double().expand(-1, -1, width).transpose(0, 1).flatten(1)
+        every = weights.expand(len(self._order), -1, -1)
+        chosen = every[places].double().expand(-1, -1, width).transpose(0, 1).flatten(1)
         flat = stacked.flatten(0, 1)
         return (flat.T * chosen[:, None]) @ flat
 
