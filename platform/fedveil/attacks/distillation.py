@@ -137,15 +137,15 @@ class Distillation(OnFaces):
         def within(probe: Values, top: int) -> Values:
             return (ranks(probe, gallery) <= top).astype(np.float64)
 
-        linked = [accepted(probe, gallery, self.far) for probe in (mine, clean, guess)]
-        shares = (
+        shares: list[tuple[str, str, Values, Values, Values, float]] = [
             ("linked", "releases accepted as their person beside ANOTHER, clean picture of the person, at a false "
-             f"accept rate of {self.far:g}", *linked, self.far),
+             f"accept rate of {self.far:g}", accepted(mine, gallery, self.far),
+             accepted(clean, gallery, self.far), accepted(guess, gallery, self.far), self.far),
             ("rank1", f"releases whose person is found first among {count} people's other, clean pictures",
              within(mine, 1), within(clean, 1), within(guess, 1), 1 / count),
             ("rank5", f"releases whose person is among the first five of {count}",
              within(mine, 5), within(clean, 5), within(guess, 5), 5 / count),
-        )  # fmt: skip
+        ]  # fmt: skip
         found = [_recovered.measured(self, *share) for share in shares]
         enrolled = target.templates(target.release(people.other, self.seed, "enrolled"))
         first = (ranks(target.templates(released), enrolled) <= 1).astype(np.float64)
