@@ -1,0 +1,47 @@
+"""People whom a few pixels tell apart, so that an attack of seconds has something to find."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil.attacks._people import People
+from fedveil.attacks._target import Target
+from fedveil.evaluation.identification import unit
+
+
+class Pixels:
+    """A recogniser of clean pictures that is no network: which of 8 x 8 places are brighter than the mean face's."""
+
+    said: dict[str, Any] = {"kind": "pixels"}  # noqa: RUF012
+
+    def __init__(self, people: People) -> None:
+        self.mean = self._seen(people.attacker).mean(0)
+
+    def embed(self, images: NDArray[np.uint8] | torch.Tensor) -> NDArray[np.float64]:
+        return unit((self._seen(images) - self.mean).flatten(1).double().numpy())
+
+    def _seen(self, images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(torch.as_tensor(np.array(images)).float(), 4)
+
+
+def known(target: Target, monkeypatch: Any) -> Target:
+    """Return the target; its victims' other pictures are the taken ones with other pixel noise, judged by pixels."""
+    found = Target.people
+
+    def people(self: Target, wanted: Any) -> People:
+        whole = found(self, wanted)
+        noise = np.random.default_rng(1).normal(0, 8, whole.taken.shape)
+        return dataclasses.replace(whole, other=(whole.taken + noise).clip(0, 255).astype(np.uint8))
+
+    def judge(self: Target, wanted: Any, progress: Any = None) -> Pixels:
+        return Pixels(self.people(wanted))
+
+    monkeypatch.setattr(Target, "people", people)
+    monkeypatch.setattr(Target, "judge", judge)
+    monkeypatch.setattr(Target, "teacher", judge)
+    return target
