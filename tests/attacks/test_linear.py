@@ -139,7 +139,7 @@ def test_nothing_that_chooses_or_learns_sees_a_victim() -> None:
     own = Own.of(people, 1)
     known = known_of(made, ATTACK, own)
     assert known is not None
-    torch.testing.assert_close(known.prior.mean, planes_of(own.trained[: 4 * len(own.trained) // 5]).mean(0))
+    torch.testing.assert_close(known.prior.mean, planes_of(own.trained).mean(0))
     mine = {image.tobytes() for image in people.attacker}
     assert all(image.tobytes() in mine for image in (*own.trained, *own.held))
     other = Own.of(dataclasses.replace(people, taken=people.taken[::-1], other=people.taken), 1)
