@@ -129,6 +129,7 @@ def test_noise_is_filtered_with_its_law_and_a_prior(mode: str) -> None:
     finding = FEWER.run(target("protection=dctdp", f"protection.mode={mode}", "protection.fit_steps=0", budget))
     assert finding.value("psnr_posterior") > measure(finding, "psnr").mean_face + 1
     assert finding.value("psnr_posterior") > finding.value("psnr_least_squares") + 1
+    assert finding.value("psnr_float16") > finding.value("psnr_mean_known") - 1
 
 
 def test_nothing_that_chooses_or_learns_sees_a_victim() -> None:

@@ -97,13 +97,14 @@ class Banded:
                     total += torch.kron(left.T @ right, gram[0])
                     continue
                 seen = ((left != 0).any(1) & (right != 0).any(1)).nonzero()[:, 0]
-                joined = torch.einsum("ia,ib,ixy->axby", left[seen], right[seen], gram[seen])
-                total += joined.reshape(total.shape)
+                pairs = left[seen][:, :, None] * right[seen][:, None]
+                joined = pairs.flatten(1).T @ gram[seen].flatten(1)
+                total += joined.view(*pairs.shape[1:], width, width).transpose(1, 2).reshape(total.shape)
             return total
 
-        pairs = [slice(start, min(start + 2, height)) for start in range(0, height, 2)]
-        diagonal = [coupled(pair, pair) for pair in pairs]
-        return diagonal, [coupled(after, before) for before, after in itertools.pairwise(pairs)]
+        slices = [slice(start, min(start + 2, height)) for start in range(0, height, 2)]
+        diagonal = [coupled(pair, pair) for pair in slices]
+        return diagonal, [coupled(after, before) for before, after in itertools.pairwise(slices)]
 
     def _gram(self, weights: torch.Tensor, columns: list[tuple[int, int]]) -> torch.Tensor:
         """Return (1 or H, W, W), the sum over v of A_v^T diag(weights) A_v, for each row of weights."""
