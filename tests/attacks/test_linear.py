@@ -23,7 +23,7 @@ from fedveil.evaluation.identification import unit
 from fedveil.federation.federation import Federation
 
 ATTACK = Linear(victims=24, images=120, far=0.1, components=20, samples=4000)
-FEWER = dataclasses.replace(ATTACK, victims=14, images=60)
+FEWER = dataclasses.replace(ATTACK, victims=14, images=60, floats=2_500_000)
 SMALL = (
     "data=procedural", "data.identities=6", "data.images_per_identity=3", "data.public_identities=4",
     "data.public_images=2", "data.evaluation_identities=4", "data.pairs=12",
