@@ -213,6 +213,24 @@ def missing(root: Path, store: Store) -> Iterator[tuple[Federation, Run]]:
             _warn("left out", error)
 
 
+def report(settings: Config, run_id: str, files: Sequence[Path], hide_times: bool, rounds: int, status: str) -> None:
+    """Tell a report's files, in a folder of their own, of the run or sweep that it is about.
+
+    Args:
+        settings: of one of its runs, which say whether it is tracked, and where.
+        run_id: the run's or the sweep's.
+        files: what was written.
+        hide_times: see `RunInfo`.
+        rounds: of the run, or runs of the sweep, as it was told with.
+        status: how it ended, FINISHED or FAILED.
+    """
+    tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
+    tracker.start(tracking.RunInfo(run_id, stores.EXPERIMENT, run_id, hide_times=hide_times, rounds=rounds))
+    for path in files:
+        tracker.log_artifact(path, "report")
+    tracker.finish(status)
+
+
 def _lost(store: Store) -> bool:
     """Return whether a database file is not there any more, whatever was sent to it."""
     path = store.uri.removeprefix("sqlite:///")

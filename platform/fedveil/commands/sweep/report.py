@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
-import math
-import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,43 +11,13 @@ from typing import Any
 
 import fedveil
 from fedveil import console, runs, tracking
+from fedveil.commands import _groups
+from fedveil.commands._groups import UNITS, Group, statement_of
 from fedveil.commands.sweep import grid, total
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
 from fedveil.privacy.statements import MEANINGFUL
 from fedveil.tracking import stores
-
-UNITS = ("client", "image", "identity")
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The runs that differ in their seed alone.
-
-    Attributes:
-        values: swept values but the seed.
-        statement: the worst statement of the axis's unit; None when no run has one.
-        accuracies: one per seed.
-    """
-
-    values: Mapping[str, str]
-    statement: Mapping[str, Any] | None
-    accuracies: tuple[float, ...]
-
-    @property
-    def epsilon(self) -> float | None:
-        """Nats; None without a guarantee."""
-        return self.statement["epsilon"] if self.statement else None
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over seeds."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation over seeds (n - 1); None for one seed."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
 def unit_of(axes: Mapping[str, Sequence[str]]) -> str:
@@ -63,28 +30,11 @@ def unit_of(axes: Mapping[str, Sequence[str]]) -> str:
     return next((unit for unit in UNITS if unit in swept), "image")
 
 
-def statement_of(result: Mapping[str, Any], unit: str) -> Mapping[str, Any] | None:
-    """Return the worst statement of a unit in result.json: no guarantee, else the largest epsilon."""
-    mine = [statement for statement in result["statements"] if statement["unit"] == unit]
-    return max(mine, key=_size, default=None)
-
-
-def _size(statement: Mapping[str, Any] | None) -> float:
-    return math.inf if statement is None or statement["epsilon"] is None else float(statement["epsilon"])
-
-
 def groups(outcomes: Sequence[Outcome], unit: str) -> list[Group]:
     """Return the finished runs grouped over seeds, in the grid's order."""
-    found: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        if outcome.result is not None:
-            key = tuple((k, v) for k, v in outcome.cell.values.items() if k != "seed")
-            found.setdefault(key, []).append(outcome.result)
-    made = []
-    for key, results in found.items():
-        worst = max((statement_of(result, unit) for result in results), key=_size)
-        made.append(Group(dict(key), worst, tuple(result["final"]["accuracy"] for result in results)))
-    return made
+    done = [(outcome.cell.values, outcome.result) for outcome in outcomes if outcome.result is not None]
+    found = _groups.over_seeds(done, lambda one: one[0])
+    return [_groups.group(same[0][0], [result for _, result in same], unit) for same in found]
 
 
 def lines(found: Sequence[Group], unit: str) -> dict[str, list[pictures_frontier.Point]]:
