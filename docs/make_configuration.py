@@ -153,11 +153,13 @@ def base_tables() -> str:
 def group_tables() -> str:
     """Return one table per file of a group."""
     parts = []
-    for group in (*words.METHOD_GROUPS, *words.SETTING_GROUPS):
+    for group in (*words.METHOD_GROUPS, *words.SETTING_GROUPS, words.ATTACK):
         parts.append(f"## Group `{group}`")
+        if group == words.ATTACK:
+            parts.append("Read by `fedveil attack` and `fedveil sweep`; no part of a run's configuration.")
         for name in files.choices(group):
             text = (files.folder() / group / f"{name}.yaml").read_text()
-            if group in words.METHOD_GROUPS:
+            if group in plugins.GROUPS:
                 hints = plugins.method(group, name)
                 about = plugins.summary(group, name)
             else:

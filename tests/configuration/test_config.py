@@ -6,6 +6,7 @@ import json
 import pytest
 
 from fedveil import checks, config
+from fedveil.attacks import _chosen
 from fedveil.commands.sweep import grid
 from fedveil.configuration import files, plugins
 
@@ -76,7 +77,8 @@ def test_every_method_has_one_yaml_with_its_fields_and_defaults(group):
     assert files.choices(group) == plugins.names(group)
     for name in plugins.names(group):
         text = (files.folder() / group / f"{name}.yaml").read_text()
-        built = config.build(config.load([f"{group}={name}", *_required(group, name)]), group)
+        words = [f"{group}={name}", *_required(group, name)]
+        built = _chosen.of(words)[0].attack if group == "attack" else config.build(config.load(words), group)
         default = {field.name: field.default for field in dataclasses.fields(built)}
         loaded = {field.name: getattr(built, field.name) for field in dataclasses.fields(built)}
         given = {word.split("=")[0].split(".", 1)[1] for word in _required(group, name)}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fedveil import cli, config
 from fedveil.commands import simulate
-from fedveil.configuration import words
+from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
@@ -260,7 +260,7 @@ def test_help_explains_and_shows_examples(command):
 def test_methods_lists_every_method_with_a_line(place):
     done = fedveil("methods")
     lines = done.out.splitlines()
-    for group in words.METHOD_GROUPS:
+    for group in plugins.GROUPS:
         assert f"{group}=" in lines
     for name in ("dctdp", "none", "tiny_ir", "arcface", "procedural", "lfw", "fedavgm"):
         (line,) = [line for line in lines if line.split()[:1] == [name]]

@@ -5,6 +5,7 @@ It is never the attacked system, whose own opinion is a measure by itself (`repl
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -35,7 +36,9 @@ _SCALINGS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "p / 255": ((0.0,) * 3, (255.0,) * 3),
 }
 """How recognisers read pixels 0..255: (p - mean) / scale by colour, RGB."""
-_STEPS, _BATCH, _LR, _MOMENTUM = 500, 48, 0.05, 0.9
+_PHASES = ((1000, 0.05), (150, 0.005))
+"""Steps and learning rates of a network of our own."""
+_BATCH, _MOMENTUM = 48, 0.9
 _TRIED = 150  # people whose pictures choose the scaling
 
 
@@ -89,35 +92,59 @@ def trained(
     """
     size = (int(images.shape[2]), int(images.shape[3]))
     backbone = TinyIR(width=width).build(3, size, randomness.public_torch(seed, what, "network")).to(device)
-    said = {"kind": "own network", "people": int(labels.max()) + 1, "images": len(images), "steps": _STEPS}
-    seen = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
-    recipe = config.hashed([what, seed, size, width, _STEPS, _BATCH, _LR, seen])[:16]
-    path = None if kept is None else kept / f"{what}-{recipe}.npz"
-    if path is not None and path.is_file():
-        arrays, _ = runs.unpack(path, "network of an attacker", "Remove it, and it is trained again.")
-        set_tensors(backbone, arrays)
+    steps = sum(count for count, _ in _PHASES)
+    said = {"kind": "own network", "people": int(labels.max()) + 1, "images": len(images), "steps": steps}
+    if kept is None:
+        _train(backbone, images, labels, seed, device, progress, what)
         return Network(backbone.eval(), device, said)
+    seen = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+    recipe = config.hashed([what, seed, size, width, _PHASES, _BATCH, seen])[:16]
+    path = kept / f"{what}-{recipe}.npz"
+    with _alone(kept):  # others who want the same network wait for it
+        if path.is_file():
+            set_tensors(backbone, runs.unpack(path, "network of an attacker", "Remove it: it is trained again.")[0])
+        else:
+            _train(backbone, images, labels, seed, device, progress, what)
+            runs.write_packed(path, get_tensors(backbone), {"what": what})
+    return Network(backbone.eval(), device, said)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _train(
+    backbone: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, device: torch.device,
+    progress: Progress, what: str,
+) -> None:  # fmt: skip
+    """Train a network to tell people apart: CosFace, flips, SGD with momentum."""
+    people, steps, begun = int(labels.max()) + 1, sum(count for count, _ in _PHASES), 0
     dimension = int(embed(backbone, pixels(images[:1]).to(device)).shape[1])
-    centres = training.head_init(int(labels.max()) + 1, dimension, randomness.public_torch(seed, what, "centres"))
+    centres = training.head_init(people, dimension, randomness.public_torch(seed, what, "centres")).to(device)
     flips = randomness.public_rng(seed, what, "flips")
 
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for step, index in enumerate(training.batch_indices(len(images), _BATCH, seed, what, steps=_STEPS)):
+    def batches(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        indices = training.batch_indices(len(images), _BATCH, seed, what, start_step=begun, steps=count)
+        for step, index in enumerate(indices):
             chosen = pixels(images[index])
             mirrored = torch.from_numpy(flips.random(len(index)) < 0.5)
             chosen = torch.where(mirrored[:, None, None, None], chosen.flip(3), chosen)
             yield chosen.to(device), torch.from_numpy(labels[index]).to(device)
-            progress(f"training the {what}", step + 1, _STEPS)
+            progress(f"training the {what}", begun + step + 1, steps)
 
-    loss = training.local_sgd(
-        backbone, centres.to(device), CosFace(scale=16.0, margin=0.2), batches(), _LR, momentum=_MOMENTUM,
-        weight_decay=5e-4,
-    )  # fmt: skip
-    training.check_finite(loss, backbone.parameters())
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_packed(path, get_tensors(backbone), {"what": what})
-    return Network(backbone.eval(), device, said)
+    for count, lr in _PHASES:
+        loss = training.local_sgd(
+            backbone, centres, CosFace(scale=16.0, margin=0.2), batches(count), lr, momentum=_MOMENTUM,
+            weight_decay=5e-4,
+        )  # fmt: skip
+        training.check_finite(loss, backbone.parameters())
+        begun += count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

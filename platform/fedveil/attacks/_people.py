@@ -25,6 +25,7 @@ from fedveil.data.split import shared_people
 from fedveil.federation.federation import Federation
 
 _LEAST_VICTIMS, _LEAST_IMAGES, _LEAST_JUDGED = 10, 50, 40
+_MOST_JUDGED = 6000  # pictures
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,8 @@ def people_of(federation: Federation, wanted: OnFaces) -> People:
     victims, rest = _victims(strangers, wanted)
     notes = []
     if wanted.people is None:
-        attackers, rest = _attackers(rest, wanted)
+        attackers = _some(rest, wanted.images, wanted.seed, "attacker")
+        rest = rest.subset(~np.isin(rest.labels, attackers.identities))
     else:
         attackers = _read(wanted.people, federation, wanted)
         _disjoint(attackers, {"victims": strangers.subset(victims[0]), "the system's people": split.train}, wanted)
@@ -79,10 +81,8 @@ def people_of(federation: Federation, wanted: OnFaces) -> People:
             f"lower attack.victims={wanted.victims}, or name a folder or .npz file of other people (attack.people)."
         )
     many = caps.images_per_identity(rest) > 1
-    judged: FaceSet | None = rest.subset(many[rest.labels])
-    assert judged is not None
-    if judged.identities.size < _LEAST_JUDGED:
-        judged = None
+    rest = _some(rest.subset(many[rest.labels]), _MOST_JUDGED, wanted.seed, "judge")
+    judged = rest if rest.identities.size >= _LEAST_JUDGED else None
     if victims[0].size < wanted.victims:
         notes.append(f"There are {victims[0].size} victims with two pictures, {wanted.victims} were asked for.")
     if strangers.synthetic and not split.train.synthetic:
@@ -114,14 +114,12 @@ def _victims(faces: FaceSet, wanted: OnFaces) -> tuple[tuple[NDArray[np.int64], 
     return pairs, faces.subset(~np.isin(faces.labels, chosen))
 
 
-def _attackers(faces: FaceSet, wanted: OnFaces) -> tuple[FaceSet, FaceSet]:
-    """Return the attacker's faces, whole people until he has enough pictures, and what is left."""
-    people = faces.identities
-    people = people[_order(faces, people, wanted.seed, "attacker")]
+def _some(faces: FaceSet, images: int, seed: int, purpose: str) -> FaceSet:
+    """Return whole people, by a hash of their names, with at most so many pictures together; one person at least."""
+    people = faces.identities[_order(faces, faces.identities, seed, purpose)]
     counts = caps.images_per_identity(faces)[people]
-    enough = int(np.searchsorted(np.cumsum(counts), wanted.images, side="right"))
-    mine = np.isin(faces.labels, people[: max(1, enough)])
-    return faces.subset(mine), faces.subset(~mine)
+    enough = int(np.searchsorted(np.cumsum(counts), images, side="right"))
+    return faces.subset(np.isin(faces.labels, people[: max(1, enough)]))
 
 
 def _order(faces: FaceSet, people: NDArray[Any], seed: int, purpose: str) -> NDArray[np.int64]:
@@ -135,10 +133,7 @@ def _read(place: str, federation: Federation, wanted: OnFaces) -> FaceSet:
     source = plugins.build("data", kind, {setting: place, "size": federation.size[0], "min_images": 1})
     faces: FaceSet = source.whole(wanted.seed)
     faces = faces.subset(faces.readable)
-    people = faces.identities[_order(faces, faces.identities, wanted.seed, "attacker")]
-    counts = caps.images_per_identity(faces)[people]
-    enough = int(np.searchsorted(np.cumsum(counts), wanted.images, side="right"))
-    return faces.subset(np.isin(faces.labels, people[: max(1, enough)]))
+    return _some(faces, wanted.images, wanted.seed, "attacker")
 
 
 def _disjoint(attackers: FaceSet, others: Mapping[str, FaceSet], wanted: OnFaces) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,10 @@ class Finding:
 class Attack(Protocol):
     """The interface of every file in this folder; its dataclass's fields are the settings of configs/attack/."""
 
-    level: ClassVar[Level]
+    @property
+    def level(self) -> Level:
+        """What the attacker has; a class attribute, unless a setting decides it."""
+        ...
 
     def run(self, target: Target, progress: Progress = silent) -> Finding:
         """Attack a finished run.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fedveil import checks, console
-from fedveil.configuration import plugins, words
+from fedveil.configuration import plugins
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.randomness import SecretStream, test_key
 
@@ -59,7 +59,7 @@ def listing() -> str:
     True
     """
     lines = []
-    for group in words.METHOD_GROUPS:
+    for group in plugins.GROUPS:
         lines.append(f"{group}=")
         lines += [_listed(name, plugins.summary(group, name)) for name in plugins.names(group)]
     lines.append("\nBytes, parameters and time per image: fedveil methods --cost")

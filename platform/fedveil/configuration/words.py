@@ -43,6 +43,8 @@ def split(words: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise checks.UserError(f"Expected group=name or section.key=value, got {word!r}.")
+        if key.partition(".")[0] == ATTACK:
+            raise checks.UserError(f"{word} is of attacks on finished runs: `fedveil attack RUN_ID {word}`.")
         if key in GROUPS:
             one(key, value)
             groups = later(groups, {key: value})

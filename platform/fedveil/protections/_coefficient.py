@@ -13,6 +13,7 @@ from fedveil.device import on_host
 from fedveil.privacy.noise import Kind, Noise
 from fedveil.protections import base
 from fedveil.protections._learn import Draft, unit_noise
+from fedveil.protections._linear import LinearMap
 
 _CHUNK = 16
 _SUMMED = 1e-9  # far above the rounding of a float64 sum over coefficients
@@ -107,6 +108,10 @@ class CoefficientMechanism:
     def diameter(self, size: tuple[int, int]) -> float:
         """Return sum_i epsilon_i, the composed epsilon of one image: weights have mean 1, up to float32's rounding."""
         return self.mean_epsilon * math.prod(self.representation(size))
+
+    def linear(self, state: base.State, size: tuple[int, int]) -> LinearMap:
+        """Return the map and the variance of the noise; no picture's coefficient is clipped in this mode."""
+        return LinearMap("upsampled", (self.frequencies,), self.align_corners, 2.0 * self.scales(state, size).square())
 
     def describe(self, state: base.State) -> dict[str, str | float | int | bool]:
         """Return the parameters that identify the mechanism beside its composed budget."""

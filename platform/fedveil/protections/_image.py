@@ -13,6 +13,7 @@ from fedveil.privacy import clipping, gaussian
 from fedveil.privacy.noise import Kind, Noise
 from fedveil.protections import base
 from fedveil.protections._learn import Draft, unit_noise
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import public_torch
 
 _CHUNK = 64
@@ -127,6 +128,11 @@ class ImageMechanism:
         spectrum = state["mean"].repeat(released.shape[0], 1, 1, 1)
         spectrum[:, _AC] += self.shrunk(released, state)
         return base.to_uint8(frequency.block_idct(spectrum))
+
+    def linear(self, state: base.State, size: tuple[int, int]) -> LinearMap:
+        """Return the map and the variance of the noise, for a picture whose norm is within the radius."""
+        law = 2.0 if self.law == "laplace" else 1.0
+        return LinearMap("block", (frequency.AC,), noise=law * self.scales(state, size).square())
 
     def describe(self, state: base.State) -> dict[str, str | float | int | bool]:
         """Return the parameters that identify the mechanism beside its budget."""

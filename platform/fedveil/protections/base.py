@@ -25,6 +25,7 @@ from fedveil.device import on_host
 from fedveil.frequency import colour
 from fedveil.privacy.events import Event, NonPrivate
 from fedveil.privacy.noise import Kind
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import SecretStream
 
 State = Mapping[str, torch.Tensor]
@@ -231,6 +232,10 @@ class Protection(Protocol):
     def render(self, released: torch.Tensor, state: State, size: tuple[int, int]) -> torch.Tensor:
         """Return uint8 images (B, 3, H, W): what the release looks like to a person."""
         ...
+
+    def linear(self, size: tuple[int, int], state: State) -> LinearMap | None:
+        """Return how what leaves depends on the pixels, where it does so linearly; None: not, or not known to."""
+        return None
 
     def check_state(self, state: State, size: tuple[int, int]) -> None:
         """Raise `UserError` unless `state` is one that this method can work with at this size; {} when none is needed.

@@ -13,6 +13,7 @@ from fedveil import checks, frequency
 from fedveil.device import on_host
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import _channels, base
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import SecretStream
 
 _CHANNELS = 192
@@ -82,6 +83,10 @@ class AllChannels(base.Protection):
         """Raise `UserError` unless the state holds a positive scale per channel."""
         base.check_state(state, {"scale": (_CHANNELS,)})
         checks.positive(smallest_scale=float(on_host(state)["scale"].min()))
+
+    def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
+        """Return how the release depends on the pixels: all channels leave."""
+        return LinearMap("upsampled", (tuple(range(64)),))
 
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: the transform is invertible."""

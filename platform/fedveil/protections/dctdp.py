@@ -18,6 +18,7 @@ from fedveil.privacy.noise import Kind
 from fedveil.protections import _learn, _shape, base
 from fedveil.protections._coefficient import CoefficientMechanism
 from fedveil.protections._image import ImageMechanism
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import SecretStream, public_torch
 
 _START_STEPS, _START_LR = 300, 0.1
@@ -248,6 +249,10 @@ class DCTDP(base.Protection):
         """Return uint8 images: the inverse transform of the shrunk coefficients."""
         checks.same_shape(size, size_of_the_release=self._checked_release(released, state))
         return self._mechanism.render(released, state)
+
+    def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
+        """Return how the release depends on the pixels: the coefficients before they are clipped, and the public law of their noise."""
+        return self._mechanism.linear(on_host(state), size)
 
     def shape_picture(self, state: base.State) -> NDArray[np.float64]:
         """Return the mean weight per frequency, (3, 8, 8) by colour, u, v; NaN where nothing is released."""

@@ -17,6 +17,7 @@ from fedveil.frequency.subset import subset_inverse
 from fedveil.models import guided
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import _channels, _duet, base
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import SecretStream, public_torch
 
 _SENT = 3 * len(_duet.SERVER)
@@ -157,6 +158,10 @@ class DuetFace(base.Protection):
         """Return what anybody can compute from the 162 channels; each colour's missing mean is taken as mid-grey."""
         checks.same_shape(size, size_of_the_release=self._check_release(released, state))
         return base.to_uint8(subset_inverse(released[:, :_SENT], _duet.SERVER))
+
+    def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
+        """Return how the release depends on the pixels: the 162 channels, which come first; the masks behind them are no linear map."""
+        return LinearMap("upsampled", (_duet.SERVER,))
 
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: a fixed linear map, without noise and invertible, of the image leaves."""

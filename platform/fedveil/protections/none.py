@@ -9,6 +9,7 @@ import torch
 
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import base
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import SecretStream
 
 
@@ -54,6 +55,10 @@ class NoProtection(base.Protection):
         """Return the image."""
         base.check_released(released, self.representation(size))
         return base.to_uint8(released)
+
+    def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
+        """Return how the release depends on the pixels: the release is the image."""
+        return LinearMap("pixels")
 
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: the clean image is what would leave."""

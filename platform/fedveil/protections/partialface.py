@@ -15,6 +15,7 @@ from fedveil import checks, frequency
 from fedveil.device import on_host
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections import base
+from fedveil.protections._linear import LinearMap
 from fedveil.randomness import SecretStream, public_rng, subkey
 
 KEPT = tuple(channel for channel in range(64) if channel // 8 + channel % 8 > 3)
@@ -174,6 +175,12 @@ class PartialFace(base.Protection):
     def check_state(self, state: base.State, size: tuple[int, int]) -> None:
         """Raise `UserError` unless the state holds a partition of the channels and its orders."""
         _table(state)
+
+    def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
+        """Return how the release depends on the pixels: one of 36 public orders; which, is the secret."""
+        subsets, orders = _table(state)
+        ranks = [divmod(rank, PERMUTATIONS) for rank in range(RANKS)]
+        return LinearMap("upsampled", tuple(tuple(subsets[s][orders[p]].tolist()) for s, p in ranks))
 
     def unprotected(self, state: base.State) -> NonPrivate:
         """Return a `NonPrivate` event: a secret of 5.2 bits that the release gives away is no guarantee."""

@@ -18,7 +18,7 @@ from fedveil.randomness import public_rng
 
 _CHUNK_PIXELS = 2**16  # pixels drawn at once, so that a layer's fields stay in the processor's cache
 _PUBLIC_START, _EVALUATION_START, _STRANGERS_START = 10**9, 2 * 10**9, 3 * 10**9  # the parts' people never meet
-_STRANGERS, _STRANGERS_IMAGES = 1200, 4
+_STRANGERS, _STRANGERS_IMAGES = 1200, 8
 _MAX_IMAGES = 10**8  # of one part: their labels alone take more than a gigabyte
 
 

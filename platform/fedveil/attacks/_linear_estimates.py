@@ -1,0 +1,168 @@
+"""The linear estimates of a picture that an attacker has, and the choice among them on people of his own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import randomness
+from fedveil.attacks._linear_known import Known, pictures
+from fedveil.attacks._linear_learnt import Channels, Dual, Local
+from fedveil.attacks._linear_prior import learn
+from fedveil.attacks._people import People
+from fedveil.attacks._target import Target
+from fedveil.attacks.base import Progress
+from fedveil.evaluation import reconstruction
+
+Recover = Callable[[torch.Tensor], torch.Tensor]
+
+_HELD, _HELD_SHARE = 100, 5  # pictures that choose, at most; every fifth person's
+_PRIOR, _EXAMPLES, _CHUNK = 1200, 48, 32
+_DRAWS, _ROWS = 3, 2500  # of each picture, where a release is random; of all pictures together
+_PLACES = 64  # channels' statistics come from so many pictures
+
+
+class Wanted(Protocol):
+    """The settings of the attack that are read here."""
+
+    seed: int
+    components: int
+    reach: int
+    samples: int
+    floats: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Own:
+    """The attacker's pictures, uint8 (N, 3, H, W): those that he learns from, and other people's that choose."""
+
+    trained: NDArray[np.uint8]
+    held: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, people: People, seed: int) -> Own:
+        """Return the attacker's people, cut in two by a public draw; nobody is in both parts."""
+        count = int(people.labels.max()) + 1
+        order = randomness.public_rng(seed, "attack linear", "held out").permutation(count)
+        held = np.isin(people.labels, order[: max(1, count // _HELD_SHARE)])
+        return cls(people.attacker[~held], people.attacker[held][:_HELD])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Estimate:
+    """One way to a picture.
+
+    Attributes:
+        name: of it.
+        said: what it is, after "by".
+        recover: from releases (B, *representation) on the host to RGB (B, 3, H, W), not rounded.
+    """
+
+    name: str
+    said: str
+    recover: Recover
+
+
+def known_of(target: Target, wanted: Wanted, own: Own) -> Known | None:
+    """Return what is publicly known of a linear protection, with the prior of the attacker's people; else None."""
+    described = target.protection.linear(target.size, target.state)
+    if described is None:
+        return None
+    example = target.release(own.trained[:_EXAMPLES], wanted.seed, "examples").cpu()
+    return Known(described, target.size, learn(own.trained[:_PRIOR], wanted.components), example)
+
+
+def by_known(known: Known) -> list[Estimate]:
+    """Return the estimates that invert a public map."""
+    guess = known.prior.mean.mean((1, 2))
+    return [
+        Estimate(
+            "least_squares", "least squares, which needs no picture but for its level",
+            lambda released: pictures(known.levelled(known.least_squares(released), guess)),
+        ),
+        Estimate(
+            "posterior", "the best linear estimate under a prior of his own people",
+            lambda released: pictures(known.posterior(released)),
+        ),
+    ]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learnt:
+    """Releases of the attacker's own pictures, ready to learn a linear map from.
+
+    Attributes:
+        channels: what of a release is used.
+        features: (draws * N, c, h, w) float32; the first N rows are the first draws.
+        targets: (N, 3, H, W) float32, the pictures.
+        kept: features and pictures of other people.
+    """
+
+    channels: Channels
+    features: torch.Tensor
+    targets: torch.Tensor
+    kept: tuple[torch.Tensor, torch.Tensor]
+
+    def regression(self, pictures: int | None = None) -> Recover:
+        """Return ridge regression from whole releases, learnt from the first of the pictures (None: all)."""
+        count, draws = len(self.targets), len(self.features) // len(self.targets)
+        rows = torch.arange(draws)[:, None] * count + torch.arange(pictures or count)
+        chosen = self.features if pictures is None else self.features[rows.flatten()]
+        answers = self.targets[: pictures or count].flatten(1).repeat(draws, 1)
+        dual = Dual(chosen.flatten(1), answers, (self.kept[0].flatten(1), self.kept[1].flatten(1)))
+        shape = self.targets.shape[1:]
+        return lambda released: dual(self.channels(released).flatten(1)).view(-1, *shape)
+
+    def filtered(self, wanted: Wanted) -> Recover:
+        """Return one filter for all pixels."""
+        generator = randomness.public_torch(wanted.seed, "attack linear", "pixels")
+        draws = len(self.features) // len(self.targets)
+        local = Local(
+            self.features, self.targets.repeat(draws, 1, 1, 1), self.kept, wanted.reach, wanted.samples, generator
+        )
+        return lambda released: local(self.channels(released))
+
+
+def learnt(target: Target, wanted: Wanted, own: Own, by_energy: bool, progress: Progress) -> Learnt:
+    """Return the attacker's own releases: of as many pictures as fit, with fresh draws where a release is random."""
+    label = "energy" if by_energy else "plain"
+    first = target.release(own.trained[:_PLACES], wanted.seed, "statistics").cpu()
+    channels = Channels.of(first, by_energy)
+    one = channels(first[:1])
+    rows = max(2, min(_ROWS, wanted.floats // one.numel()))
+    count = min(len(own.trained), rows)
+    draws = max(1, min(_DRAWS, rows // count)) if target.protection.noise else 1
+    features = torch.empty(draws * count, *one.shape[1:])
+    for draw in range(draws):
+        for start in range(0, count, _CHUNK):
+            stop = min(start + _CHUNK, count)
+            released = target.release(own.trained[start:stop], wanted.seed, "own", draw, start)
+            features[draw * count + start : draw * count + stop] = channels(released.cpu())
+            progress(f"protecting his own pictures ({label})", draw * count + stop, draws * count)
+    kept = channels(target.release(own.held, wanted.seed, "held out").cpu())
+    targets = torch.from_numpy(own.trained[:count]).float()
+    return Learnt(channels, features, targets, (kept, torch.from_numpy(own.held).float()))
+
+
+def chosen(estimates: Sequence[Estimate], target: Target, wanted: Wanted, own: Own) -> tuple[Estimate, dict[str, float]]:
+    """Return the estimate that recovers held-out people of the attacker best, and all their PSNR there, in dB.
+
+    No victim has a part in the choice.
+    """
+    released = target.release(own.held, wanted.seed, "choice").cpu()
+    original = torch.from_numpy(own.held)
+    found = {
+        estimate.name: float(reconstruction.psnr(seen(estimate.recover(released)), original).mean())
+        for estimate in estimates
+    }
+    return max(estimates, key=lambda estimate: found[estimate.name]), found
+
+
+def seen(images: torch.Tensor) -> torch.Tensor:
+    """Return pictures within 0..255, not rounded."""
+    return images.nan_to_num(0.0).clamp(0, 255)

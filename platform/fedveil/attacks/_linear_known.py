@@ -1,0 +1,145 @@
+"""Pictures from the releases of a linear protection: its map is public, and so are the orders it draws from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+
+from fedveil.attacks import _linear_map
+from fedveil.attacks._linear_map import Map
+from fedveil.attacks._linear_order import Orders
+from fedveil.attacks._linear_prior import LeastSquares, Posterior, Prior
+from fedveil.frequency import colour
+from fedveil.protections._linear import LinearMap
+
+Sent = Literal["float32", "float16", "8 bit"]
+_COMPUTING = 1e-3  # standard deviation, in grey levels, that is granted to arithmetic: more would change nothing
+_CHUNK = 16
+
+
+def sent(released: torch.Tensor, how: Sent) -> torch.Tensor:
+    """Return releases (B, C, h, w) as they arrive; 8 bit is symmetric, with one scale per picture and channel."""
+    if how == "float16":
+        return released.half().float()
+    if how == "8 bit":
+        step = released.abs().amax((2, 3), keepdim=True).clamp(min=1e-30) / 127
+        return (released / step).round() * step
+    return released
+
+
+def rounding(released: torch.Tensor, how: Sent) -> torch.Tensor:
+    """Return (C, 1, 1) variances of the rounding of each channel, from releases of one's own."""
+    magnitude = released.double().abs()
+    if how == "float16":
+        steps = magnitude.mean((0, 2, 3)) * 2.0**-10
+    elif how == "8 bit":
+        steps = magnitude.amax((2, 3)).mean(0) / 127
+    else:
+        steps = magnitude.mean((0, 2, 3)) * 2.0**-23
+    return (steps.square() / 12)[:, None, None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """What the attacker knows of a linear protection.
+
+    Attributes:
+        known: its map and its orders.
+        size: of the pictures.
+        prior: of his own people.
+        example: releases of his own, (N, C, h, w), under any order; they tell how coarsely each place is rounded.
+    """
+
+    known: LinearMap
+    size: tuple[int, int]
+    prior: Prior
+    example: torch.Tensor
+    _kept: dict[str, Orders] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def sets(self) -> list[tuple[int, ...]]:
+        """The different sets of frequencies, each in ascending order."""
+        return sorted({tuple(sorted(order)) for order in self.known.orders})
+
+    def identified(self, released: torch.Tensor) -> torch.Tensor:
+        """Return (B,) the number of each release's order, from the release alone."""
+        if len(self.known.orders) == 1:
+            return torch.zeros(len(released), dtype=torch.int64)
+        if "orders" not in self._kept:
+            self._kept["orders"] = Orders(self.known.orders, self.size, self.known.align_corners)
+        return self._kept["orders"].identify(released)
+
+    def least_squares(self, released: torch.Tensor) -> torch.Tensor:
+        """Return (B, 3, H, W) planes without any knowledge of faces; of mean zero where levels are hidden."""
+        return self._by_set(released, lambda linear, _: LeastSquares(linear))
+
+    def posterior(self, released: torch.Tensor, how: Sent = "float32") -> torch.Tensor:
+        """Return (B, 3, H, W) planes, the best linear estimate for the prior, the noise and the rounding."""
+        variances = rounding(sent(self.example, how), how) + _COMPUTING**2
+
+        def build(linear: Map, frequencies: tuple[int, ...]) -> Posterior:
+            noise = variances
+            if len(self.known.orders) > 1:  # which place is which channel differs: find it for the examples, too
+                noise = self._example_rounding(frequencies, how) + _COMPUTING**2
+            if self.known.noise is not None:
+                noise = noise[: len(self.known.noise)] + self.known.noise
+            if self.known.transform == "pixels":
+                return Posterior(linear, self.prior, 1.0 / noise.mean().expand(3, 1, 1, 1))
+            weights = 1.0 / noise[: 3 * len(frequencies)]
+            return Posterior(linear, self.prior, weights.unflatten(0, (3, len(frequencies))))
+
+        return self._by_set(released, build)
+
+    def _example_rounding(self, frequencies: tuple[int, ...], how: Sent) -> torch.Tensor:
+        found = self.identified(self.example)
+        mine = [
+            _sorted(row[None], self.known.orders[index]) for row, index in zip(self.example, found.tolist(), strict=True)
+            if tuple(sorted(self.known.orders[index])) == frequencies
+        ]  # fmt: skip
+        return rounding(torch.cat(mine) if mine else self.example, how)
+
+    def _by_set(
+        self, released: torch.Tensor, build: Callable[[Map, tuple[int, ...]], Callable[[torch.Tensor], torch.Tensor]]
+    ) -> torch.Tensor:
+        found = self.identified(released)
+        out = torch.empty(len(released), 3, *self.size, dtype=torch.float64)
+        for linear, frequencies, mine in self._groups(found):
+            estimate = build(linear, frequencies)
+            for index in mine.split(_CHUNK):
+                rows = [released[i : i + 1] for i in index.tolist()]
+                if len(self.known.orders) > 1:
+                    rows = [_sorted(row, self.known.orders[int(found[i])]) for row, i in zip(rows, index, strict=True)]
+                out[index] = estimate(linear.observed(torch.cat(rows)))
+        return out
+
+    def _groups(self, found: torch.Tensor) -> Iterator[tuple[Map, tuple[int, ...], torch.Tensor]]:
+        """Yield a map, its frequencies and the releases that it made, for each set that is there."""
+        if len(self.known.orders) == 1:
+            order = self.known.orders[0]
+            yield _linear_map.of(self.known, order, self.size), order, torch.arange(len(found))
+            return
+        for frequencies in self.sets:
+            alike = [i for i, order in enumerate(self.known.orders) if tuple(sorted(order)) == frequencies]
+            mine = torch.isin(found, torch.tensor(alike)).nonzero()[:, 0]
+            if len(mine):
+                yield _linear_map.of(self.known, frequencies, self.size), frequencies, mine
+
+    def levelled(self, planes: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Return planes with other means (3,) or (B, 3), where the release hides them."""
+        if 0 in self.known.orders[0] or self.known.transform == "pixels":
+            return planes
+        return planes - planes.mean((2, 3), keepdim=True) + level.double().view(-1, 3, 1, 1)
+
+
+def _sorted(released: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """Return a release (1, 3 * F, H, W) with its frequencies in ascending order."""
+    places = torch.tensor(order).argsort()
+    return released.unflatten(1, (3, len(order)))[:, :, places].flatten(1, 2)
+
+
+def pictures(planes: torch.Tensor) -> torch.Tensor:
+    """Return RGB (B, 3, H, W) of planes, neither rounded nor clamped."""
+    return colour.to_rgb(planes)

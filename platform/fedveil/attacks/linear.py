@@ -1,0 +1,160 @@
+"""Linear algebra alone: the picture by least squares, by the best linear estimate, or by regression."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedveil import checks
+from fedveil.attacks import _linear_estimates, _linear_measures, _recovered
+from fedveil.attacks._judges import Judge
+from fedveil.attacks._linear_estimates import Estimate, Learnt, Own, seen
+from fedveil.attacks._people import People
+from fedveil.attacks._target import Target
+from fedveil.attacks.base import Finding, Level, Measure, OnFaces, Progress, percent_of, settings_of, silent
+from fedveil.device import peak_memory_mb
+from fedveil.evaluation import reconstruction
+from fedveil.evaluation.identification import impostor_scores, threshold_at
+from fedveil.protections.base import to_uint8
+
+_SHOWN = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(OnFaces):
+    """Recovers pictures with linear maps alone; no network is trained.
+
+    Where the method's public description says that what leaves is a linear map of the pixels, that map is inverted:
+    by least squares, which needs no picture of anybody, and by the best linear estimate under a prior of the attacker's
+    own people. A secret choice among public orders is found first. For every method, a linear map from releases to
+    pictures is learnt from his own people as well. Which of these is used is decided on people of his own.
+
+    Attributes:
+        components: principal components of his own people in the prior.
+        reach: pixels to each side that the learnt filter sees.
+        samples: pixels that the filter is learnt from.
+        floats: numbers of all learnt-from releases that are kept in memory, at most; more pictures are left out.
+    """
+
+    components: int = 200
+    reach: int = 1
+    samples: int = 100_000
+    floats: int = 250_000_000
+
+    level: ClassVar[Level] = "adaptive"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.positive(components=self.components, samples=self.samples, floats=self.floats)
+        checks.non_negative(reach=self.reach)
+
+    def run(self, target: Target, progress: Progress = silent) -> Finding:
+        """Return what linear algebra recovers; see `base.Attack`."""
+        begun = time.perf_counter()
+        people, judge = target.people(self), target.judge(self, progress)
+        own = Own.of(people, self.seed)
+        known = _linear_estimates.known_of(target, self, own)
+        plain, estimates = self._estimates(target, own, progress)
+        if known is not None:
+            estimates = _linear_estimates.by_known(known) + estimates
+        best, held = _linear_estimates.chosen(estimates, target, self, own)
+        released = target.release(people.taken, self.seed, "victims").cpu()
+        started = time.process_time()
+        recovered = best.recover(released)
+        seconds = (time.process_time() - started) / len(recovered)
+        measures = [*_recovered.measures(target, self, people, judge, recovered)]
+        measures += self._each(estimates, released, people)
+        if known is not None:
+            measures += _linear_measures.of_known(known, self, people, released)
+            found = _linear_measures.order_found(known, target, self, people)
+            measures += [] if found is None else [found]
+        finding = Finding(
+            attack="linear", level=self.level, settings=settings_of(self), protection=target.name,
+            what=f"The attacker inverts releases by {best.said}; no network is trained.", verdict="",
+            measures=tuple(measures), people=people.groups, judge={**judge.said, "far": self.far},
+            curves=self._curves(plain, released, people, judge),
+            notes=(*people.notes, *_notes(known is not None, held, best, len(plain.targets), len(own.trained))),
+            seconds=time.perf_counter() - begun, seconds_per_image=seconds, peak_memory_mb=peak_memory_mb(),
+            panel=_panel(target, people, released, recovered) if people.shown else None,
+        )  # fmt: skip
+        verdict = (
+            f"Linear algebra recovers pictures that are accepted as their person in {percent_of(finding, 'linked')} of "
+            f"cases, beside another picture of the person; the method used was {best.said}."
+        )
+        return dataclasses.replace(finding, verdict=verdict)
+
+    def _estimates(self, target: Target, own: Own, progress: Progress) -> tuple[Learnt, list[Estimate]]:
+        """Return the attacker's own releases as they come, and the estimates that are learnt from them."""
+        many = target.protection.representation(target.size)[0] > 3
+        plain = _linear_estimates.learnt(target, self, own, False, progress)
+        found = [
+            Estimate("regression", "ridge regression from releases of his own people", plain.regression()),
+            Estimate("filter", "one filter for all pixels, learnt from his own people", plain.filtered(self)),
+        ]
+        if target.protection.noise and many:
+            sorted_ = _linear_estimates.learnt(target, self, own, True, progress)
+            said = "ridge regression from channels in the order of their energy"
+            found.append(Estimate("regression_by_energy", said, sorted_.regression()))
+        return plain, found
+
+    def _each(self, estimates: Sequence[Estimate], released: torch.Tensor, people: People) -> list[Measure]:
+        """Return the PSNR of every estimate on the victims, which chose none of them."""
+        original = torch.from_numpy(people.taken)
+        return [
+            Measure(
+                f"psnr_{estimate.name}", float(reconstruction.psnr(seen(estimate.recover(released)), original).mean()),
+                f"pictures recovered by {estimate.said}", "dB",
+            )
+            for estimate in estimates
+        ]  # fmt: skip
+
+    def _curves(
+        self, own: Learnt, released: torch.Tensor, people: People, judge: Judge
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return what regression makes of fewer pictures of the attacker's."""
+        original, other = torch.from_numpy(people.taken), judge.embed(people.other)
+        tau = threshold_at(impostor_scores(judge.embed(people.taken), other), self.far)
+        sizes = sorted({max(10, len(own.targets) // part) for part in (16, 4, 1)})
+        quality, linked = [], []
+        for size in sizes:
+            recovered = seen(own.regression(size)(released))
+            quality.append(float(reconstruction.psnr(recovered, original).mean()))
+            linked.append(float(_recovered.above(judge.embed(to_uint8(recovered).numpy()), other, tau).mean()))
+        name = "pictures of the attacker's own people"
+        return {
+            "regression_psnr": {"x": sizes, "y": quality, "x_name": name, "y_name": "PSNR of regression, dB"},
+            "regression_linked": {"x": sizes, "y": linked, "x_name": name, "y_name": "linked by regression"},
+        }
+
+
+def _notes(known: bool, held: Mapping[str, float], best: Estimate, used: int, there: int) -> tuple[str, ...]:
+    listed = ", ".join(f"{name} {value:.1f} dB" for name, value in held.items())
+    notes = [f"On people of the attacker's own whom nothing was learnt from: {listed}; {best.name} was taken."]
+    if known:
+        notes.append(
+            "The map from pixels to releases is public: least squares and the search for an order need no picture of "
+            "anybody (level static), the best linear estimate needs his own people's pictures, never their releases."
+        )
+    if used < there:
+        notes.append(f"Regression was learnt from {used} of {there} pictures: more do not fit (attack.floats).")
+    return tuple(notes)
+
+
+def _panel(
+    target: Target, people: People, released: torch.Tensor, recovered: torch.Tensor
+) -> dict[str, NDArray[np.uint8]]:
+    shown = slice(0, _SHOWN)
+    return {
+        "original": people.taken[shown],
+        "what leaves": target.rendered(released[shown].to(target.place.device)),
+        "recovered": to_uint8(recovered[shown]).numpy(),
+    }
+
+
+METHOD = Linear

@@ -1,0 +1,144 @@
+"""The linear attack: strong where nothing is hidden, helpless against noise, and blind to its victims until the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedveil.attacks._linear_estimates import Own
+from fedveil.attacks._target import Target
+from fedveil.attacks.base import Finding
+from fedveil.attacks.linear import Linear
+from fedveil.evaluation.identification import unit
+from fedveil.federation.federation import Federation
+from fedveil.protections.none import NoProtection
+from fedveil.randomness import SecretStream
+
+ATTACK = Linear(victims=24, images=120, far=0.1, components=20, samples=4000)
+SMALL = (
+    "data=procedural", "data.identities=6", "data.images_per_identity=3", "data.public_identities=4",
+    "data.public_images=2", "data.evaluation_identities=4", "data.pairs=12",
+)  # fmt: skip
+
+
+class Eye:
+    """A judge who compares coarse pictures: nothing to train, and drawn faces differ enough."""
+
+    said = {"kind": "coarse pictures"}
+
+    def embed(self, images: NDArray[np.uint8] | torch.Tensor) -> NDArray[np.float64]:
+        coarse = torch.nn.functional.avg_pool2d(torch.as_tensor(np.array(images)).double(), 4).flatten(1)
+        return unit((coarse - coarse.mean(1, keepdim=True)).numpy())
+
+
+class Blind(NoProtection):
+    """Sends noise that knows nothing of the picture."""
+
+    noise = "uniform"  # type: ignore[assignment]
+
+    def release(self, images: torch.Tensor, state: Any, streams: Sequence[SecretStream]) -> torch.Tensor:
+        drawn = [stream.uniform(images[0].numel()).reshape(tuple(images.shape[1:])) for stream in streams]
+        return torch.from_numpy(np.stack(drawn) * 255).float()
+
+    def linear(self, size: Any, state: Any) -> Any:
+        return None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watched(Target):
+    """A target that may be protected by another method, and remembers what was released, and under which label."""
+
+    instead: Any = None
+    seen: list[tuple[str, NDArray[np.uint8]]] = dataclasses.field(default_factory=list)
+
+    @property
+    def protection(self) -> Any:
+        return self.instead or self.federation.protection
+
+    def release(self, images: NDArray[np.uint8], seed: int, *labels: str | int) -> torch.Tensor:
+        self.seen.append((str(labels[0]), images))
+        return super().release(images, seed, *labels)
+
+
+@functools.lru_cache(maxsize=8)
+def federation(*words: str) -> Federation:
+    return Federation.of([*SMALL, *words])
+
+
+def target(*words: str, instead: Any = None) -> Watched:
+    made = federation(*words)
+    method, public = made.protection, made.split.public
+    state = method.fit(public.images(), public.labels, 1) if method.needs_fit and instead is None else {}
+    found = Watched(made, state, made.backbone().eval(), instead=instead)
+    found._known["judge", ATTACK.victims, ATTACK.images, None, ATTACK.seed, None] = Eye()
+    return found
+
+
+def run(*words: str, instead: Any = None) -> Finding:
+    return ATTACK.run(target(*words, instead=instead))
+
+
+def measure(finding: Finding, name: str) -> Any:
+    return next(measure for measure in finding.measures if measure.name == name)
+
+
+@pytest.mark.parametrize("words", [("protection=none",), ("protection=dct",)])
+def test_it_succeeds_where_nothing_is_hidden(words: tuple[str, ...]) -> None:
+    finding = run(*words)
+    for name in ("psnr", "psnr_mean_known", "psnr_float16"):
+        assert finding.value(name) > 40
+    linked = measure(finding, "linked")
+    assert linked.low <= linked.ceiling <= linked.high
+    assert measure(finding, "rank").value == measure(finding, "rank").ceiling
+    assert finding.seconds_per_image < 0.03
+    assert finding.panel is not None
+    assert len(finding.panel["recovered"]) == 6
+
+
+def test_it_fails_on_noise() -> None:
+    finding = run("protection=none", instead=Blind())
+    assert not any(measure.name in ("rank", "order_found") for measure in finding.measures)
+    linked, ssim, psnr = (measure(finding, name) for name in ("linked", "ssim", "psnr"))
+    assert linked.value <= max(linked.floor, linked.mean_face) + 0.15
+    assert ssim.value <= ssim.mean_face + 0.03
+    assert psnr.value <= psnr.mean_face + 0.5
+
+
+def test_a_secret_order_is_found_and_inverted() -> None:
+    finding = run("protection=partialface")
+    found = measure(finding, "order_found")
+    assert (found.value, found.floor) == (1.0, pytest.approx(1 / 36))
+    assert finding.value("psnr") > measure(finding, "psnr").mean_face + 5
+    assert finding.value("psnr") > finding.value("psnr_regression") + 3
+    assert finding.value("psnr_posterior") > finding.value("psnr_least_squares")
+
+
+@pytest.mark.parametrize("mode", ["image", "coefficient"])
+def test_noise_is_filtered_with_its_law_and_a_prior(mode: str) -> None:
+    words = (f"protection.mode={mode}", "protection.fit_steps=0", "protection.total_epsilon=30000")
+    finding = run("protection=dctdp", *words, "protection.mean_epsilon=1")
+    assert finding.value("psnr_posterior") > measure(finding, "psnr").mean_face + 1
+    assert finding.value("psnr_posterior") > finding.value("psnr_least_squares") + 1
+
+
+def test_nothing_that_chooses_or_learns_sees_a_victim() -> None:
+    made = target("protection=none")
+    ATTACK.run(made)
+    people = made.people(ATTACK)
+    victims = {image.tobytes() for image in (*people.taken, *people.other)}
+    for label, images in made.seen:
+        shared = sum(image.tobytes() in victims for image in images)
+        assert shared == 0 or label in ("victims", "enrolled", "probe", "replayed"), label
+    own = Own.of(people, 1)
+    mine = {image.tobytes() for image in people.attacker}
+    assert all(image.tobytes() in mine for image in (*own.trained, *own.held))
+    other = Own.of(dataclasses.replace(people, taken=people.taken[::-1], other=people.taken), 1)
+    np.testing.assert_array_equal(own.trained, other.trained)
+    np.testing.assert_array_equal(own.held, other.held)
