@@ -136,6 +136,7 @@ def test_references_are_opposite_halves_without_the_population(target: Target) -
     for one, other in (inside[:2], inside[2:]):
         assert (one[asks] != other[asks]).all()
         assert one[asked.is_member].sum() == 21
+        assert one[asked.is_stranger].sum() == 21
     assert (inside[0] != inside[2]).any()
 
 

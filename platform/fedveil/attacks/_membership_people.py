@@ -68,6 +68,11 @@ class Asked:
         """(P,) who trained."""
         return np.arange(self.people) < self.members
 
+    @property
+    def is_stranger(self) -> NDArray[np.bool_]:
+        """(P,) who stands for those who might have trained and did not."""
+        return ~self.is_member & ~self.population
+
 
 def asked_of(federation: Federation, members: int, images: int, seed: int) -> Asked:
     """Return the people of an attack on a run of this federation.

@@ -57,8 +57,9 @@ def halves(asked: Asked, count: int, seed: int) -> NDArray[np.bool_]:
             found[number] = ~found[number - 1]
             continue
         rng = randomness.public_rng(seed, "reference", number)
-        for group in (np.flatnonzero(asked.is_member), np.flatnonzero(~asked.is_member)):
-            found[number, rng.permutation(group)[: group.size // 2]] = True
+        for group in (asked.is_member, asked.is_stranger):
+            some = rng.permutation(np.flatnonzero(group))
+            found[number, some[: some.size // 2]] = True
     return found & ~asked.population
 
 

@@ -149,7 +149,7 @@ def _centres(target: Target, asked: Asked) -> Mapping[int, tuple[NDArray[np.floa
 
 def _people(asked: Asked) -> dict[str, dict[str, Any]]:
     groups = {
-        "members": asked.is_member, "strangers": ~asked.is_member & ~asked.population, "population": asked.population,
+        "members": asked.is_member, "strangers": asked.is_stranger, "population": asked.population,
     }  # fmt: skip
     return {name: group(asked.faces.subset(asked.scored & own[asked.person])) for name, own in groups.items()}
 
