@@ -94,9 +94,6 @@ def measured(
     if int((~test.present).sum()) >= _THOUSAND:
         name = f"{unit}_tpr_at_fpr_0.001"
         found.append(_with_interval(name, lambda w: rates.tpr_at(test, 0.001, w), weights, clause))
-    else:
-        few = f"{what}: a rate of 0.001 needs {_THOUSAND} who did not train, there are {int((~test.present).sum())}"
-        found.append(_measure(f"{unit}_tpr_at_fpr_0.001", None, _FLOORS["tpr_at_fpr_0.001"], few))
     for rule in dict.fromkeys(key[0] for key in able) if len(rules) > 1 else ():
         key = strongest(key for key in able if key[0] == rule)
         found.append(_area(f"{unit}_{rule}_auc", able[key][1], rng, repeats, f"{what}, by {rule} on {key[1]}"))
@@ -130,11 +127,11 @@ def _epsilon(unit: str, test: rates.Trials, proven: Bound) -> Measure:
     )
     if proven.epsilon is not None and lower > proven.epsilon:
         said += "; it is ABOVE what is proven: report it as a fault"
-    return dataclasses.replace(_measure(f"{unit}_epsilon_lower", lower, 0.0, said), unit="nats", ceiling=None)
+    return dataclasses.replace(_measure(f"{unit}_epsilon_lower", lower, 0.0, said), unit="nats")
 
 
 def _measure(name: str, value: float | None, floor: float, said: str) -> Measure:
-    return Measure(name, value, said, "share", floor=floor, ceiling=1.0)
+    return Measure(name, value, said, "share", floor=floor)
 
 
 def _with_interval(name: str, statistic: Statistic, weights: Sequence[NDArray[np.float64]], said: str) -> Measure:
@@ -150,6 +147,7 @@ def notes(asked: Asked, count: int) -> list[str]:
         "Score, signal and threshold are chosen on a third of the people and measured on the others; intervals "
         "resample people. People of one run are taken for independent trials of the empirical epsilon.",
         "An epsilon of 0 means that this attack learnt nothing, not that nothing can be learnt.",
+        f"A false positive rate of 0.001 is told where {_THOUSAND} or more did not train.",
     ]
     if not asked.spare:
         found.append(

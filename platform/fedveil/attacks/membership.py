@@ -124,7 +124,8 @@ class Membership:
 
 _WHAT = (
     "The attacker has the released model, the configuration and the pictures in question, protects them himself, and "
-    "tells from embeddings, and from models of his own on other people, who trained."
+    "tells from embeddings, and from models of his own on other people, who trained; vault_ is of one who also holds "
+    "the clients' vaults, and so class centres."
 )
 
 
