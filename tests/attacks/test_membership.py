@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,26 @@ def test_a_model_that_saw_nobody_tells_nothing(target: Target) -> None:
     assert finding.value("client_auc") is None
     assert "no vault of the run" in finding.notes[0]
     assert finding.value("vault_auc") is None
+
+
+def test_scores_are_compared_with_the_models_as_they_were_trained(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = people.asked_of(target.federation, 42, 3, 1)
+    inside = references.halves(asked, 2, 4)
+    blank = target.federation.backbone().eval()
+    models = [references.Reference(blank, target.state, one) for one in inside]
+    seen: list[np.ndarray] = []
+    score = trials.of_identities
+
+    def watched(*given: Any) -> trials.Table:
+        seen.append(given[-1])
+        return score(*given)
+
+    monkeypatch.setattr(references, "trained", lambda *_: iter(models))
+    monkeypatch.setattr(trials, "of_identities", watched)
+    dataclasses.replace(ATTACK, references=2).run(target)
+    assert np.array_equal(seen[0], inside)
 
 
 def test_an_epsilon_stands_beside_the_one_that_is_proven(target: Target, found: Finding) -> None:
