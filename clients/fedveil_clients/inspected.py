@@ -26,6 +26,8 @@ from fedveil_clients.features import Features
 from fedveil_clients.policy import Node
 from fedveil_clients.vault import Vault
 
+MOST = 32  # other pictures of a client beside those that are attacked
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inspected:
@@ -39,7 +41,8 @@ class Inspected:
         fed: (B, *layout) what the network was fed in the first step.
         pictures: (B, 3, H, W) the pictures it was made of.
         people: who is on each of them.
-        others: (n, *layout) the same of the client's other pictures.
+        others: (n, *layout) the same of at most `MOST` other pictures; one of each attacked person first.
+        others_pictures: (n, 3, H, W) those.
         others_people: who is on each of those.
         labels: (B,) class of each picture.
         centres: (K, D) class centres that the round began with.
@@ -52,6 +55,7 @@ class Inspected:
     pictures: NDArray[np.uint8]
     people: tuple[str, ...]
     others: torch.Tensor
+    others_pictures: NDArray[np.uint8]
     others_people: tuple[str, ...]
     labels: torch.Tensor
     centres: torch.Tensor
@@ -127,7 +131,7 @@ def update_of(
             f"{len(images)} images with {views} views each were asked for: lower attack.batches."
         )
     staged, which = _staged(federation, steps, seed), np.asarray(images, np.int64)
-    rest = np.setdiff1d(np.arange(len(faces)), which)
+    rest = _rest(faces, which)
     with tempfile.TemporaryDirectory() as folder:
         whole = sites.open_site(staged, "inspected", client_id, _node(staged, folder), state, round_number)
         whole.booked.on_disk()
@@ -151,11 +155,20 @@ def update_of(
             pictures=faces.images(which),
             people=_names(faces, which),
             others=whole.features(rest, 0).detach().cpu() if rest.size else torch.empty(0, *site.layout),
+            others_pictures=faces.images(rest),
             others_people=_names(faces, rest),
             labels=site.labels.cpu(),
             centres=centres,
             kept=kept is not None,
         )
+
+
+def _rest(faces: FaceSet, which: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of other pictures: first another one of each attacked person who has one."""
+    left = np.setdiff1d(np.arange(len(faces)), which)
+    first = [left[faces.labels[left] == label][:1] for label in dict.fromkeys(faces.labels[which].tolist())]
+    mates = np.concatenate([*first, np.empty(0, np.int64)])
+    return np.concatenate([mates, np.setdiff1d(left, mates)])[:MOST]
 
 
 def _names(faces: FaceSet, which: NDArray[np.int64]) -> tuple[str, ...]:

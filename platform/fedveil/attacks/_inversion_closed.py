@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from fedveil.attacks._inversion import Work
+from fedveil.attacks._inversion_steps import Work
 from fedveil.records import Tensors
 
 

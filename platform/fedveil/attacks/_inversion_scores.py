@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from fedveil import checks, randomness
 from fedveil.attacks._inversion import Prior, standardised
+from fedveil.attacks._judges import Judge
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Measure
 from fedveil.evaluation import reconstruction
@@ -34,7 +36,8 @@ class Trial:
         fed: (B, C, H, W) what the network was fed.
         pictures: (B, 3, H, W) what that was made of.
         people: who is on each, unique over clients by name.
-        others: (n, C, H, W) the client's other inputs.
+        others: (n, C, H, W) other inputs of the client.
+        others_pictures: (n, 3, H, W) what those were made of.
         others_people: who is on each of them.
         template: (D,) what the closed form gives, None where it does not apply.
         embed: templates by the network of the attacked round.
@@ -45,6 +48,7 @@ class Trial:
     pictures: NDArray[np.uint8]
     people: tuple[str, ...]
     others: torch.Tensor
+    others_pictures: NDArray[np.uint8]
     others_people: tuple[str, ...]
     template: torch.Tensor | None
     embed: Embed
@@ -83,37 +87,58 @@ def shower(target: Target, sample: torch.Tensor) -> Show | None:
     return show
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Eyes:
+    """Who looks at what was found.
+
+    Attributes:
+        prior: of inputs.
+        deployed: templates by the finished model.
+        show: inputs as pictures, None where they cannot be undone.
+        judge: says who is on a picture; None where there is none.
+        far: false accept rate at which templates count as accepted.
+    """
+
+    prior: Prior
+    deployed: Embed
+    show: Show | None
+    judge: Judge | None
+    far: float
+
+
 def values(
-    trials: Sequence[Trial], prior: Prior, deployed: Embed, show: Show | None, far: float, what: What = "found"
+    trials: Sequence[Trial], eyes: Eyes, what: What = "found"
 ) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
     """Return measure -> one value an image, and who is on each image; measures that cannot be had are left out.
 
     Args:
         trials: attacked updates.
-        prior: of inputs.
-        deployed: templates by the finished model.
-        show: inputs as pictures.
-        far: false accept rate at which templates count as accepted.
+        eyes: who looks.
         what: what is judged: what was found, or in its place the mean public face, or the truth.
     """
     rows: dict[str, list[float]] = {}
-    mean = prior.mean.cpu()
-    by_model, by_round = _impostors(trials, deployed), _impostors(trials, None)
+    mean = eyes.prior.mean.cpu()
+    model = _Acceptance(trials, lambda trial: eyes.deployed(trial.others), eyes.far)
+    network = _Acceptance(trials, lambda trial: trial.embed(trial.others), eyes.far)
+    judge = eyes.judge
+    judged = None if judge is None else _Acceptance(trials, lambda trial: judge.embed(trial.others_pictures), eyes.far)
     for trial in trials:
         found = {"found": trial.found, "mean": mean.expand_as(trial.fed), "true": trial.fed}[what]
-        mine, true = deployed(found), deployed(trial.fed)
+        mine, true = eyes.deployed(found), eyes.deployed(trial.fed)
         _add(rows, "feature_cosine", _cosines(found - mean, trial.fed - mean))
-        _add(rows, "retrieved", _retrieved(found, trial, prior))
+        _add(rows, "retrieved", _retrieved(found, trial, eyes.prior))
         _add(rows, "template_cosine", (mine * true).sum(1))
-        _add(rows, "replayed", _accepted(mine, trial, deployed, by_model, far))
+        _add(rows, "replayed", model.of(mine, trial))
         if trial.template is not None:
             known = unit(trial.template[None].cpu().numpy()) if what == "found" else trial.embed(found)
             _add(rows, "closed_form_cosine", (known * trial.embed(trial.fed)).sum(1))
-            _add(rows, "linked", _accepted(known, trial, trial.embed, by_round, far))
-        if show is not None:
-            shown, original = show(found), torch.from_numpy(trial.pictures)
+            _add(rows, "closed_form_linked", network.of(known, trial))
+        if eyes.show is not None:
+            shown, original = eyes.show(found), torch.from_numpy(trial.pictures)
             _add(rows, "psnr", reconstruction.psnr(shown, original).numpy())
             _add(rows, "ssim", reconstruction.ssim(shown, original).numpy())
+            if judge is not None and judged is not None:
+                _add(rows, "linked", judged.of(judge.embed(shown), trial))
     people = [person for trial in trials for person in trial.people]
     return {name: np.array(found) for name, found in rows.items() if len(found) == len(people)}, people
 
@@ -136,37 +161,36 @@ def _retrieved(found: torch.Tensor, trial: Trial, prior: Prior) -> NDArray[np.fl
     return np.asarray(((errors <= own).sum(1) == 1).numpy(), np.float64)
 
 
-def _impostors(trials: Sequence[Trial], embed: Embed | None) -> NDArray[np.float64]:
-    """Return cosines of different people's inputs that were not attacked; of each round's own network without one."""
-    if not trials:
-        return np.empty(0)
-    seen: dict[tuple[str, ...], Trial] = {trial.others_people: trial for trial in trials}
-    by = embed or trials[0].embed
-    parts = [by(trial.others) for trial in seen.values() if len(trial.others)]
-    if not parts:
-        return np.empty(0)
-    templates = np.concatenate(parts)
-    people = np.array([person for trial in seen.values() for person in trial.others_people])
-    first, second = np.nonzero(np.triu(people[:, None] != people[None]))
-    return np.asarray((templates[first] * templates[second]).sum(1))
+class _Acceptance:
+    """Whether templates are accepted beside another picture of their person, by one recogniser.
 
+    The threshold comes from pairs of different people's pictures that were not attacked.
+    """
 
-def _accepted(
-    mine: NDArray[np.float64], trial: Trial, embed: Embed, impostors: NDArray[np.float64], far: float
-) -> NDArray[np.float64] | None:
-    """Return whether templates are accepted beside another picture of their person; None where that cannot be said."""
-    try:
-        tau = threshold_at(impostors, far)
-    except checks.UserError:
-        return None
-    other = [np.flatnonzero(np.array(trial.others_people) == person)[:1] for person in trial.people]
-    if any(place.size == 0 for place in other):
-        return None
-    against = embed(trial.others[torch.from_numpy(np.concatenate(other))])
-    return np.asarray((mine * against).sum(1) > tau, np.float64)
+    def __init__(self, trials: Sequence[Trial], templates: Callable[[Trial], NDArray[np.float64]], far: float) -> None:
+        self._of = {id(trial): templates(trial) if len(trial.others) else np.empty((0, 1)) for trial in trials}
+        alone = {trial.others_people: trial for trial in trials if len(trial.others)}
+        self.tau: float | None = None
+        self.impostors = np.empty(0)
+        if alone:
+            known = np.concatenate([self._of[id(trial)] for trial in alone.values()])
+            people = np.array([person for trial in alone.values() for person in trial.others_people])
+            first, second = np.nonzero(np.triu(people[:, None] != people[None]))
+            self.impostors = (known[first] * known[second]).sum(1)
+        with contextlib.suppress(checks.UserError):  # too few pairs for this rate
+            self.tau = threshold_at(self.impostors, far)
+
+    def of(self, mine: NDArray[np.float64], trial: Trial) -> NDArray[np.float64] | None:
+        """Return (B,) whether templates (B, D), or one for all, are accepted; None where that cannot be said."""
+        other = [np.flatnonzero(np.array(trial.others_people) == person)[:1] for person in trial.people]
+        if self.tau is None or any(place.size == 0 for place in other):
+            return None
+        against = self._of[id(trial)][np.concatenate(other)]
+        return np.asarray((mine * against).sum(1) > self.tau, np.float64)
 
 
 SAID: Mapping[str, tuple[str, str]] = {
+    "linked": ("recovered faces that the judge accepts as their person beside ANOTHER picture of the person", "share"),
     "psnr": ("peak signal-to-noise ratio of recovered and original", "dB"),
     "ssim": ("structural similarity of recovered and original", ""),
     "feature_cosine": ("cosine of recovered and true input, both without the mean public face", "cosine"),
@@ -174,19 +198,18 @@ SAID: Mapping[str, tuple[str, str]] = {
     "template_cosine": ("cosine of the finished model's templates, recovered and original", "cosine"),
     "replayed": ("recovered inputs that the finished model accepts beside ANOTHER picture of the person", "share"),
     "closed_form_cosine": ("cosine of the template that the last layer's update gives and the true one", "cosine"),
-    "linked": ("templates that the last layer's update gives, accepted beside ANOTHER picture of the person", "share"),
+    "closed_form_linked": (
+        "templates that the last layer's update gives, accepted by that round's model beside ANOTHER picture", "share"
+    ),
 }
 """Measure -> what it is, unit."""
 
 
-def measures(
-    trials: Sequence[Trial], prior: Prior, deployed: Embed, show: Show | None, far: float, seed: int
-) -> tuple[Measure, ...]:
+def measures(trials: Sequence[Trial], eyes: Eyes, seed: int) -> tuple[Measure, ...]:
     """Return the measures of updates that were attacked alike, with intervals over people."""
-    found, people = values(trials, prior, deployed, show, far)
-    guess, _ = values(trials, prior, deployed, show, far, "mean")
-    best, _ = values(trials, prior, deployed, show, far, "true")
-    floors = _floors(trials, deployed, show, far)
+    found, people = values(trials, eyes)
+    guess, best = values(trials, eyes, "mean")[0], values(trials, eyes, "true")[0]
+    floors = _floors(trials, eyes)
     made = []
     for name, (said, kind) in SAID.items():
         if name not in found:
@@ -199,19 +222,21 @@ def measures(
     return tuple(made)
 
 
-def _floors(trials: Sequence[Trial], deployed: Embed, show: Show | None, far: float) -> dict[str, float]:
+def _floors(trials: Sequence[Trial], eyes: Eyes) -> dict[str, float]:
     """Return what no information gives: chance, other people's templates, a grey picture."""
     chance = [1 / (len(trial.fed) + len(trial.others)) for trial in trials]
-    floors = {"retrieved": float(np.mean(chance)), "replayed": far, "linked": far, "feature_cosine": 0.0}
-    for name, embed in (("template_cosine", deployed), ("closed_form_cosine", None)):
-        impostors = _impostors(trials, embed)
+    floors = {"retrieved": float(np.mean(chance)), "feature_cosine": 0.0}
+    floors |= dict.fromkeys(("replayed", "linked", "closed_form_linked"), eyes.far)
+    for name, by in (
+        ("template_cosine", lambda trial: eyes.deployed(trial.others)),
+        ("closed_form_cosine", lambda trial: trial.embed(trial.others)),
+    ):
+        impostors = _Acceptance(trials, by, eyes.far).impostors
         if impostors.size:
             floors[name] = float(impostors.mean())
-    if show is not None:
+    if eyes.show is not None:
         original = torch.from_numpy(np.concatenate([trial.pictures for trial in trials]))
         grey = torch.full_like(original, 128)
         floors["psnr"] = float(reconstruction.psnr(grey, original).mean())
         floors["ssim"] = float(reconstruction.ssim(grey, original).mean())
     return floors
-
-

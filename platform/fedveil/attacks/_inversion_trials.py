@@ -14,10 +14,11 @@ from torch import nn
 
 from fedveil import checks, engine, randomness
 from fedveil.attacks import _inversion, _inversion_closed, _inversion_scores
-from fedveil.attacks._inversion import Known, Prior, Search, Work
-from fedveil.attacks._inversion_scores import Embed, Trial
+from fedveil.attacks._inversion import Prior, Search
+from fedveil.attacks._inversion_scores import Embed, Eyes, Trial
+from fedveil.attacks._inversion_steps import Known, Work
 from fedveil.attacks._target import Target
-from fedveil.attacks.base import Progress
+from fedveil.attacks.base import OnFaces, Progress
 from fedveil.evaluation.identification import unit
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.models.embedding import embed
@@ -50,7 +51,7 @@ class Point:
 class Attacker:
     """One attack on one run: what is known once, and what each update needs."""
 
-    def __init__(self, attack: GradientInversion, target: Target) -> None:
+    def __init__(self, attack: GradientInversion, target: Target, progress: Progress) -> None:
         self._attack, self._target = attack, target
         public = target.federation.split.public
         images = public.subset(public.readable).images()[:_PUBLIC]
@@ -60,11 +61,16 @@ class Attacker:
                 "data.public_identities."
             )
         released = target.release(images, attack.seed, "prior")
-        self.prior = Prior.of(target.place.fed(target.features(released)))
-        self.show = _inversion_scores.shower(target, released)
+        prior = Prior.of(target.place.fed(target.features(released)))
+        show = _inversion_scores.shower(target, released)
+        judge = None
+        if show is not None:
+            judge = target.judge(OnFaces(judge=attack.judge, seed=attack.seed), progress)
+        self.prior, self.judged = prior, {} if judge is None else judge.said
+        self.eyes = Eyes(prior, self.deployed, show, judge, attack.far)
         self.searching = 0.0
         self._said: list[str] = []
-        if self.show is None:
+        if show is None:
             self._said.append("What the network is fed cannot be turned back into pictures, so inputs are compared.")
         place, federation = target.place, target.federation
         self._network = place.module(federation.backbone()).eval()
@@ -95,22 +101,16 @@ class Attacker:
         set_tensors(network, self._sent(moment))
         return lambda inputs: self._by(network, inputs)
 
-    def trials(self, points: Sequence[Point], progress: Progress) -> dict[Point, list[Trial]]:
-        """Return the attacked updates of every kind."""
-        attack, done = self._attack, 0
+    def iterations(self, points: Sequence[Point]) -> int:
+        """Return how often all searches of these kinds of updates call their `step`."""
+        attack = self._attack
         each = (_inversion.iterations_of(self._search, point.steps, attack.knows_head) for point in points)
-        total = attack.updates * sum(each)
+        return attack.updates * sum(each)
 
-        def step() -> None:
-            nonlocal done
-            done += 1
-            progress("inverting updates", done, total)
-
-        found = {}
-        for point in points:
-            embedder = self._embedder(point.at)
-            found[point] = [self._trial(point, number, embedder, step) for number in range(attack.updates)]
-        return found
+    def trials(self, point: Point, step: Callable[[], None]) -> list[Trial]:
+        """Return the attacked updates of one kind."""
+        embedder = self._embedder(point.at)
+        return [self._trial(point, number, embedder, step) for number in range(self._attack.updates)]
 
     @property
     def _search(self) -> Search:
@@ -155,7 +155,7 @@ class Attacker:
             found = first[None]
         return Trial(
             _inversion_scores.matched(found.cpu(), seen.fed), seen.fed, seen.pictures, seen.people, seen.others,
-            seen.others_people, template, embedder,
+            seen.others_pictures, seen.others_people, template, embedder,
         )  # fmt: skip
 
     def _observed(self, update: Tensors, sent: Tensors, client: str, point: Point) -> Tensors:
@@ -169,8 +169,8 @@ class Attacker:
 
     def panel(self, trials: Sequence[Trial]) -> dict[str, NDArray[np.uint8]] | None:
         """Return originals and what was recovered of them, drawn faces alone."""
-        if self.show is None or not self._target.federation.split.train.synthetic:
+        if self.eyes.show is None or not self._target.federation.split.train.synthetic:
             return None
         original = np.concatenate([trial.pictures for trial in trials])[:_SHOWN]
-        recovered = np.concatenate([self.show(trial.found).numpy() for trial in trials])[:_SHOWN]
+        recovered = np.concatenate([self.eyes.show(trial.found).numpy() for trial in trials])[:_SHOWN]
         return {"original": original, "recovered": recovered}

@@ -11,13 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from fedveil import checks
 from fedveil.attacks import _inversion_scores
-from fedveil.attacks._inversion_scores import Trial
 from fedveil.attacks._inversion_trials import Attacker, Moment, Point
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding, Level, Measure, Progress, settings_of, silent
 from fedveil.device import peak_memory_mb
 
-_CURVES = ("psnr", "feature_cosine", "retrieved", "template_cosine", "linked")
+_CURVES = ("linked", "psnr", "feature_cosine", "retrieved", "template_cosine", "closed_form_cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,8 @@ class GradientInversion:
         restarts: of the search.
         lr: step of the search.
         total_variation: weight of smoothness.
-        far: false accept rate at which templates count as accepted.
+        judge: ONNX recogniser that says who is on a recovered face; None: the network that judges other attacks, too.
+        far: false accept rate at which faces and templates count as accepted.
         seed: public seed.
     """
 
@@ -56,6 +56,7 @@ class GradientInversion:
     restarts: int = 1
     lr: float = 0.1
     total_variation: float = 0.05
+    judge: str | None = None
     far: float = 0.01
     seed: int = 1
 
@@ -82,23 +83,29 @@ class GradientInversion:
                 "attack.knows_head=true simulates plain local steps, and this run clips each unit's gradient: leave it "
                 "out, and the search finds every slope's length by itself."
             )
-        attacker = Attacker(self, target)
-        trials = attacker.trials(points, progress)
-        measured = {
-            point: _inversion_scores.measures(
-                trials[point], attacker.prior, attacker.deployed, attacker.show, self.far, self.seed
-            )
-            for point in points
-        }
-        every = [trial for point in points for trial in trials[point]]
+        attacker = Attacker(self, target, progress)
+        total, done = attacker.iterations(points), 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            progress("inverting updates", done, total)
+
+        measured, people, panel = {}, list[str](), None
+        for point in points:
+            trials = attacker.trials(point, step)
+            measured[point] = _inversion_scores.measures(trials, attacker.eyes, self.seed)
+            people += [person for trial in trials for person in trial.people]
+            panel = attacker.panel(trials) if point == points[0] else panel
         return Finding(
             attack="gradient_inversion", level="server" if self._as_server else "white-box",
             settings=settings_of(self), protection=target.name, what=self._what(points[0]),
-            verdict=_verdict(measured), measures=measured[points[0]], people={"attacked": _group(every)},
+            verdict=_verdict(measured), measures=measured[points[0]], people={"attacked": _group(people)},
+            judge={**attacker.judged, "far": self.far} if attacker.judged else {},
             curves=_curves(measured), notes=(*self._notes(target, points), *attacker.reasons),
             seconds=time.perf_counter() - begun,
-            seconds_per_image=attacker.searching / sum(len(trial.fed) for trial in every),
-            peak_memory_mb=peak_memory_mb(), panel=attacker.panel(trials[points[0]]),
+            seconds_per_image=attacker.searching / len(people),
+            peak_memory_mb=peak_memory_mb(), panel=panel,
         )  # fmt: skip
 
     @property
@@ -155,10 +162,10 @@ class GradientInversion:
         return notes
 
 
-def _group(trials: Sequence[Trial]) -> dict[str, Any]:
-    names = sorted({person for trial in trials for person in trial.people})
+def _group(people: Sequence[str]) -> dict[str, Any]:
+    names = sorted(set(people))
     return {
-        "people": len(names), "images": sum(len(trial.fed) for trial in trials),
+        "people": len(names), "images": len(people),
         "digest": hashlib.sha256("\x1f".join(names).encode()).hexdigest()[:16],
     }  # fmt: skip
 
@@ -193,7 +200,8 @@ def _verdict(measured: Mapping[Point, Sequence[Measure]]) -> str:
 _VERDICT: Mapping[str, Callable[[Measure], str]] = {
     "psnr": lambda measure: f"{measure.value:.1f} dB (mean face {measure.mean_face:.1f})",
     "retrieved": lambda measure: f"{100 * (measure.value or 0):.0f} % find their source",
-    "linked": lambda measure: f"{100 * (measure.value or 0):.0f} % of closed-form templates linked",
+    "linked": lambda measure: f"{100 * (measure.value or 0):.0f} % linked",
+    "closed_form_cosine": lambda measure: f"closed-form template at cosine {measure.value:.2f}",
 }
 
 
