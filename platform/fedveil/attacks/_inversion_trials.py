@@ -17,6 +17,7 @@ from fedveil.attacks import _inversion, _inversion_closed, _inversion_scores
 from fedveil.attacks._inversion import Prior, Search
 from fedveil.attacks._inversion_scores import Embed, Eyes, Trial
 from fedveil.attacks._inversion_steps import Known, Work
+from fedveil.attacks._judges import Judge
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import OnFaces, Progress
 from fedveil.evaluation.identification import unit
@@ -63,13 +64,11 @@ class Attacker:
         released = target.release(images, attack.seed, "prior")
         prior = Prior.of(target.place.fed(target.features(released)))
         show = _inversion_scores.shower(target, released)
-        judge = None
-        if show is not None:
-            judge = target.judge(OnFaces(judge=attack.judge, seed=attack.seed), progress)
+        self._said: list[str] = []
+        judge = self._judge(progress) if show is not None else None
         self.prior, self.judged = prior, {} if judge is None else judge.said
         self.eyes = Eyes(prior, self.deployed, show, judge, attack.far)
         self.searching = 0.0
-        self._said: list[str] = []
         if show is None:
             self._said.append("What the network is fed cannot be turned back into pictures, so inputs are compared.")
         place, federation = target.place, target.federation
@@ -80,6 +79,15 @@ class Attacker:
     def reasons(self) -> tuple[str, ...]:
         """What could not be done, and why; each once."""
         return tuple(dict.fromkeys(self._said))
+
+    def _judge(self, progress: Progress) -> Judge | None:
+        try:
+            return self._target.judge(OnFaces(judge=self._attack.judge, seed=self._attack.seed), progress)
+        except checks.UserError as error:
+            if self._attack.judge is not None:
+                raise
+            self._said.append(f"Nobody judges who is on a recovered face. {error}")
+            return None
 
     def deployed(self, inputs: torch.Tensor) -> NDArray[np.float64]:
         """Return templates by the finished model."""
