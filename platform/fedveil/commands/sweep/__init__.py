@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedveil import console, runs, tracking
-from fedveil.commands.sweep import live, report, sweep
+from fedveil.commands.sweep import described, live, report, sweep
 from fedveil.tracking import mirror
 
 EXAMPLES = """examples:
@@ -44,7 +44,7 @@ def run(chosen: argparse.Namespace) -> int:
     tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
     try:
         with live.Live(chosen.plain) as view:
-            outcomes = sweep.run(made, workers, view.show, lambda: tracker.start(report.describe(made)))
+            outcomes = sweep.run(made, workers, view.show, lambda: tracker.start(described.begun(made)))
     except KeyboardInterrupt:
         tracker.finish("KILLED")
         named = f" --name {chosen.name}" if chosen.name else ""

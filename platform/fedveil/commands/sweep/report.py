@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fedveil
 from fedveil import console, runs, tracking
 from fedveil.commands import _groups
 from fedveil.commands._groups import UNITS, Group, statement_of
-from fedveil.commands.sweep import grid, total
+from fedveil.commands.sweep import described, grid, total
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
 from fedveil.privacy.statements import MEANINGFUL
-from fedveil.tracking import stores
+from fedveil.tracking import overview
 
 
 def unit_of(axes: Mapping[str, Sequence[str]]) -> str:
@@ -135,21 +134,6 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def describe(sweep: Sweep) -> tracking.RunInfo:
-    """Return what the parent run in the tracker is told; its children are the runs."""
-    cells = sweep.grid.cells
-    return tracking.RunInfo(
-        run_id=sweep.sweep_id,
-        experiment=stores.EXPERIMENT,
-        run_name=sweep.sweep_id,
-        params={key: ",".join(values) for key, values in sweep.grid.axes.items()},
-        tags={"fedveil.sweep": f"{len(cells)} runs", "fedveil.version": fedveil.__version__},
-        hide_times=any(cell.settings.privacy.client is not None for cell in cells),  # what theirs tells is theirs
-        rounds=len(cells),
-        later="the same command sends later what is missing",
-    )
-
-
 def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker) -> tuple[str, dict[str, Any]]:
     """Write and track everything that a sweep found; return the closing text and the same as plain JSON types."""
     unit = unit_of(sweep.grid.axes)
@@ -157,12 +141,14 @@ def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker)
     spent, all_public = total.totals(outcomes)
     said = total.sentences(spent, all_public, sweep.fixed)
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
+    failed = [f"{outcome.cell.label} failed: {outcome.reason}" for outcome in failures]
     files = write(sweep, outcomes)
     for path in (*files, sweep.folder / "sweep.json"):
         tracker.log_artifact(path)
     done = sum(outcome.state == "finished" for outcome in outcomes)
     tracker.log_round(0, {"runs_finished": float(done), "runs_failed": float(len(failures))})
-    tracker.log_tags({"fedveil.owners_total": "; ".join(said), "fedveil.axis": axis(found, unit)})
+    note = described.found(sweep, found, unit, explained(found, unit), [*said, *failed])
+    tracker.log_tags({"fedveil.owners_total": "; ".join(said), "fedveil.axis": axis(found, unit), overview.NOTE: note})
     text = ["", table(found, unit), "", *(_wrap(note) for note in explained(found, unit)), ""] if found else [""]
     text += [_wrap(sentence) for sentence in said]
     if failures:
