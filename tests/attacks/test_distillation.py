@@ -11,10 +11,12 @@ import pytest
 import torch
 from easy import ends, guessed, known
 
-from fedveil.attacks import distillation
+from fedveil.attacks import _learning, distillation
 from fedveil.attacks._releases import Stream
 from fedveil.attacks._target import Target
+from fedveil.attacks.base import silent
 from fedveil.attacks.distillation import Distillation, Student
+from fedveil.device import HOST
 from fedveil.evaluation.identification import unit
 
 SMALL = Distillation(victims=40, images=160, steps=30, trial=3, batch_size=32)
@@ -95,3 +97,17 @@ def test_a_student_begins_at_the_best_linear_map() -> None:
     answers = torch.nn.functional.normalize(inputs) @ torch.randn(8, 5, generator=generator) + 0.3
     student = Student(backbone, inputs, answers)
     assert torch.nn.functional.mse_loss(student(inputs), answers) < 1e-3
+
+
+def test_the_kept_state_is_the_best_on_held_out_people() -> None:
+    """With a learning rate that ruins the network, it is the one from before the first step."""
+    network = torch.nn.Linear(3, 3)
+    before = network.weight.detach().clone()
+    inputs = torch.nn.functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        held = (inputs, network(inputs))
+    batches = ((inputs, -held[1]) for _ in range(20))  # what is asked for in training is the opposite
+    learnt = _learning.learn(network, distillation._loss, batches, held, 20, 0.1, HOST, silent, "a network")
+    assert learnt.loss == min(learnt.losses) == learnt.losses[0] < 1e-6
+    assert max(learnt.losses) > 0.5
+    assert torch.equal(network.weight, before)
