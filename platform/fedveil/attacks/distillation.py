@@ -19,7 +19,7 @@ from fedveil.attacks import _learning, _recovered, _releases
 from fedveil.attacks._judges import Judge
 from fedveil.attacks._learning import Learnt
 from fedveil.attacks._people import People
-from fedveil.attacks._releases import Releases
+from fedveil.attacks._releases import Releases, Stream
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding, Level, Measure, OnFaces, Progress, percent_of, settings_of, silent
 from fedveil.device import peak_memory_mb
@@ -45,22 +45,23 @@ class Distillation(OnFaces):
         batch_size: pictures in a step; half of them are mirrored, before they are protected.
         lr: largest learning rate.
         weight_decay: of AdamW.
-        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw.
+        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw. None: all,
+            or a tenth where the release runs a network.
     """
 
     level: ClassVar[Level] = "adaptive"
-    steps: int = 500
-    trial: int = 50
+    steps: int = 300
+    trial: int = 30
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 1e-4
-    redrawn: float = 1.0
+    redrawn: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr)
         checks.non_negative(trial=self.trial, weight_decay=self.weight_decay)
-        checks.within(1e-6, 1.0, redrawn=self.redrawn)
+        checks.within(1e-6, 1.0, redrawn=1.0 if self.redrawn is None else self.redrawn)
 
     def run(self, target: Target, progress: Progress = silent) -> Finding:
         """Return whom the student recognises in releases; see `base.Attack`."""
@@ -93,7 +94,8 @@ class Distillation(OnFaces):
         images = people.attacker[train]
         both = np.concatenate([images, images[..., ::-1]])
         answers = self._answers(target, teacher, both)
-        own = Releases(target, self.seed, "distillation", redrawn=self.redrawn)
+        own = self._own(target)
+        stream = Stream(own, both, answers)
         chosen = (own.of(people.attacker[held], "held out"), self._answers(target, teacher, people.attacker[held]))
         fitted = own.of(images[:_FITTED], "fitted")
         students = {
@@ -102,8 +104,7 @@ class Distillation(OnFaces):
         }
 
         def learn(name: str, steps: int, what: str) -> Learnt:
-            drawn = dataclasses.replace(own, what=f"distillation {what} {name}")
-            batches = drawn.batches(both, answers, self.batch_size, steps)
+            batches = stream.batches(self.batch_size, steps, f"{what} {name}")
             return _learning.learn(
                 students[name], _loss, batches, chosen, steps, self.lr, target.place, progress, f"{what} {name}",
                 self.weight_decay,
@@ -123,7 +124,7 @@ class Distillation(OnFaces):
         return torch.from_numpy(teacher.embed(np.ascontiguousarray(images))).float().to(target.place.device)
 
     def _embedded(self, target: Target, student: Student, released: torch.Tensor) -> Values:
-        own = Releases(target, self.seed, "distillation")
+        own = self._own(target)
         parts = [embed(student, own.seen(part)).cpu().numpy() for part in torch.split(released, 64)]
         return unit(np.concatenate(parts))
 
@@ -154,13 +155,13 @@ class Distillation(OnFaces):
         return (*found, dataclasses.replace(deployed, ceiling=None, mean_face=None))
 
     def _notes(self, target: Target, beginning: str, learnt: Learnt) -> list[str]:
-        notes = [
+        return [
             f"The student began from {beginning}; {self.steps} steps of {self.batch_size}, held-out 1 - cosine "
-            f"{learnt.losses[0]:.3f} to {learnt.loss:.3f}."
-        ]
-        if self.redrawn < 1.0 and target.protection.noise:
-            notes.append(f"{100 * self.redrawn:.0f} % of visits drew anew, the others took the picture's last draw.")
-        return notes
+            f"{learnt.losses[0]:.3f} to {learnt.loss:.3f}.", *self._own(target).said,
+        ]  # fmt: skip
+
+    def _own(self, target: Target) -> Releases:
+        return Releases(target, self.seed, "distillation", redrawn=self.redrawn)
 
 
 class Student(nn.Module):
