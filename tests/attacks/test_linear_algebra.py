@@ -1,4 +1,4 @@
-"""The linear attack's algebra against dense oracles: normal equations, inertia, least squares, posterior means, orders."""
+"""The linear attack's algebra against dense oracles: normal equations, rank, least squares, posterior means, orders."""
 
 from __future__ import annotations
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import randomness
+from fedveil import checks, randomness
 from fedveil.attacks._linear_known import Known, pictures
 from fedveil.attacks._linear_learnt import Channels, Dual, Local
 from fedveil.attacks._linear_prior import learn
 from fedveil.attacks._people import People
 from fedveil.attacks._target import Target
-from fedveil.attacks.base import Progress
+from fedveil.attacks.base import OnFaces, Progress
 from fedveil.evaluation import reconstruction
 
 Recover = Callable[[torch.Tensor], torch.Tensor]
@@ -27,14 +26,26 @@ _DRAWS, _ROWS = 3, 2500  # of each picture, where a release is random; of all pi
 _PLACES = 64  # channels' statistics come from so many pictures
 
 
-class Wanted(Protocol):
-    """The settings of the attack that are read here."""
+@dataclasses.dataclass(frozen=True)
+class Wanted(OnFaces):
+    """The settings of the attack.
 
-    seed: int
-    components: int
-    reach: int
-    samples: int
-    floats: int
+    Attributes:
+        components: principal components of his own people in the prior.
+        reach: pixels to each side that the learnt filter sees.
+        samples: pixels that the filter is learnt from.
+        floats: numbers of all learnt-from releases that are kept in memory, at most; more pictures are left out.
+    """
+
+    components: int = 200
+    reach: int = 1
+    samples: int = 100_000
+    floats: int = 250_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.positive(components=self.components, samples=self.samples, floats=self.floats)
+        checks.non_negative(reach=self.reach)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +160,9 @@ def learnt(target: Target, wanted: Wanted, own: Own, by_energy: bool, progress: 
     return Learnt(channels, features, targets, (kept, torch.from_numpy(own.held).float()))
 
 
-def chosen(estimates: Sequence[Estimate], target: Target, wanted: Wanted, own: Own) -> tuple[Estimate, dict[str, float]]:
+def chosen(
+    estimates: Sequence[Estimate], target: Target, wanted: Wanted, own: Own
+) -> tuple[Estimate, dict[str, float]]:
     """Return the estimate that recovers held-out people of the attacker best, and all their PSNR there, in dB.
 
     No victim has a part in the choice.

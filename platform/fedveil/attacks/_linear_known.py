@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -57,7 +57,7 @@ class Known:
     size: tuple[int, int]
     prior: Prior
     example: torch.Tensor
-    _kept: dict[str, Orders] = dataclasses.field(default_factory=dict, repr=False)
+    _kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def sets(self) -> list[tuple[int, ...]]:
@@ -70,7 +70,8 @@ class Known:
             return torch.zeros(len(released), dtype=torch.int64)
         if "orders" not in self._kept:
             self._kept["orders"] = Orders(self.known.orders, self.size, self.known.align_corners)
-        return self._kept["orders"].identify(released)
+        told: Orders = self._kept["orders"]
+        return told.identify(released)
 
     def least_squares(self, released: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, H, W) planes without any knowledge of faces; of mean zero where levels are hidden."""
@@ -78,28 +79,30 @@ class Known:
 
     def posterior(self, released: torch.Tensor, how: Sent = "float32") -> torch.Tensor:
         """Return (B, 3, H, W) planes, the best linear estimate for the prior, the noise and the rounding."""
-        variances = rounding(sent(self.example, how), how) + _COMPUTING**2
+        described = self.known
 
         def build(linear: Map, frequencies: tuple[int, ...]) -> Posterior:
-            noise = variances
-            if len(self.known.orders) > 1:  # which place is which channel differs: find it for the examples, too
-                noise = self._example_rounding(frequencies, how) + _COMPUTING**2
-            if self.known.noise is not None:
-                noise = noise[: len(self.known.noise)] + self.known.noise
-            if self.known.transform == "pixels":
+            noise = rounding(sent(self._examples(frequencies), how), how) + _COMPUTING**2
+            if described.transform == "pixels":  # the planes are mixed from three colours of one rounding
                 return Posterior(linear, self.prior, 1.0 / noise.mean().expand(3, 1, 1, 1))
-            weights = 1.0 / noise[: 3 * len(frequencies)]
-            return Posterior(linear, self.prior, weights.unflatten(0, (3, len(frequencies))))
+            noise = noise[: 3 * len(frequencies)]
+            noise = noise if described.noise is None else noise + described.noise
+            return Posterior(linear, self.prior, 1.0 / _linear_map.by_colour(noise[None])[0])
 
         return self._by_set(released, build)
 
-    def _example_rounding(self, frequencies: tuple[int, ...], how: Sent) -> torch.Tensor:
-        found = self.identified(self.example)
+    def _examples(self, frequencies: tuple[int, ...]) -> torch.Tensor:
+        """Return own releases of a set of frequencies, which stand in ascending order if the method draws orders."""
+        if len(self.known.orders) == 1:
+            return self.example
+        if "examples" not in self._kept:
+            self._kept["examples"] = self.identified(self.example)
+        found = [self.known.orders[index] for index in self._kept["examples"].tolist()]
         mine = [
-            _sorted(row[None], self.known.orders[index]) for row, index in zip(self.example, found.tolist(), strict=True)
-            if tuple(sorted(self.known.orders[index])) == frequencies
+            _ascending(row[None], order) for row, order in zip(self.example, found, strict=True)
+            if tuple(sorted(order)) == frequencies
         ]  # fmt: skip
-        return rounding(torch.cat(mine) if mine else self.example, how)
+        return torch.cat(mine) if mine else self.example
 
     def _by_set(
         self, released: torch.Tensor, build: Callable[[Map, tuple[int, ...]], Callable[[torch.Tensor], torch.Tensor]]
@@ -108,10 +111,11 @@ class Known:
         out = torch.empty(len(released), 3, *self.size, dtype=torch.float64)
         for linear, frequencies, mine in self._groups(found):
             estimate = build(linear, frequencies)
-            for index in mine.split(_CHUNK):
+            for index in torch.split(mine, _CHUNK):
                 rows = [released[i : i + 1] for i in index.tolist()]
                 if len(self.known.orders) > 1:
-                    rows = [_sorted(row, self.known.orders[int(found[i])]) for row, i in zip(rows, index, strict=True)]
+                    drawn = [self.known.orders[i] for i in found[index].tolist()]
+                    rows = [_ascending(row, order) for row, order in zip(rows, drawn, strict=True)]
                 out[index] = estimate(linear.observed(torch.cat(rows)))
         return out
 
@@ -134,10 +138,10 @@ class Known:
         return planes - planes.mean((2, 3), keepdim=True) + level.double().view(-1, 3, 1, 1)
 
 
-def _sorted(released: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+def _ascending(released: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
     """Return a release (1, 3 * F, H, W) with its frequencies in ascending order."""
     places = torch.tensor(order).argsort()
-    return released.unflatten(1, (3, len(order)))[:, :, places].flatten(1, 2)
+    return _linear_map.by_colour(released)[:, :, places].flatten(1, 2)
 
 
 def pictures(planes: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ are fewer pictures than values), and one row of weights for all pixels over a ne
 from __future__ import annotations
 
 import dataclasses
+
 import torch
 import torch.nn.functional as functional
 

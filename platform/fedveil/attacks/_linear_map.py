@@ -7,6 +7,7 @@ precision is `rough` times the sum of squared differences of neighbours plus `sm
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,6 +28,12 @@ class Smooth:
 
     rough: float
     small: float
+
+
+def by_colour(released: torch.Tensor) -> torch.Tensor:
+    """Return (B, 3, F, h, w) of colour-major (B, 3 * F, h, w)."""
+    batch, channels, *places = released.shape
+    return released.reshape(batch, 3, channels // 3, *places)
 
 
 class Map(Protocol):
@@ -95,7 +102,7 @@ class Banded:
         if len(self._down) == 1:
             return colour.to_ycc(released.double())[:, :, None]
         count = len(self._order)
-        return released[:, : 3 * count].double().unflatten(1, (3, count))
+        return by_colour(released[:, : 3 * count].double())
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, F, H, W)."""
@@ -160,7 +167,7 @@ class Banded:
 
         pairs = [slice(start, min(start + 2, height)) for start in range(0, height, 2)]
         diagonal = [coupled(pair, pair) for pair in pairs]
-        return diagonal, [coupled(after, before) for before, after in zip(pairs, pairs[1:], strict=False)]
+        return diagonal, [coupled(after, before) for before, after in itertools.pairwise(pairs)]
 
     def _gram(self, weights: torch.Tensor, columns: list[tuple[int, int]]) -> torch.Tensor:
         """Return (1 or H, W, W), the sum over v of A_v^T diag(weights) A_v, for each row of weights."""
@@ -201,7 +208,7 @@ class Block:
 
     def observed(self, released: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, F, h, w) float64 of (B, 3 * F, h, w)."""
-        return released.double().unflatten(1, (3, len(self._order)))
+        return by_colour(released.double())
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, F, h, w)."""

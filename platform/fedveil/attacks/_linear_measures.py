@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedveil.attacks import _linear_map
-from fedveil.attacks._linear_estimates import Own, Wanted, seen
+from fedveil.attacks._linear_estimates import seen
 from fedveil.attacks._linear_known import Known, Sent, pictures, sent
 from fedveil.attacks._linear_prior import planes_of
 from fedveil.attacks._people import People
@@ -65,8 +65,8 @@ def of_known(known: Known, wanted: OnFaces, people: People, released: torch.Tens
 def order_found(known: Known, target: Target, wanted: OnFaces, people: People) -> Measure | None:
     """Return how often a secret order is identified; None where there is one order only.
 
-    Which order a release has is asked of the release of a picture that has its own channels in every place, and never
-    of the method's state or its draw: it is the order whose channels of the clean picture are what left.
+    An order is right if it makes of the clean picture what left: whoever judges the attack has that picture, and asks
+    neither the method's state nor its draw.
     """
     orders = known.known.orders
     if len(orders) == 1:

@@ -52,7 +52,7 @@ class Orders:
         energy = torch.full_like(unexplained, 1e-12)
         for (row, column), outside in zip(self._windows, self._outside, strict=True):
             part = released[:, : 3 * self._length, row : row + _WINDOW, column : column + _WINDOW].double()
-            part = part.unflatten(1, (3, self._length)).flatten(0, 1)
+            part = part.reshape(3 * count, self._length, *part.shape[2:])
             for index, (scales, free) in enumerate(zip(self._scales, outside, strict=True)):
                 scaled = (part / scales[:, None, None]).flatten(1)
                 unexplained[:, index] += (scaled @ free).square().sum(1).view(count, 3).sum(1)
@@ -61,7 +61,8 @@ class Orders:
 
     def identify(self, released: torch.Tensor) -> torch.Tensor:
         """Return (B,) the number of the order that explains each release best."""
-        return self.residuals(released).argmin(1)
+        found: torch.Tensor = self.residuals(released).argmin(1)
+        return found
 
 
 def _starts(side: int) -> list[int]:

@@ -84,7 +84,8 @@ def _principal(images: NDArray[np.uint8], mean: torch.Tensor, count: int) -> tor
     values, vectors = torch.linalg.eigh((deviations @ deviations.T).double())
     kept = min(count, int((values > 1e-6 * values[-1]).sum()))
     directions = vectors[:, -kept:].flip(1).T.float() @ deviations
-    return torch.linalg.qr(directions.double().T)[0].T.contiguous()
+    orthonormal: torch.Tensor = torch.linalg.qr(directions.double().T)[0]
+    return orthonormal.T.contiguous()
 
 
 class Posterior:

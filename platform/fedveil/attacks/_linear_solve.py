@@ -1,4 +1,4 @@
-"""Symmetric block-tridiagonal systems: one factorisation, then any number of right-hand sides, and where eigenvalues lie.
+"""Symmetric block-tridiagonal systems: one factorisation for all right-hand sides, and where eigenvalues lie.
 
 A release is a separable map whose rows reach one pixel to each side, so its normal matrix couples a row of pixels with
 two rows above and below: two rows together form a block, and blocks couple with their neighbours only. At 112 pixels

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks
 from fedveil.attacks import _linear_estimates, _linear_measures, _recovered
 from fedveil.attacks._judges import Judge
-from fedveil.attacks._linear_estimates import Estimate, Learnt, Own, seen
+from fedveil.attacks._linear_estimates import Estimate, Learnt, Own, Wanted, seen
 from fedveil.attacks._people import People
 from fedveil.attacks._target import Target
-from fedveil.attacks.base import Finding, Level, Measure, OnFaces, Progress, percent_of, settings_of, silent
+from fedveil.attacks.base import Finding, Level, Measure, Progress, percent_of, settings_of, silent
 from fedveil.device import peak_memory_mb
 from fedveil.evaluation import reconstruction
 from fedveil.evaluation.identification import impostor_scores, threshold_at
@@ -27,32 +26,16 @@ _SHOWN = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(OnFaces):
+class Linear(Wanted):
     """Recovers pictures with linear maps alone; no network is trained.
 
     Where the method's public description says that what leaves is a linear map of the pixels, that map is inverted:
     by least squares, which needs no picture of anybody, and by the best linear estimate under a prior of the attacker's
     own people. A secret choice among public orders is found first. For every method, a linear map from releases to
     pictures is learnt from his own people as well. Which of these is used is decided on people of his own.
-
-    Attributes:
-        components: principal components of his own people in the prior.
-        reach: pixels to each side that the learnt filter sees.
-        samples: pixels that the filter is learnt from.
-        floats: numbers of all learnt-from releases that are kept in memory, at most; more pictures are left out.
     """
 
-    components: int = 200
-    reach: int = 1
-    samples: int = 100_000
-    floats: int = 250_000_000
-
     level: ClassVar[Level] = "adaptive"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.positive(components=self.components, samples=self.samples, floats=self.floats)
-        checks.non_negative(reach=self.reach)
 
     def run(self, target: Target, progress: Progress = silent) -> Finding:
         """Return what linear algebra recovers; see `base.Attack`."""
@@ -65,11 +48,14 @@ class Linear(OnFaces):
             estimates = _linear_estimates.by_known(known) + estimates
         best, held = _linear_estimates.chosen(estimates, target, self, own)
         released = target.release(people.taken, self.seed, "victims").cpu()
-        started = time.process_time()
-        recovered = best.recover(released)
-        seconds = (time.process_time() - started) / len(recovered)
+        every, seconds = {}, 0.0
+        for estimate in estimates:
+            started = time.process_time()
+            every[estimate.name] = estimate.recover(released)
+            seconds = (time.process_time() - started) / len(released) if estimate is best else seconds
+        recovered = every[best.name]
         measures = [*_recovered.measures(target, self, people, judge, recovered)]
-        measures += self._each(estimates, released, people)
+        measures += [_quality(estimate, every[estimate.name], people) for estimate in estimates]
         if known is not None:
             measures += _linear_measures.of_known(known, self, people, released)
             found = _linear_measures.order_found(known, target, self, people)
@@ -103,17 +89,6 @@ class Linear(OnFaces):
             found.append(Estimate("regression_by_energy", said, sorted_.regression()))
         return plain, found
 
-    def _each(self, estimates: Sequence[Estimate], released: torch.Tensor, people: People) -> list[Measure]:
-        """Return the PSNR of every estimate on the victims, which chose none of them."""
-        original = torch.from_numpy(people.taken)
-        return [
-            Measure(
-                f"psnr_{estimate.name}", float(reconstruction.psnr(seen(estimate.recover(released)), original).mean()),
-                f"pictures recovered by {estimate.said}", "dB",
-            )
-            for estimate in estimates
-        ]  # fmt: skip
-
     def _curves(
         self, own: Learnt, released: torch.Tensor, people: People, judge: Judge
     ) -> dict[str, Mapping[str, Any]]:
@@ -131,6 +106,12 @@ class Linear(OnFaces):
             "regression_psnr": {"x": sizes, "y": quality, "x_name": name, "y_name": "PSNR of regression, dB"},
             "regression_linked": {"x": sizes, "y": linked, "x_name": name, "y_name": "linked by regression"},
         }
+
+
+def _quality(estimate: Estimate, recovered: torch.Tensor, people: People) -> Measure:
+    """Return the PSNR of an estimate on the victims, who choose none."""
+    values = reconstruction.psnr(seen(recovered), torch.from_numpy(people.taken))
+    return Measure(f"psnr_{estimate.name}", float(values.mean()), f"pictures recovered by {estimate.said}", "dB")
 
 
 def _notes(known: bool, held: Mapping[str, float], best: Estimate, used: int, there: int) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ class LinearMap:
     """A release that is a linear map of the centred planes Y, Cb, Cr, plus noise of mean zero.
 
     Attributes:
-        transform: "pixels" (the image itself), "block" (`frequency.block_dct`) or "upsampled" (`frequency.upsampled_dct`).
-        orders: the frequencies 8u + v that may have left per colour, in the order of the release, which is colour-major:
-            one order, or each that a secret draw may have chosen. Of no use for "pixels".
+        transform: "pixels" (the image itself), "block" (`frequency.block_dct`) or "upsampled" (`upsampled_dct`).
+        orders: the frequencies 8u + v that left of each colour, as they stand in the release, which is colour-major:
+            one order, or each that a secret draw may have chosen; (0,) for "pixels".
         align_corners: of the upsampled transform.
         noise: variance of the noise, broadcasts to (3 * len(order), h, w) of the release; None without noise.
     """

@@ -85,7 +85,7 @@ class AllChannels(base.Protection):
         checks.positive(smallest_scale=float(on_host(state)["scale"].min()))
 
     def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
-        """Return how the release depends on the pixels: all channels leave."""
+        """Return that all channels leave."""
         return LinearMap("upsampled", (tuple(range(64)),))
 
     def unprotected(self, state: base.State) -> NonPrivate:

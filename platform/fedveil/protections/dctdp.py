@@ -251,7 +251,7 @@ class DCTDP(base.Protection):
         return self._mechanism.render(released, state)
 
     def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
-        """Return how the release depends on the pixels: the coefficients before they are clipped, and the public law of their noise."""
+        """Return the map to coefficients, as if none were clipped, and the public variance of their noise."""
         return self._mechanism.linear(on_host(state), size)
 
     def shape_picture(self, state: base.State) -> NDArray[np.float64]:

@@ -160,7 +160,7 @@ class DuetFace(base.Protection):
         return base.to_uint8(subset_inverse(released[:, :_SENT], _duet.SERVER))
 
     def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
-        """Return how the release depends on the pixels: the 162 channels, which come first; the masks behind them are no linear map."""
+        """Return the map to the 162 channels, which come first; the masks behind them are no linear map."""
         return LinearMap("upsampled", (_duet.SERVER,))
 
     def unprotected(self, state: base.State) -> NonPrivate:

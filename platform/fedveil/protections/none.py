@@ -57,7 +57,7 @@ class NoProtection(base.Protection):
         return base.to_uint8(released)
 
     def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
-        """Return how the release depends on the pixels: the release is the image."""
+        """Return that the release is the image."""
         return LinearMap("pixels")
 
     def unprotected(self, state: base.State) -> NonPrivate:

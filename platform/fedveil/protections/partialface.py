@@ -177,7 +177,7 @@ class PartialFace(base.Protection):
         _table(state)
 
     def linear(self, size: tuple[int, int], state: base.State) -> LinearMap:
-        """Return how the release depends on the pixels: one of 36 public orders; which, is the secret."""
+        """Return the map under each of the 36 public orders; which was drawn, is the secret."""
         subsets, orders = _table(state)
         ranks = [divmod(rank, PERMUTATIONS) for rank in range(RANKS)]
         return LinearMap("upsampled", tuple(tuple(subsets[s][orders[p]].tolist()) for s, p in ranks))
