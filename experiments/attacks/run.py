@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--judge", help="ONNX recogniser")
     parser.add_argument("--only", nargs="*", default=list(ARMS), choices=ARMS, metavar="METHOD", help=", ".join(ARMS))
     parser.add_argument("--attacks", default=ATTACKS, help=f"attacks, comma-separated ({ATTACKS})")
-    parser.add_argument("--words", nargs="*", default=[], metavar="WORD", help="settings of attacks: attack.steps=600 ...")
+    parser.add_argument("--words", nargs="*", default=[], metavar="WORD", help="settings: attack.steps=600 ...")
     parser.add_argument("--passes", type=float, default=16, help="passes over the training images (16)")
     parser.add_argument("--victims", type=int, default=200, help="people attacked (200)")
     parser.add_argument("--images", type=int, default=2500, help="pictures of the attacker's own people (2500)")
