@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedveil import cli, commands, config, console
+from fedveil.attacks import _chosen
 from fedveil.commands.sweep import grid
 from fedveil.configuration import settings, words
 
@@ -78,7 +79,9 @@ def test_examples_parse_and_their_words_are_accepted(name: str) -> None:
     for example in shown:
         chosen = cli._chosen(example[1:])
         assert chosen.command == name
-        assert grid.expand(chosen.words).cells if name == "sweep" else config.load(chosen.words)
+        mine, others = _chosen.apart(getattr(chosen, "words", []))
+        assert grid.expand(others).cells if name == "sweep" else config.load(others)
+        assert [*_chosen.of(mine)] or not mine
 
 
 def test_the_words_below_a_commands_help_are_accepted() -> None:

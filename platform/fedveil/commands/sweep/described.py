@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import fedveil
@@ -12,7 +12,7 @@ from fedveil.commands.sweep.sweep import Sweep
 from fedveil.tracking import named, overview, stores, view
 
 if TYPE_CHECKING:
-    from fedveil.commands.sweep.report import Group
+    from fedveil.commands._groups import Group
 
 
 def begun(sweep: Sweep) -> tracking.RunInfo:
@@ -42,21 +42,24 @@ def what(sweep: Sweep) -> str:
     """Return what was swept, one paragraph of Markdown."""
     axes = " x ".join(f"`{key}` ({', '.join(values)})" for key, values in sweep.grid.axes.items())
     said = f"A sweep over {axes}: {len(sweep.grid.cells)} runs, which are its children."
+    if sweep.attacks:
+        said += f" Each was attacked: {', '.join(one.name for one in sweep.attacks)}."
     return " ".join([said, *sweep.grid.notes, f"`fedveil sweep {' '.join(sweep.words)}` goes on with it."])
 
 
-def found(sweep: Sweep, groups: Sequence[Group], unit: str, notes: Iterable[str], said: Iterable[str]) -> str:
+def found(
+    sweep: Sweep, frontiers: Mapping[str, Sequence[Group]], notes: Iterable[str], said: Iterable[str]
+) -> str:
     """Return the description of a sweep that has ended, Markdown.
 
     Args:
         sweep: of these groups.
-        groups: runs that differ in their seed alone.
-        unit: whose epsilon stands beside the accuracy.
+        frontiers: unit whose epsilon stands beside the accuracy -> runs that differ in their seed alone.
         notes: what the numbers are.
         said: further sentences: what it cost the owners, what failed.
     """
     rows = []
-    for group in groups:
+    for unit, group in ((unit, group) for unit, groups in frontiers.items() for group in groups):
         spread = "" if group.sd is None else f" ± {overview.percent(group.sd)}"
         budget = "no guarantee" if group.epsilon is None else f"epsilon {group.epsilon:.6g}"
         name = grid.label(group.values) if group.values else "all"

@@ -12,21 +12,45 @@ from typing import Any
 from fedveil import console, runs, tracking
 from fedveil.commands import _groups
 from fedveil.commands._groups import UNITS, Group, statement_of
-from fedveil.commands.sweep import described, grid, total
+from fedveil.commands.sweep import attacks, blocks, described, grid, leakage, total
+from fedveil.commands.sweep.grid import Cell
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
 from fedveil.privacy.statements import MEANINGFUL
 from fedveil.tracking import overview
 
 
-def unit_of(axes: Mapping[str, Sequence[str]]) -> str:
-    """Return whose epsilon is the axis: the unit whose budget is swept; an image's when none is.
+def units_of(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+    """Return whose epsilons are the axes, by block: units whose training budget is swept, else asked, else an image's.
 
-    >>> unit_of({"privacy.client.epsilon": ("1", "inf"), "protection": ("none", "dctdp")})
-    'client'
+    >>> units_of(grid.expand(["privacy.client.epsilon=1,inf", "protection=none,dctdp", "privacy.client.clip=1"]).cells)
+    {'': ('client',)}
     """
-    swept = {key.split(".")[1] for key in axes if key.startswith("privacy.")}
-    return next((unit for unit in UNITS if unit in swept), "image")
+    swept: dict[str, set[str]] = {}
+    asked: dict[str, set[str]] = {}
+    for cell in cells:
+        block = cell.values.get(blocks.KEY, "")
+        swept.setdefault(block, set()).update(key.split(".")[1] for key in cell.values if key.startswith("privacy."))
+        privacy = cell.settings.privacy
+        asked.setdefault(block, set()).update(unit for unit in UNITS if getattr(privacy, unit) is not None)
+    found = {}
+    for block, units in swept.items():
+        mine = units & {*UNITS} or asked[block] or {"image"}
+        found[block] = tuple(unit for unit in UNITS if unit in mine)
+    return found
+
+
+def of_unit(outcomes: Sequence[Outcome], unit: str) -> list[Outcome]:
+    """Return the outcomes of the blocks that have this unit's epsilon for an axis."""
+    units = units_of([outcome.cell for outcome in outcomes])
+    return [outcome for outcome in outcomes if unit in units[outcome.cell.values.get(blocks.KEY, "")]]
+
+
+def frontiers(outcomes: Sequence[Outcome]) -> dict[str, list[Group]]:
+    """Return the groups of every unit that is an axis; a unit of which nothing has finished is left out."""
+    axes = {unit for units in units_of([outcome.cell for outcome in outcomes]).values() for unit in units}
+    found = {unit: groups(of_unit(outcomes, unit), unit) for unit in UNITS if unit in axes}
+    return {unit: each for unit, each in found.items() if each}
 
 
 def groups(outcomes: Sequence[Outcome], unit: str) -> list[Group]:
@@ -37,11 +61,13 @@ def groups(outcomes: Sequence[Outcome], unit: str) -> list[Group]:
 
 
 def lines(found: Sequence[Group], unit: str) -> dict[str, list[pictures_frontier.Point]]:
-    """Return the picture's series: one per protection and per every other swept value that is no budget of the axis."""
-    swept = any(key.startswith(f"privacy.{unit}.") for group in found for key in group.values)
-    budget = f"privacy.{unit}." if swept or unit != "image" else "protection."  # a release's, or private training's
+    """Return the picture's series: one per block, protection and other swept value that is no budget of the axis."""
+    training = f"privacy.{unit}."
+    swept = {g.values.get(blocks.KEY, "") for g in found if any(key.startswith(training) for key in g.values)}
     made: dict[str, list[pictures_frontier.Point]] = {}
-    for group in found:
+    for group in found:  # a budget is a release's, or private training's
+        release = unit == "image" and group.values.get(blocks.KEY, "") not in swept
+        budget = "protection." if release else training
         kept = {k: v for k, v in group.values.items() if not (k.startswith(budget) and k.endswith("epsilon"))}
         name = grid.label(kept) if kept else "all runs"
         made.setdefault(name, []).append(
@@ -86,14 +112,19 @@ def explained(found: Sequence[Group], unit: str) -> list[str]:
 
 
 def write(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Path]:
-    """Write runs.csv, and frontier.csv and frontier.png once a run has finished; return the files."""
-    unit = unit_of(sweep.grid.axes)
-    found = groups(outcomes, unit)
+    """Write runs.csv, and frontier.csv and a picture per unit once a run has finished; return the files.
+
+    The picture is frontier.png; of several units there are frontier-client.png and so on.
+    """
+    found = frontiers(outcomes)
     made = [_csv(sweep.folder / "runs.csv", [_run_row(sweep, outcome) for outcome in outcomes])]
     if found:
-        made.append(_csv(sweep.folder / "frontier.csv", [_group_row(sweep, group, unit) for group in found]))
-        series, below = lines(found, unit), axis(found, unit)
-        made.append(pictures_frontier.frontier(sweep.folder / "frontier.png", series, below, MEANINGFUL))
+        leaks = {tuple(leak.values.items()): leak for leak in leakage.over_seeds(outcomes)}
+        rows = [_group_row(sweep, group, unit, leaks) for unit, each in found.items() for group in each]
+        made.append(_csv(sweep.folder / "frontier.csv", rows))
+    for unit, each in found.items():
+        path = sweep.folder / ("frontier.png" if len(found) == 1 else f"frontier-{unit}.png")
+        made.append(pictures_frontier.frontier(path, lines(each, unit), axis(each, unit), MEANINGFUL))
     return made
 
 
@@ -107,15 +138,19 @@ def _run_row(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
         row |= {f"{unit}_epsilon": _number(statement), f"{unit}_delta": statement["delta"] if statement else None}
     timed = outcome.result is not None and outcome.cell.settings.privacy.client is None  # times tell who took part
     seconds = outcome.result.get("wall_seconds") if outcome.result is not None and timed else None
-    return row | {"seconds": seconds, "reason": outcome.reason}
+    return row | leakage.of(outcome.findings.values()) | {"seconds": seconds, "reason": outcome.reason}
 
 
-def _group_row(sweep: Sweep, group: Group, unit: str) -> dict[str, Any]:
+def _group_row(
+    sweep: Sweep, group: Group, unit: str, leaks: Mapping[tuple[tuple[str, str], ...], leakage.Leak]
+) -> dict[str, Any]:
     statement = group.statement or {}
     row: dict[str, Any] = {key: group.values.get(key, "") for key in sweep.grid.axes if key != "seed"}
     row |= {"unit": unit, "epsilon": _number(group.statement), "delta": statement.get("delta")}
     row |= {"relation": statement.get("relation"), "meaningful": statement.get("meaningful", False)}
-    return row | {"seeds": len(group.accuracies), "accuracy_mean": group.mean, "accuracy_sd": group.sd}
+    row |= {"seeds": len(group.accuracies), "accuracy_mean": group.mean, "accuracy_sd": group.sd}
+    leak = leaks.get(tuple(group.values.items()))
+    return row | {name: leak.mean[name] if leak else None for name in leakage.MEASURES}
 
 
 def _number(statement: Mapping[str, Any] | None) -> float | str | None:
@@ -136,8 +171,7 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker) -> tuple[str, dict[str, Any]]:
     """Write and track everything that a sweep found; return the closing text and the same as plain JSON types."""
-    unit = unit_of(sweep.grid.axes)
-    found = groups(outcomes, unit)
+    found = frontiers(outcomes)
     spent, all_public = total.totals(outcomes)
     said = total.sentences(spent, all_public, sweep.fixed)
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -147,22 +181,36 @@ def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker)
         tracker.log_artifact(path)
     done = sum(outcome.state == "finished" for outcome in outcomes)
     tracker.log_round(0, {"runs_finished": float(done), "runs_failed": float(len(failures))})
-    note = described.found(sweep, found, unit, explained(found, unit), [*said, *failed])
-    tracker.log_tags({"fedveil.owners_total": "; ".join(said), "fedveil.axis": axis(found, unit), overview.NOTE: note})
-    text = ["", table(found, unit), "", *(_wrap(note) for note in explained(found, unit)), ""] if found else [""]
+    notes = {unit: explained(each, unit) for unit, each in found.items()}
+    every = [note for each in notes.values() for note in each]
+    leaked = leakage.explained(outcomes)
+    tracker.log_tags({
+        "fedveil.owners_total": "; ".join(said),
+        "fedveil.axis": "; ".join(axis(each, unit) for unit, each in found.items()),
+        overview.NOTE: described.found(sweep, found, every, [*said, *failed]),
+    })  # fmt: skip
+    text = [""]
+    for unit, each in found.items():
+        text += [table(each, unit), "", *(_wrap(note) for note in notes[unit]), ""]
+    if leaked:
+        text += [leakage.table(outcomes), "", *(_wrap(note) for note in leaked), ""]
     text += [_wrap(sentence) for sentence in said]
     if failures:
         text += ["", f"{len(failures)} of {len(outcomes)} runs failed; the same command tries them again:"]
         text += [_wrap(f"- {outcome.cell.label}: {outcome.reason} [{outcome.run_id}]") for outcome in failures]
     text += ["", *(f"wrote {path}" for path in files)]
+    text += ["", f"`fedveil report {sweep.sweep_id}` makes a page of it, `fedveil ui` shows the runs in MLflow"]
     plain = {
         "sweep_id": sweep.sweep_id,
-        "unit": unit,
+        "units": [*found],
         "groups": [
-            {"values": dict(g.values), "accuracies": [*g.accuracies], "accuracy_mean": g.mean, "accuracy_sd": g.sd,
-             "statement": dict(g.statement) if g.statement else None}
-            for g in found
+            {"unit": unit, "values": dict(g.values), "accuracies": [*g.accuracies], "accuracy_mean": g.mean,
+             "accuracy_sd": g.sd, "statement": dict(g.statement) if g.statement else None}
+            for unit, each in found.items() for g in each
         ],
+        "attacks": attacks.listed(sweep.attacks),
+        "leakage": [{"values": dict(leak.values), "runs": leak.runs, **leak.mean}
+                    for leak in leakage.over_seeds(outcomes)],
         "runs": [{"run_id": o.run_id, "state": o.state, "values": dict(o.cell.values), "reason": o.reason}
                  for o in outcomes],
         "owners_total": {"public_benchmark": all_public, "worst": total.to_dicts(spent), "words": said},
