@@ -42,7 +42,7 @@ def test_a_command_has_a_line_examples_arguments_and_run(name: str) -> None:
     assert [*inspect.signature(command.arguments).parameters] == ["parser"]
     assert [*inspect.signature(command.run).parameters] == ["chosen"]
     sections = {key.partition(".")[0] for key in settings.every()}
-    assert set(commands.reads(command)) <= sections
+    assert set(commands.reads(command)) <= {*sections, words.ATTACK}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,6 +100,8 @@ def test_the_readme_shows_the_command(name: str) -> None:
 def test_a_word_that_the_command_does_not_read_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     places = {
         "enrol": ["a-run", "faces", "--owner", "me"],
+        "attack": ["a-run"],
+        "report": ["a-run"],
         "summary": ["a-run"],
         "ledger": ["a-run"],
         "verify": ["a-run", "lfw.bin"],

@@ -1,4 +1,4 @@
-"""Write a page of what a sweep or a run found: accuracy, budgets and leakage together, for people.
+"""Write one page of accuracy, budgets and what attacks recover.
 
 One HTML file that works offline, the same as PNG and as CSV.
 """
