@@ -163,12 +163,24 @@ def notes(asked: Asked, count: int) -> list[str]:
     return found
 
 
+_WIDER = 2.394 / 1.960  # three units are looked at: each interval covers 1 - 0.05 / 3 instead of 95 % (Bonferroni)
+
+
+def _above_guessing(value: float, low: float | None) -> bool:
+    """Return whether an area is above one half for certain, although the best of several units is looked at.
+
+    >>> _above_guessing(0.68, 0.61), _above_guessing(0.564, 0.505)
+    (True, False)
+    """
+    return low is not None and value - _WIDER * (value - low) > 0.5
+
+
 def verdict(measures: Sequence[Measure]) -> str:
     """Return one sentence on the strongest unit that whoever has the released model can tell."""
     above = [
         (one, unit)
         for one in measures for unit in UNITS
-        if one.name == f"{unit}_auc" and one.value is not None and one.low is not None and one.low > 0.5
+        if one.name == f"{unit}_auc" and one.value is not None and _above_guessing(one.value, one.low)
     ]  # fmt: skip
     if not above:
         return "Nobody who trained was told from others better than by guessing; a stronger attack may."
