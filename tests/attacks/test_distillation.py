@@ -95,7 +95,7 @@ def test_a_student_begins_at_the_best_linear_map() -> None:
     inputs, generator = torch.randn(300, 8), torch.Generator().manual_seed(1)
     backbone = torch.nn.Identity()
     answers = torch.nn.functional.normalize(inputs) @ torch.randn(8, 5, generator=generator) + 0.3
-    student = Student(backbone, inputs, answers)
+    student = Student(backbone, inputs, answers)  # the backbone gives back what it is fed
     assert torch.nn.functional.mse_loss(student(inputs), answers) < 1e-3
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from fedveil.evaluation.identification import impostor_scores, ranks, threshold_
 from fedveil.models.embedding import embed
 
 _RIDGE = 1e-3  # of the mean square of an embedding's entries
-_FITTED = 1024
+_FITTED, _BATCH = 1024, 64
 Values = NDArray[np.float64]
 
 
@@ -97,11 +96,7 @@ class Distillation(OnFaces):
         own = self._own(target)
         stream = Stream(own, both, answers)
         chosen = (own.of(people.attacker[held], "held out"), self._answers(target, teacher, people.attacker[held]))
-        fitted = own.of(images[:_FITTED], "fitted")
-        students = {
-            name: target.place.module(Student(network, fitted, answers[: len(fitted)]))
-            for name, network in self._beginnings(target).items()
-        }
+        students = self._students(target, own, images[:_FITTED], answers[: len(images[:_FITTED])])
 
         def learn(name: str, steps: int, what: str) -> Learnt:
             batches = stream.batches(self.batch_size, steps, f"{what} {name}")
@@ -114,11 +109,21 @@ class Distillation(OnFaces):
         best = min(tried, key=lambda name: tried[name], default="the released model")
         return students[best], best, learn(best, self.steps, "training the student from")
 
-    def _beginnings(self, target: Target) -> Mapping[str, nn.Module]:
-        released = copy.deepcopy(target.backbone).requires_grad_(True)
-        if not self.trial:
-            return {"the released model": released}
-        return {"the released model": released, "random values": target.federation.backbone()}
+    def _students(
+        self, target: Target, own: Releases, images: NDArray[np.uint8], answers: torch.Tensor
+    ) -> dict[str, Student]:
+        networks = {"the released model": copy.deepcopy(target.backbone).requires_grad_(True)}
+        if self.trial:
+            networks["random values"] = target.place.module(target.federation.backbone())
+        given: dict[str, list[torch.Tensor]] = {name: [] for name in networks}
+        for start in range(0, len(images), _BATCH):
+            inputs = own.of(images[start : start + _BATCH], "fitted", start)
+            for name, network in networks.items():
+                given[name].append(embed(network, inputs))
+        return {
+            name: target.place.module(Student(network, torch.cat(given[name]), answers))
+            for name, network in networks.items()
+        }
 
     def _answers(self, target: Target, teacher: Judge, images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(teacher.embed(np.ascontiguousarray(images))).float().to(target.place.device)
@@ -167,10 +172,10 @@ class Distillation(OnFaces):
 class Student(nn.Module):
     """A backbone and a linear map from its embedding to the teacher's, which begins at the best in squares."""
 
-    def __init__(self, backbone: nn.Module, inputs: torch.Tensor, answers: torch.Tensor) -> None:
+    def __init__(self, backbone: nn.Module, embeddings: torch.Tensor, answers: torch.Tensor) -> None:
         super().__init__()
-        self.backbone = backbone.to(inputs.device)
-        given = functional.normalize(embed(self.backbone, inputs)).double().cpu()
+        self.backbone = backbone
+        given = functional.normalize(embeddings).double().cpu()
         fitted = torch.cat([given, torch.ones(len(given), 1, dtype=torch.float64)], 1)
         square = fitted.T @ fitted / len(fitted)
         ridge = _RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
