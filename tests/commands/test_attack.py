@@ -116,9 +116,9 @@ def test_attacks_are_no_setting_of_a_run(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_words_reach_the_attacks_that_have_them() -> None:
-    words = ["attack=replay,linear", "attack.victims=30", "attack.reach=2"]
+    words = ["attack=replay,linear", "attack.victims=40", "attack.reach=2"]
     both: list[Any] = [one.attack for one in _chosen.of(words)]
-    assert [one.victims for one in both] == [30, 30]
+    assert [one.victims for one in both] == [40, 40]
     assert both[1].reach == 2
     assert _chosen.of(["attack=none"]) == []
     with pytest.raises(checks.UserError, match="reach"):

@@ -162,10 +162,11 @@ class OnFaces:
     def __post_init__(self) -> None:
         checks.positive(victims=self.victims, images=self.images)
         checks.fraction(far=self.far)
-        if self.victims * (self.victims - 1) < 10 / self.far:  # said before a run is trained to be attacked
+        least = math.ceil(0.5 + math.sqrt(0.25 + 10 / self.far))
+        if self.victims < least:  # said before a run is trained to be attacked
             raise checks.UserError(
-                f"Expected attack.victims={self.victims} to be {math.ceil(0.5 + math.sqrt(0.25 + 10 / self.far))} or "
-                f"more: a false accept rate of {self.far:g} is found from {10 / self.far:.0f} pairs of different people."
+                f"Expected attack.victims={self.victims} to be {least} or more: a false accept rate of {self.far:g} is "
+                f"found from {10 / self.far:.0f} pairs of different people."
             )
 
 
