@@ -33,8 +33,14 @@ def path_of(run: Run, name: str, attack: Any) -> Path:
 
 
 def write(run: Run, name: str, attack: Any, finding: Finding) -> dict[str, Any]:
-    """Write a finding and its picture, and return what a reader finds."""
+    """Write a finding and its picture, and return what a reader finds.
+
+    Raises:
+        ValueError: no reader would take it: a fault of the attack.
+    """
     path = path_of(run, name, attack)
+    if wrong := _odd({"run_id": run.run_id, **finding.to_dict()}, run.run_id):
+        raise ValueError(f"{name} has found what cannot be: {wrong}.")
     if finding.panel is not None:
         faces.face_grid(path.with_suffix(".png"), finding.panel, f"{finding.attack} on {finding.protection}")
     found = {"run_id": run.run_id, **finding.to_dict()}

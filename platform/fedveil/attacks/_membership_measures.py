@@ -131,7 +131,8 @@ def _epsilon(unit: str, test: rates.Trials, proven: Bound) -> Measure:
 
 
 def _measure(name: str, value: float | None, floor: float, said: str) -> Measure:
-    return Measure(name, value, said, "share", floor=floor)
+    unit = "" if name.endswith("_advantage") else "share"  # a difference of two rates may be negative
+    return Measure(name, value, said, unit, floor=floor)
 
 
 def _with_interval(name: str, statistic: Statistic, weights: Sequence[NDArray[np.float64]], said: str) -> Measure:
