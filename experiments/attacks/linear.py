@@ -37,7 +37,8 @@ SETS = {
     **{f"nine of PartialFace, {index + 1}": subset for index, subset in enumerate(partialface.PUBLISHED)},
 }  # fmt: skip
 JUDGED = {
-    "none": (), "dct": (), "dctdp, image epsilon 1,000": (), "dctdp, mean epsilon 0.5": ("protection.mode=coefficient",),
+    "none": (), "dct": (), "dctdp, image epsilon 1,000": (),
+    "dctdp, mean epsilon 0.5": ("protection.mode=coefficient",),
     "duetface": ("protection.client_rounds=0", "protection.fit_steps=1"), "partialface": (), "minusface": (),
     "advface": (),
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,14 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fedveil.attacks._linear_estimates import Own
+from fedveil.attacks._linear_estimates import Own, known_of
+from fedveil.attacks._linear_known import Known
+from fedveil.attacks._linear_measures import order_found
+from fedveil.attacks._linear_prior import planes_of
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding
 from fedveil.attacks.linear import Linear
 from fedveil.evaluation.identification import unit
 from fedveil.federation.federation import Federation
-from fedveil.protections.none import NoProtection
-from fedveil.randomness import SecretStream
 
 ATTACK = Linear(victims=24, images=120, far=0.1, components=20, samples=4000)
 SMALL = (
@@ -38,33 +39,22 @@ class Eye:
         return unit((coarse - coarse.mean(1, keepdim=True)).numpy())
 
 
-class Blind(NoProtection):
-    """Sends noise that knows nothing of the picture."""
-
-    noise = "uniform"  # type: ignore[assignment]
-
-    def release(self, images: torch.Tensor, state: Any, streams: Sequence[SecretStream]) -> torch.Tensor:
-        drawn = [stream.uniform(images[0].numel()).reshape(tuple(images.shape[1:])) for stream in streams]
-        return torch.from_numpy(np.stack(drawn) * 255).float()
-
-    def linear(self, size: Any, state: Any) -> Any:
-        return None
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Watched(Target):
-    """A target that may be protected by another method, and remembers what was released, and under which label."""
+    """A target that remembers what was released, and under which label."""
 
-    instead: Any = None
     seen: list[tuple[str, NDArray[np.uint8]]] = dataclasses.field(default_factory=list)
-
-    @property
-    def protection(self) -> Any:
-        return self.instead or self.federation.protection
 
     def release(self, images: NDArray[np.uint8], seed: int, *labels: str | int) -> torch.Tensor:
         self.seen.append((str(labels[0]), images))
         return super().release(images, seed, *labels)
+
+
+class Guessing(Known):
+    """Takes the next order for each release's own."""
+
+    def identified(self, released: torch.Tensor) -> torch.Tensor:
+        return (super().identified(released) + 1) % len(self.known.orders)
 
 
 @functools.lru_cache(maxsize=8)
@@ -72,17 +62,20 @@ def federation(*words: str) -> Federation:
     return Federation.of([*SMALL, *words])
 
 
-def target(*words: str, instead: Any = None) -> Watched:
+def target(*words: str) -> Watched:
     made = federation(*words)
     method, public = made.protection, made.split.public
-    state = method.fit(public.images(), public.labels, 1) if method.needs_fit and instead is None else {}
-    found = Watched(made, state, made.backbone().eval(), instead=instead)
+    state = method.fit(public.images(), public.labels, 1) if method.needs_fit else {}
+    return judged(Watched(made, state, made.backbone().eval()))
+
+
+def judged(found: Any) -> Any:
     found._known["judge", ATTACK.victims, ATTACK.images, None, ATTACK.seed, None] = Eye()
     return found
 
 
-def run(*words: str, instead: Any = None) -> Finding:
-    return ATTACK.run(target(*words, instead=instead))
+def run(*words: str) -> Finding:
+    return ATTACK.run(target(*words))
 
 
 def measure(finding: Finding, name: str) -> Any:
@@ -102,8 +95,8 @@ def test_it_succeeds_where_nothing_is_hidden(words: tuple[str, ...]) -> None:
     assert len(finding.panel["recovered"]) == 6
 
 
-def test_it_fails_on_noise() -> None:
-    finding = run("protection=none", instead=Blind())
+def test_it_fails_on_noise(target_of: Callable[..., Target]) -> None:
+    finding = ATTACK.run(judged(target_of(noise=True)))
     assert not any(measure.name in ("rank", "order_found") for measure in finding.measures)
     linked, ssim, psnr = (measure(finding, name) for name in ("linked", "ssim", "psnr"))
     assert linked.value <= max(linked.floor, linked.mean_face) + 0.15
@@ -112,13 +105,19 @@ def test_it_fails_on_noise() -> None:
 
 
 def test_a_secret_order_is_found_and_inverted() -> None:
-    finding = run("protection=partialface")
+    made = target("protection=partialface")
+    finding = ATTACK.run(made)
     found = measure(finding, "order_found")
     assert (found.value, found.floor) == (1.0, pytest.approx(1 / 36))
     assert finding.value("psnr_mean_known") > measure(finding, "psnr").mean_face + 10
     assert finding.value("ssim") > measure(finding, "ssim").mean_face + 0.3
     assert finding.value("psnr") > finding.value("psnr_regression") + 2
     assert finding.value("psnr_posterior") > finding.value("psnr_least_squares")
+    people = made.people(ATTACK)
+    known = known_of(made, ATTACK, Own.of(people, 1))
+    assert known is not None
+    wrong = Guessing(known.known, known.size, known.prior, known.example)
+    assert order_found(wrong, made, ATTACK, people).value == 0
 
 
 @pytest.mark.parametrize("mode", ["image", "coefficient"])
@@ -138,6 +137,9 @@ def test_nothing_that_chooses_or_learns_sees_a_victim() -> None:
         shared = sum(image.tobytes() in victims for image in images)
         assert shared == 0 or label in ("victims", "enrolled", "probe", "replayed"), label
     own = Own.of(people, 1)
+    known = known_of(made, ATTACK, own)
+    assert known is not None
+    torch.testing.assert_close(known.prior.mean, planes_of(own.trained).mean(0))
     mine = {image.tobytes() for image in people.attacker}
     assert all(image.tobytes() in mine for image in (*own.trained, *own.held))
     other = Own.of(dataclasses.replace(people, taken=people.taken[::-1], other=people.taken), 1)

@@ -119,9 +119,10 @@ def test_the_best_linear_estimate_is_the_closed_form_of_a_gaussian(name: str) ->
     rest = torch.linalg.inv(linear.times(eye, smooth).flatten(1))
     spread = components.flatten(1).T @ torch.diag(prior.variances) @ components.flatten(1)
     covariance = torch.block_diag(rest, rest, rest) + spread
-    gain = covariance @ matrix.T @ torch.linalg.inv(matrix @ covariance @ matrix.T + torch.diag(noise.flatten()))
+    precise = matrix.T / noise.flatten()
     mean = prior.mean.flatten()
-    expected = mean + (observed.flatten(1) - matrix @ mean) @ gain.T
+    surprise = (observed.flatten(1) - matrix @ mean) @ precise.T
+    expected = mean + torch.linalg.solve(precise @ matrix + torch.linalg.inv(covariance), surprise.T).T
     found = Posterior(linear, prior, 1.0 / noise)(observed)
     torch.testing.assert_close(found.flatten(1), expected, atol=1e-6, rtol=1e-6)
 

@@ -74,4 +74,5 @@ def _starts(side: int) -> list[int]:
 def _complement(basis: torch.Tensor) -> torch.Tensor:
     """Return (n, n - r) orthonormal directions that the columns do not reach."""
     left, values, _ = torch.linalg.svd(basis, full_matrices=True)
-    return left[:, int((values > _REACHED * values[0]).sum()) :].contiguous()
+    outside: torch.Tensor = left[:, int((values > _REACHED * values[0]).sum()) :]
+    return outside.contiguous()

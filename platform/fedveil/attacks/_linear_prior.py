@@ -52,7 +52,7 @@ def learn(images: NDArray[np.uint8], components: int) -> Prior:
     """
     cut = max(2, 4 * len(images) // 5)
     first, others = images[:cut], images[cut:] if cut < len(images) else images
-    mean = planes_of(images).mean(0)
+    mean = colour.to_ycc(torch.from_numpy(images.mean(axis=0))[None])[0]
     found = _principal(first, mean, min(components, len(first) // 2))
     shape = mean.shape
     square = torch.zeros(len(found), dtype=torch.float64)
