@@ -21,8 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from fedveil import frequency
-from fedveil.attacks import _linear_map
-from fedveil.attacks._linear_known import Known, sent
+from fedveil.attacks._linear_known import Known, map_of, sent
 from fedveil.attacks._linear_order import Orders
 from fedveil.attacks._linear_prior import LeastSquares, learn, planes_of
 from fedveil.attacks._target import Target
@@ -66,7 +65,7 @@ def spectrum(place: str, count: int, out: Path) -> None:
     level = planes.mean((2, 3), keepdim=True)
     for name, order in SETS.items():
         known = LinearMap("upsampled", (tuple(sorted(order)),))
-        linear = _linear_map.of(known, known.orders[0], (112, 112))
+        linear = map_of(known, known.orders[0], (112, 112))
         rank, condition = linear.spectrum()
         begun = time.process_time()
         squares = LeastSquares(linear)

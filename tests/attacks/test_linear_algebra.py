@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from fedveil import frequency, randomness
-from fedveil.attacks import _linear_map
-from fedveil.attacks._linear_known import Known, sent
+from fedveil.attacks._linear_known import Known, map_of, sent
 from fedveil.attacks._linear_map import Map, Smooth
 from fedveil.attacks._linear_order import Orders
 from fedveil.attacks._linear_prior import LeastSquares, Posterior, Prior, learn, planes_of
@@ -55,7 +54,7 @@ def dense(linear: Map, size: tuple[int, int] = SIZE) -> torch.Tensor:
 @pytest.mark.parametrize("name", MAPS)
 def test_a_map_is_what_the_method_sends_and_its_adjoint_and_normal_equations_belong_to_it(name: str) -> None:
     known = MAPS[name]
-    linear, pictures = _linear_map.of(known, known.orders[0], SIZE), images(2)
+    linear, pictures = map_of(known, known.orders[0], SIZE), images(2)
     observed = linear.observed(release(known, pictures))
     planes = planes_of(pictures)
     torch.testing.assert_close(observed, linear.forward(planes), atol=1e-3, rtol=0)
@@ -75,7 +74,7 @@ def test_a_map_is_what_the_method_sends_and_its_adjoint_and_normal_equations_bel
 
 @pytest.mark.parametrize("name", MAPS)
 def test_rank_and_condition_are_those_of_the_dense_map(name: str) -> None:
-    linear = _linear_map.of(MAPS[name], MAPS[name].orders[0], SIZE)
+    linear = map_of(MAPS[name], MAPS[name].orders[0], SIZE)
     values = np.linalg.svd(dense(linear).numpy(), compute_uv=False)
     kept = values[values > 1e-6 * values[0]]
     rank, condition = linear.spectrum()
@@ -86,7 +85,7 @@ def test_rank_and_condition_are_those_of_the_dense_map(name: str) -> None:
 @pytest.mark.parametrize("name", ["pixels", "block", "all channels", "without the mean", "DuetFace"])
 def test_least_squares_is_that_of_a_dense_solver_and_the_picture_itself(name: str) -> None:
     known = MAPS[name]
-    linear, pictures = _linear_map.of(known, known.orders[0], SIZE), images(2)
+    linear, pictures = map_of(known, known.orders[0], SIZE), images(2)
     observed = linear.observed(release(known, pictures))
     if known.transform == "block":
         observed = linear.forward(planes_of(pictures))  # orthonormal: nothing to solve, so exactly
@@ -102,7 +101,7 @@ def test_least_squares_is_that_of_a_dense_solver_and_the_picture_itself(name: st
 @pytest.mark.parametrize("name", ["pixels", "block", "without the mean", "nine"])
 def test_the_best_linear_estimate_is_the_closed_form_of_a_gaussian(name: str) -> None:
     known, size = MAPS[name], (8, 8)
-    linear = _linear_map.of(known, known.orders[0], size)
+    linear = map_of(known, known.orders[0], size)
     rng = torch.Generator().manual_seed(2)
     components = torch.randn(4, 3, *size, generator=rng, dtype=torch.float64)
     smooth = Smooth(0.02, 0.004)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks, randomness
 from fedveil.attacks._linear_known import Known, pictures
-from fedveil.attacks._linear_learnt import Channels, Dual, Local
+from fedveil.attacks._linear_learnt import Dual, Local, View
 from fedveil.attacks._linear_prior import learn
 from fedveil.attacks._people import People
 from fedveil.attacks._target import Target
@@ -23,7 +23,7 @@ Recover = Callable[[torch.Tensor], torch.Tensor]
 _HELD, _HELD_SHARE = 100, 5  # pictures that choose, at most; every fifth person's
 _PRIOR, _EXAMPLES, _CHUNK = 1200, 48, 32
 _DRAWS, _ROWS = 3, 2500  # of each picture, where a release is random; of all pictures together
-_PLACES = 64  # channels' statistics come from so many pictures
+_PLACES, _COARSE = 64, 4  # channels' statistics come from so many pictures; pixels to a side of a coarse view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,56 +108,77 @@ class Learnt:
     """Releases of the attacker's own pictures, ready to learn a linear map from.
 
     Attributes:
-        channels: what of a release is used.
-        features: (draws * N, c, h, w) float32; the first N rows are the first draws.
+        views: what of a release is seen, by name.
+        features: for each view (draws * N, c, h, w) float32; the first N rows are the first draws.
         targets: (N, 3, H, W) float32, the pictures.
-        kept: features and pictures of other people.
+        kept: for each view, the features of other people.
+        others: (M, 3, H, W) float32, their pictures.
     """
 
-    channels: Channels
-    features: torch.Tensor
+    views: Mapping[str, View]
+    features: Mapping[str, torch.Tensor]
     targets: torch.Tensor
-    kept: tuple[torch.Tensor, torch.Tensor]
+    kept: Mapping[str, torch.Tensor]
+    others: torch.Tensor
 
-    def regression(self, pictures: int | None = None) -> Recover:
-        """Return ridge regression from whole releases, learnt from the first of the pictures (None: all)."""
-        count, draws = len(self.targets), len(self.features) // len(self.targets)
-        rows = torch.arange(draws)[:, None] * count + torch.arange(pictures or count)
-        chosen = self.features if pictures is None else self.features[rows.flatten()]
+    def regression(self, view: str, pictures: int | None = None) -> tuple[Recover, float]:
+        """Return ridge regression from whole releases, learnt from the first of the pictures (None: all).
+
+        The second is its mean squared error on other people of the attacker's.
+        """
+        count, features = len(self.targets), self.features[view]
+        draws = len(features) // count
+        if pictures is not None:
+            features = features[(torch.arange(draws)[:, None] * count + torch.arange(pictures)).flatten()]
         answers = self.targets[: pictures or count].flatten(1).repeat(draws, 1)
-        dual = Dual(chosen.flatten(1), answers, (self.kept[0].flatten(1), self.kept[1].flatten(1)))
+        dual = Dual(features.flatten(1), answers, (self.kept[view].flatten(1), self.others.flatten(1)))
         shape = self.targets.shape[1:]
-        return lambda released: dual(self.channels(released).flatten(1)).view(-1, *shape)
+        return lambda released: dual(self.views[view](released).flatten(1)).view(-1, *shape), dual.error
 
     def filtered(self, wanted: Wanted) -> Recover:
         """Return one filter for all pixels."""
         generator = randomness.public_torch(wanted.seed, "attack linear", "pixels")
-        draws = len(self.features) // len(self.targets)
-        local = Local(
-            self.features, self.targets.repeat(draws, 1, 1, 1), self.kept, wanted.reach, wanted.samples, generator
-        )
-        return lambda released: local(self.channels(released))
+        features = self.features["whole"]
+        targets = self.targets.repeat(len(features) // len(self.targets), 1, 1, 1)
+        local = Local(features, targets, (self.kept["whole"], self.others), wanted.reach, wanted.samples, generator)
+        return lambda released: local(self.views["whole"](released))
 
 
-def learnt(target: Target, wanted: Wanted, own: Own, by_energy: bool, progress: Progress) -> Learnt:
+def learnt(target: Target, wanted: Wanted, own: Own, progress: Progress) -> Learnt:
     """Return the attacker's own releases: of as many pictures as fit, with fresh draws where a release is random."""
-    label = "energy" if by_energy else "plain"
     first = target.release(own.trained[:_PLACES], wanted.seed, "statistics").cpu()
-    channels = Channels.of(first, by_energy)
-    one = channels(first[:1])
-    rows = max(2, min(_ROWS, wanted.floats // one.numel()))
+    views = {"whole": View.of(first), "coarse": View.of(first, _COARSE)}
+    if target.protection.noise and first.shape[1] > 3:
+        views["by_energy"] = View.of(first, _COARSE, by_energy=True)
+    seen = {name: view(first[:1])[0] for name, view in views.items()}
+    rows = max(2, min(_ROWS, wanted.floats // sum(one.numel() for one in seen.values())))
     count = min(len(own.trained), rows)
     draws = max(1, min(_DRAWS, rows // count)) if target.protection.noise else 1
-    features = torch.empty(draws * count, *one.shape[1:])
+    features = {name: torch.empty(draws * count, *one.shape) for name, one in seen.items()}
     for draw in range(draws):
         for start in range(0, count, _CHUNK):
             stop = min(start + _CHUNK, count)
-            released = target.release(own.trained[start:stop], wanted.seed, "own", draw, start)
-            features[draw * count + start : draw * count + stop] = channels(released.cpu())
-            progress(f"protecting his own pictures ({label})", draw * count + stop, draws * count)
-    kept = channels(target.release(own.held, wanted.seed, "held out").cpu())
-    targets = torch.from_numpy(own.trained[:count]).float()
-    return Learnt(channels, features, targets, (kept, torch.from_numpy(own.held).float()))
+            released = target.release(own.trained[start:stop], wanted.seed, "own", draw, start).cpu()
+            for name, view in views.items():
+                features[name][draw * count + start : draw * count + stop] = view(released)
+            progress("protecting his own pictures", draw * count + stop, draws * count)
+    held = target.release(own.held, wanted.seed, "held out").cpu()
+    kept = {name: view(held) for name, view in views.items()}
+    pictures, others = (torch.from_numpy(part).float() for part in (own.trained[:count], own.held))
+    return Learnt(views, features, pictures, kept, others)
+
+
+def by_learning(own: Learnt, wanted: Wanted) -> tuple[list[Estimate], str]:
+    """Return the estimates that are learnt, and the view from which regression does best on held-out people."""
+    said = {
+        "whole": "ridge regression from releases of his own people",
+        "coarse": "ridge regression from coarse releases of his own people",
+        "by_energy": "ridge regression from coarse releases of his own people, channels in the order of their energy",
+    }
+    made = {name: own.regression(name) for name in own.views}
+    found = [Estimate(f"regression_{name}", said[name], recover) for name, (recover, _) in made.items()]
+    filtered = Estimate("filter", "one filter for all pixels, learnt from his own people", own.filtered(wanted))
+    return [*found, filtered], min(made, key=lambda name: made[name][1])
 
 
 def chosen(

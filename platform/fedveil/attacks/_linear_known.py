@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 
 from fedveil.attacks import _linear_map
-from fedveil.attacks._linear_map import Map
+from fedveil.attacks._linear_banded import Banded
+from fedveil.attacks._linear_map import Block, Map
 from fedveil.attacks._linear_order import Orders
 from fedveil.attacks._linear_prior import LeastSquares, Posterior, Prior
-from fedveil.frequency import colour
+from fedveil.frequency import colour, operators
 from fedveil.protections._linear import LinearMap
 
 Sent = Literal["float32", "float16", "8 bit"]
@@ -128,19 +129,30 @@ class Known:
         """Yield a map, its frequencies and the releases that it made, for each set that is there."""
         if len(self.known.orders) == 1:
             order = self.known.orders[0]
-            yield _linear_map.of(self.known, order, self.size), order, torch.arange(len(found))
+            yield map_of(self.known, order, self.size), order, torch.arange(len(found))
             return
         for frequencies in self.sets:
             alike = [i for i, order in enumerate(self.known.orders) if tuple(sorted(order)) == frequencies]
             mine = torch.isin(found, torch.tensor(alike)).nonzero()[:, 0]
             if len(mine):
-                yield _linear_map.of(self.known, frequencies, self.size), frequencies, mine
+                yield map_of(self.known, frequencies, self.size), frequencies, mine
 
     def levelled(self, planes: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """Return planes with other means (3,) or (B, 3), where the release hides them."""
         if 0 in self.known.orders[0] or self.known.transform == "pixels":
             return planes
         return planes - planes.mean((2, 3), keepdim=True) + level.double().view(-1, 3, 1, 1)
+
+
+def map_of(known: LinearMap, order: tuple[int, ...], size: tuple[int, int]) -> Map:
+    """Return a protection's map under one of its orders."""
+    if known.transform == "block":
+        return Block(order, size)
+    if known.transform == "pixels":
+        eyes = [torch.eye(side, dtype=torch.float64)[None] for side in size]
+        return Banded(eyes[0], eyes[1], (0,), False)
+    sides = [operators.dense(side, known.align_corners) for side in size]
+    return Banded(sides[0], sides[1], order, 0 not in order)
 
 
 def _ascending(released: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:

@@ -13,43 +13,56 @@ import torch.nn.functional as functional
 
 _CHANNELS = 27  # at most: a 3 x 3 neighbourhood of three colours, which is all that an upsampled layout hangs on
 _TINY = 1e-12
-_VALUES = 8192
+_VALUES, _BATCH = 8192, 16
 RIDGES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 """Ridge in parts of the mean eigenvalue; which one is chosen on people who were not trained on."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Channels:
-    """A release as few channels of about unit size.
+class View:
+    """What regression sees of a release: its channels, each divided by the root of its own size.
+
+    At one size noise would drown faces; as they come, the largest channel does. Regression from whole releases writes a
+    picture as a sum of the attacker's own, and finds the best sum where releases are alike when pictures are: channels
+    that are differences of neighbouring pixels are so only after they were averaged over a few of them.
 
     Attributes:
         mean: (C,) of each channel.
-        mixing: (C, c) what the c channels are made of.
+        mixing: (C, c) what the c channels seen are made of; None: of one each, divided by `size`.
+        size: (C,) divisors.
+        coarse: pixels to a side that are averaged.
         by_energy: channels are put in the order of their energy first, which undoes a secret order in part.
     """
 
     mean: torch.Tensor
-    mixing: torch.Tensor
+    size: torch.Tensor
+    mixing: torch.Tensor | None
+    coarse: int = 1
     by_energy: bool = False
 
     @classmethod
-    def of(cls, released: torch.Tensor, by_energy: bool = False) -> Channels:
-        """Return the channels that matter most on releases (N, C, h, w): principal ones where there are many."""
+    def of(cls, released: torch.Tensor, coarse: int = 1, by_energy: bool = False) -> View:
+        """Return a view that suits releases (N, C, h, w); of many fine channels the principal ones are seen."""
         values = _ordered(released) if by_energy else released
-        mean, spread = values.mean((0, 2, 3)), values.std((0, 2, 3)).clamp(min=_TINY)
-        if values.shape[1] <= _CHANNELS:
-            return cls(mean, torch.diag(1.0 / spread), by_energy)
-        scaled = ((values - mean[:, None, None]) / spread[:, None, None]).movedim(1, 0).flatten(1)
-        found, vectors = torch.linalg.eigh((scaled @ scaled.T / scaled.shape[1]).double())
-        kept = slice(len(found) - _CHANNELS, None)
-        mixing = vectors[:, kept] / found[kept].clamp(min=_TINY).sqrt() / spread.double()[:, None]
-        # Each at the root of its own size: all at one size would drown faces in noise, as they come the largest does.
-        return cls(mean, (mixing * found[kept].clamp(min=_TINY) ** 0.25).float(), by_energy)
+        mean, size = values.mean((0, 2, 3)), values.std((0, 2, 3)).clamp(min=_TINY).sqrt()
+        mixing = None
+        if coarse == 1 and values.shape[1] > _CHANNELS:
+            scaled = ((values - mean[:, None, None]) / size[:, None, None]).movedim(1, 0).flatten(1)
+            vectors = torch.linalg.eigh((scaled @ scaled.T).double())[1]
+            mixing = (vectors[:, -_CHANNELS:] / size.double()[:, None]).float()
+        return cls(mean, size, mixing, coarse, by_energy)
 
     def __call__(self, released: torch.Tensor) -> torch.Tensor:
-        """Return (B, c, h, w) float32."""
-        values = _ordered(released) if self.by_energy else released
-        return torch.einsum("bchw,ck->bkhw", values - self.mean[:, None, None], self.mixing)
+        """Return (B, c, h / coarse, w / coarse) float32."""
+        return torch.cat([self._part(part) for part in torch.split(released, _BATCH)])
+
+    def _part(self, released: torch.Tensor) -> torch.Tensor:
+        values = (_ordered(released) if self.by_energy else released) - self.mean[:, None, None]
+        if self.mixing is None:
+            values = values / self.size[:, None, None]
+        else:
+            values = torch.einsum("bchw,ck->bkhw", values, self.mixing)
+        return functional.avg_pool2d(values, self.coarse, ceil_mode=True)
 
 
 def _ordered(released: torch.Tensor) -> torch.Tensor:
@@ -72,21 +85,21 @@ class Dual:
     ) -> None:
         self._features, self._centre = features, features.mean(0)
         self._level = targets.mean(0)
-        gram = _inner(features, features, self._centre)
-        deviations, against = targets - self._level, _inner(kept[0], features, self._centre)
-        unit = float(gram.diagonal().mean())
-        best: tuple[float, float, torch.Tensor] | None = None
+        gram = _inner(features, features, self._centre).double()
+        deviations, against = targets - self._level, _inner(kept[0], features, self._centre).double()
+        unit, eye = float(gram.diagonal().mean()), torch.eye(len(gram), dtype=torch.float64)
+        best: tuple[float, torch.Tensor] | None = None
         for part in RIDGES:
-            shifted = gram.double() + part * unit * torch.eye(len(gram), dtype=torch.float64)
-            factor, wrong = torch.linalg.cholesky_ex(shifted)
+            factor, wrong = torch.linalg.cholesky_ex(gram + part * unit * eye)
             if int(wrong):
                 continue
-            weights = torch.cholesky_solve(deviations.double(), factor).float()
-            error = float((against @ weights + self._level - kept[1]).square().mean())
+            mixed = torch.cholesky_solve(against.T, factor).T.float() @ deviations  # few rows: cheaper than weights
+            error = float((mixed + self._level - kept[1]).square().mean())
             if best is None or error < best[0]:
-                best = (error, part, weights)
+                best = (error, factor)
         assert best is not None  # a ridge as large as the matrix makes it positive definite
-        self.ridge, self._weights = best[1], best[2]
+        self.error = best[0]
+        self._weights = torch.cholesky_solve(deviations.double(), best[1]).float()
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Return (B, P) of (B, D)."""
@@ -128,15 +141,16 @@ class Local:
             answers.append((picture - self._level).flatten(1)[:, chosen].T)
         seen, wanted = torch.cat(rows).double(), torch.cat(answers).double()
         gram, moments = seen.T @ seen, seen.T @ wanted
-        unit, best = float(gram.diagonal().mean()), None
+        unit = float(gram.diagonal().mean())
+        best: tuple[float, torch.Tensor] | None = None
         for part in RIDGES:
             filters = torch.linalg.solve(gram + part * unit * torch.eye(len(gram), dtype=torch.float64), moments)
             self._filters = filters.float()
             error = float((self(kept[0]) - kept[1]).square().mean())
             if best is None or error < best[0]:
-                best = (error, part, self._filters)
+                best = (error, self._filters)
         assert best is not None
-        self.ridge, self._filters = best[1], best[2]
+        self._filters = best[1]
 
     def _seen(self, features: torch.Tensor) -> torch.Tensor:
         """Return (B, c * (2 reach + 1)^2, H * W)."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedveil.attacks import _linear_map
 from fedveil.attacks._linear_estimates import seen
-from fedveil.attacks._linear_known import Known, Sent, pictures, sent
+from fedveil.attacks._linear_known import Known, Sent, map_of, pictures, sent
 from fedveil.attacks._linear_prior import planes_of
 from fedveil.attacks._people import People
 from fedveil.attacks._recovered import mean_face, rng_of
@@ -25,7 +24,7 @@ _FORMATS: tuple[tuple[str, Sent, str], ...] = (
 
 def of_known(known: Known, wanted: OnFaces, people: People, released: torch.Tensor) -> list[Measure]:
     """Return the measures of a public map on the victims' releases (V, *representation)."""
-    spectra = [_linear_map.of(known.known, order, known.size).spectrum() for order in known.sets]
+    spectra = [map_of(known.known, order, known.size).spectrum() for order in known.sets]
     height, width = known.size
     rank = float(np.mean([3 * found for found, _ in spectra]))
     found = [
@@ -77,7 +76,7 @@ def order_found(known: Known, target: Target, wanted: OnFaces, people: People) -
     planes = planes_of(people.taken)
     for index, row in enumerate(released):
         order = orders[int(found[index])]
-        true = _linear_map.of(known.known, order, known.size).forward(planes[index : index + 1])[0].flatten(0, 1)
+        true = map_of(known.known, order, known.size).forward(planes[index : index + 1])[0].flatten(0, 1)
         right[index] = float((true - row).abs().max()) < 0.01
     share = mean_over_people(right, rng_of(wanted, "order_found"))
     said = f"releases whose order, one of {len(orders)}, is found from the release alone"

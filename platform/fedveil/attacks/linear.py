@@ -46,8 +46,10 @@ class Linear(Wanted):
         known = _linear_estimates.known_of(target, self, own)
         estimates = [] if known is None else _linear_estimates.by_known(known)
         plain: Learnt | None = None
+        view = ""
         if known is None or known.bent:
-            plain, learnt = self._estimates(target, own, progress)
+            plain = _linear_estimates.learnt(target, self, own, progress)
+            learnt, view = _linear_estimates.by_learning(plain, self)
             estimates += learnt
         best, held = _linear_estimates.chosen(estimates, target, self, own)
         released = target.release(people.taken, self.seed, "victims").cpu()
@@ -67,7 +69,7 @@ class Linear(Wanted):
             attack="linear", level=self.level, settings=settings_of(self), protection=target.name,
             what=f"The attacker inverts releases by {best.said}; no network is trained.", verdict="",
             measures=tuple(measures), people=people.groups, judge={**judge.said, "far": self.far},
-            curves={} if plain is None else self._curves(plain, released, people, judge),
+            curves={} if plain is None else self._curves(plain, view, released, people, judge),
             notes=(*people.notes, *_notes(known is not None, held, best, plain, len(own.trained))),
             seconds=time.perf_counter() - begun, seconds_per_image=seconds, peak_memory_mb=peak_memory_mb(),
             panel=_panel(target, people, released, recovered) if people.shown else None,
@@ -78,22 +80,8 @@ class Linear(Wanted):
         )
         return dataclasses.replace(finding, verdict=verdict)
 
-    def _estimates(self, target: Target, own: Own, progress: Progress) -> tuple[Learnt, list[Estimate]]:
-        """Return the attacker's own releases as they come, and the estimates that are learnt from them."""
-        many = target.protection.representation(target.size)[0] > 3
-        plain = _linear_estimates.learnt(target, self, own, False, progress)
-        found = [
-            Estimate("regression", "ridge regression from releases of his own people", plain.regression()),
-            Estimate("filter", "one filter for all pixels, learnt from his own people", plain.filtered(self)),
-        ]
-        if target.protection.noise and many:
-            sorted_ = _linear_estimates.learnt(target, self, own, True, progress)
-            said = "ridge regression from channels in the order of their energy"
-            found.append(Estimate("regression_by_energy", said, sorted_.regression()))
-        return plain, found
-
     def _curves(
-        self, own: Learnt, released: torch.Tensor, people: People, judge: Judge
+        self, own: Learnt, view: str, released: torch.Tensor, people: People, judge: Judge
     ) -> dict[str, Mapping[str, Any]]:
         """Return what regression makes of fewer pictures of the attacker's."""
         original, other = torch.from_numpy(people.taken), judge.embed(people.other)
@@ -101,7 +89,7 @@ class Linear(Wanted):
         sizes = sorted({max(10, len(own.targets) // part) for part in (16, 4, 1)})
         quality, linked = [], []
         for size in sizes:
-            recovered = seen(own.regression(size)(released))
+            recovered = seen(own.regression(view, size)[0](released))
             quality.append(float(reconstruction.psnr(recovered, original).mean()))
             linked.append(float(_recovered.above(judge.embed(to_uint8(recovered).numpy()), other, tau).mean()))
         name = "pictures of the attacker's own people"
