@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from fedveil import checks, cli, config
+from fedveil.attacks import _chosen
 from fedveil.configuration import files, plugins
 from fedveil.configuration.words import METHOD_GROUPS
 
@@ -91,7 +92,9 @@ def test_commands_parse_and_their_words_are_accepted(page: Path) -> None:
         if len(words) == 1 or words[-1] == "--help" or "protection=pixelate" in words:  # named, or this page's example
             continue
         chosen = cli.parser().parse_args(words)
-        for cell in cells(getattr(chosen, "words", []), sweep=words[0] == "sweep"):
+        mine, others = _chosen.apart(getattr(chosen, "words", []))
+        assert _chosen.of(mine) or not mine
+        for cell in cells(others, sweep=words[0] == "sweep"):
             try:
                 (config.compose if words[0] == "sweep" else config.load)(cell)  # a value of a sweep stands by itself
             except checks.UserError as error:

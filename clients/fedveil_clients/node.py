@@ -142,6 +142,8 @@ def _home(run: Federation, data_root: str | None, alone: bool) -> Federation:
             )
         return run
     own = Group(settings.data.name, {**settings.data.settings, place: data_root})
+    if own == settings.data and not alone:  # it is there already, maybe over other people (`Federation.over`)
+        return run
     train = dataclasses.replace(settings.train, clients=1) if alone else settings.train
     return Federation(dataclasses.replace(settings, data=own, train=train))
 

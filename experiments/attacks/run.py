@@ -78,7 +78,8 @@ def cell(arm: str, chosen: dict[str, Any]) -> None:
         result = simulate.simulate(federation, run_id(arm), "quiet")
         said(f"accuracy {100 * result['final']['accuracy']:.1f} %")
     words = [f"attack={chosen['attacks']}", f"attack.victims={chosen['victims']}", f"attack.images={chosen['images']}"]
-    for attack_of in _chosen.of([*words, *([f"attack.judge={chosen['judge']}"] if chosen["judge"] else [])]):
+    words += [f"attack.judge={chosen['judge']}"] if chosen["judge"] else []
+    for attack_of in _chosen.of([*words, *chosen["words"]]):
         try:
             (found,) = attack(federation.settings, run_id(arm), [attack_of])
             linked = next((one["value"] for one in found["measures"] if one["name"] == "linked"), None)
@@ -144,7 +145,7 @@ def shown(measure: dict[str, Any] | None) -> str:
 
 def run(chosen: argparse.Namespace) -> None:
     """Run what is missing, one process a system, and write the lines of all that is there."""
-    names = ("attacks", "passes", "victims", "images", "device", "threads")
+    names = ("attacks", "words", "passes", "victims", "images", "device", "threads")
     settings: dict[str, Any] = {name: getattr(chosen, name) for name in names}
     settings["vaults"] = str(chosen.vaults.resolve())
     settings["lfw"], settings["out"] = str(Path(chosen.lfw).expanduser().resolve()), str(chosen.scratch.resolve())
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--judge", help="ONNX recogniser")
     parser.add_argument("--only", nargs="*", default=list(ARMS), choices=ARMS, metavar="METHOD", help=", ".join(ARMS))
     parser.add_argument("--attacks", default=ATTACKS, help=f"attacks, comma-separated ({ATTACKS})")
+    parser.add_argument("--words", nargs="*", default=[], metavar="WORD", help="settings: attack.steps=600 ...")
     parser.add_argument("--passes", type=float, default=16, help="passes over the training images (16)")
     parser.add_argument("--victims", type=int, default=200, help="people attacked (200)")
     parser.add_argument("--images", type=int, default=2500, help="pictures of the attacker's own people (2500)")

@@ -1,10 +1,10 @@
 """Configuration: one commented base.yaml, one short YAML per method, typed and frozen on arrival.
 
 Three forms, in any order on the command line: `protection=dctdp` (a bare group: loads configs/protection/dctdp.yaml),
-`train.rounds=20` (a dotted override on top), `study=quick` (configs/study/quick.yaml: a base plus a grid). Groups are
-taken first. A value is read by the type of its setting (see `configuration.text`). An unknown key or a wrong type is
-refused with the nearest name, a setting that would do nothing with what makes it do something, and `key=a,b,c` with
-the command for it: these are the values of a sweep (see `commands.sweep.grid`).
+`train.rounds=20` (a dotted override on top), `study=quick` (configs/study/quick.yaml: a base, grids over it, attacks).
+Groups are taken first. A value is read by the type of its setting (see `configuration.text`). An unknown key or a wrong
+type is refused with the nearest name, a setting that would do nothing with what makes it do something, and `key=a,b,c`
+with the command for it: these are the values of a sweep (see `commands.sweep.grid`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedveil import checks
-from fedveil.configuration import files, idle, plugins, settings, text, typed
+from fedveil.configuration import files, idle, plugins, settings, studies, text, typed
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import GROUPS, METHOD_GROUPS, later, one, put, split
 from fedveil.storage import addresses
@@ -54,10 +54,11 @@ def compose(words: Iterable[str] = (), on: Config | None = None) -> Config:
     groups, dotted = split(words)
     name = groups.pop("study", None)
     tree, chosen = _start(None if name is not None else on)
-    base, grid = files.study(name) if name is not None else ([], {})
-    if grid:
-        raise checks.UserError(f"study={name} is a grid of runs over {', '.join(grid)}: `fedveil sweep study={name}`.")
-    study_groups, study_dotted = split(base)
+    study = studies.read(name) if name is not None else studies.Study()
+    if study.swept:
+        over = ", ".join(study.swept)
+        raise checks.UserError(f"study={name} is a grid of runs over {over}: `fedveil sweep study={name}`.")
+    study_groups, study_dotted = split(f"{key}={value}" for key, value in study.base.items())
     for group, method in {**study_groups, **groups}.items():
         if chosen[group] != method or on is None:
             tree[group] = {"name": method, **files.read(group, method)}

@@ -158,7 +158,7 @@ def close_to_others(run: Run) -> None:
 def hide_times(run: Run) -> None:
     """Give a run's folder and all in it the time at which it began: neither they nor a copy tell how long it took."""
     began = run.config.stat().st_mtime_ns
-    for path in [*run.folder.iterdir(), run.folder]:
+    for path in [*run.folder.rglob("*"), run.folder]:
         os.utime(path, ns=(began, began))
 
 

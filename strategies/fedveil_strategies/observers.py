@@ -88,7 +88,7 @@ class Watch:
         """Show the round on the terminal and in MLflow; failures go to the operator's log alone."""
         entry = self.history[-1]
         self.session.console.round(entry, report)
-        mirror.rounds(self.session.tracker, [entry])
+        mirror.rounds(self.session.tracker, self.history, last_alone=True)
         failed = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
         to_operator(self.session.run, *failed)
 

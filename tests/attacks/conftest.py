@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from fedveil.federation.federation import Federation
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections.base import Protection, State
 from fedveil.randomness import SecretStream
+
+sys.path.append(str(Path(__file__).parent))  # for `easy`, which the tests of networks share
 
 WORDS = [
     "protection=none", "tracking=none", "engine=inline", "data.identities=12", "data.images_per_identity=4",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedveil.attacks._people import People
 from fedveil.attacks._target import Target
+from fedveil.attacks.base import Finding
 from fedveil.evaluation.identification import unit
 
 
@@ -45,3 +46,18 @@ def known(target: Target, monkeypatch: Any) -> Target:
     monkeypatch.setattr(Target, "judge", judge)
     monkeypatch.setattr(Target, "teacher", judge)
     return target
+
+
+def ends(finding: Finding, name: str) -> tuple[float, float]:
+    """Return a measure's interval."""
+    found = next(measure for measure in finding.measures if measure.name == name)
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
+def guessed(finding: Finding, name: str) -> float:
+    """Return what no information gives of a measure: its floor, or the mean face if that is better."""
+    found = next(measure for measure in finding.measures if measure.name == name)
+    assert found.floor is not None
+    return found.floor if found.mean_face is None else max(found.floor, found.mean_face)

@@ -92,7 +92,6 @@ def test_it_succeeds_where_nothing_is_hidden(words: tuple[str, ...]) -> None:
     linked = measure(finding, "linked")
     assert linked.low <= linked.ceiling <= linked.high
     assert measure(finding, "rank").value == measure(finding, "rank").ceiling
-    assert finding.seconds_per_image < 0.03
     assert finding.panel is not None
     assert len(finding.panel["recovered"]) == 6
 
@@ -113,8 +112,7 @@ def test_a_secret_order_is_found_and_inverted() -> None:
     assert (found.value, found.floor) == (1.0, pytest.approx(1 / 36))
     assert finding.value("psnr_mean_known") > measure(finding, "psnr").mean_face + 10
     assert finding.value("ssim") > measure(finding, "ssim").mean_face + 0.3
-    for other in ("psnr_regression_whole", "psnr_regression_coarse", "psnr_regression_by_energy", "psnr_filter"):
-        assert finding.value("psnr") > finding.value(other) + 1
+    assert finding.value("psnr_regression_whole") is None  # a map that is known need not be learnt
     assert finding.value("psnr_posterior") > finding.value("psnr_least_squares")
     people = made.people(ATTACK)
     known = known_of(made, ATTACK, Own.of(people, 1))

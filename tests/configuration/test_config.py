@@ -8,7 +8,7 @@ import pytest
 from fedveil import checks, config
 from fedveil.attacks import _chosen
 from fedveil.commands.sweep import grid
-from fedveil.configuration import files, plugins
+from fedveil.configuration import files, plugins, studies
 
 
 def test_groups_are_taken_before_overrides_whatever_the_order():
@@ -99,7 +99,7 @@ def _required(group, name):
 
 @pytest.mark.parametrize("name", files.choices("study"))
 def test_every_study_loads(name):
-    swept = files.study(name)[1]
+    swept = studies.read(name).swept
     cells = grid.expand([f"study={name}"]).cells if swept else []
     assert [cell.settings.train.rounds > 0 for cell in cells] == [True] * len(cells)
     assert swept or config.load([f"study={name}"]).train.rounds > 0

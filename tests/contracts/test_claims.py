@@ -97,15 +97,22 @@ def doors(result: dict[str, Any], told: Told, capsys: pytest.CaptureFixture[str]
     assert all(shown.count(text) == 2 for text in said)
     for unit in {one["unit"] for one in claimed}:
         mine = [one["epsilon"] for one in claimed if one["unit"] == unit]
-        tag = told.tags[f"fedveil.epsilon.{unit}"]
-        assert tag.startswith("none") if None in mine else float(tag) == pytest.approx(max(mine), rel=1e-5)
+        largest = None if None in mine else max(mine)
+        one = next(one for one in claimed if (one["unit"], one["epsilon"]) == (unit, largest))
+        assert told.tags[f"epsilon_{unit}"] == statements.claim(statement_of(one))
+        assert told.tags[f"epsilon_{unit}.delta"] == ("none" if one["delta"] is None else f"{one['delta']:g}")
+        assert told.tags[f"epsilon_{unit}.relation"] == one["relation"]
+        assert told.tags[f"epsilon_{unit}.view"] == one["view"]
+        numbers = [told.metrics[f"epsilon_{unit}"]] if f"epsilon_{unit}" in told.metrics else []
+        assert numbers == ([] if None in mine else [max(mine)])
         worst = sweep_report.statement_of(result, unit)
         assert worst is not None
         assert worst["epsilon"] == (None if None in mine else max(mine))
     assert told.tags["fedveil.privacy"] == ("private" if result["private"] else "NOT PRIVATE")
-    assert {name for name in told.metrics if name.startswith("epsilon.")} == {
-        statement_of(one).metric_name for one in claimed if one["epsilon"] is not None
-    }
+    named = {f"epsilon_{unit}" for unit in statements.UNITS}
+    assert {name for name in told.metrics if name.startswith("epsilon")} <= named
+    note = told.tags["mlflow.note.content"]
+    assert [text for text in (statements.claim(statement_of(one)) for one in claimed) if text not in note] == []
     audited(run_id, claimed)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedveil import cli, commands, config, console
+from fedveil.attacks import _chosen
 from fedveil.commands.sweep import grid
 from fedveil.configuration import settings, words
 
@@ -41,7 +42,7 @@ def test_a_command_has_a_line_examples_arguments_and_run(name: str) -> None:
     assert [*inspect.signature(command.arguments).parameters] == ["parser"]
     assert [*inspect.signature(command.run).parameters] == ["chosen"]
     sections = {key.partition(".")[0] for key in settings.every()}
-    assert set(commands.reads(command)) <= sections
+    assert set(commands.reads(command)) <= {*sections, words.ATTACK}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,7 +79,9 @@ def test_examples_parse_and_their_words_are_accepted(name: str) -> None:
     for example in shown:
         chosen = cli._chosen(example[1:])
         assert chosen.command == name
-        assert grid.expand(chosen.words).cells if name == "sweep" else config.load(chosen.words)
+        mine, others = _chosen.apart(getattr(chosen, "words", []))
+        assert grid.expand(others).cells if name == "sweep" else config.load(others)
+        assert [*_chosen.of(mine)] or not mine
 
 
 def test_the_words_below_a_commands_help_are_accepted() -> None:
@@ -97,6 +100,8 @@ def test_the_readme_shows_the_command(name: str) -> None:
 def test_a_word_that_the_command_does_not_read_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     places = {
         "enrol": ["a-run", "faces", "--owner", "me"],
+        "attack": ["a-run"],
+        "report": ["a-run"],
         "summary": ["a-run"],
         "ledger": ["a-run"],
         "verify": ["a-run", "lfw.bin"],

@@ -191,10 +191,16 @@ def test_the_run_store_names_no_client_and_mlflow_has_every_round(first):
     assert run.info.status == "FINISHED"
     result = read("made/first.json")
     history = client.get_metric_history(run.info.run_id, "accuracy")
-    assert [(entry.step, entry.value) for entry in history] == [(e["round"], e["accuracy"]) for e in result["rounds"]]
-    epsilons = {name: value for name, value in run.data.metrics.items() if name.startswith("epsilon.image.replace-one")}
-    assert list(epsilons.values()) == [1000]
-    assert "delta" in "".join(epsilons)
+    told = [(e["round"], e["accuracy"]) for e in result["rounds"]]
+    told.append((result["rounds"][-1]["round"] + 1, result["final"]["accuracy"]))
+    assert [(entry.step, entry.value) for entry in history] == [(step, pytest.approx(value)) for step, value in told]
+    assert run.data.metrics["accuracy"] == pytest.approx(result["final"]["accuracy"])  # what a table shows
+    assert run.data.metrics["epsilon_image"] == 1000
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "epsilon_image")] == [0]
+    assert run.data.tags["epsilon_image.delta"] == "0"
+    assert run.data.tags["epsilon_image.relation"] == "replace-one"
+    assert run.info.run_name == "dctdp eps 1000 (image) seed 1"
+    assert "Final accuracy" in run.data.tags["mlflow.note.content"]
     assert run.data.params["protection.total_epsilon"] == "1000.0"
     assert run.data.tags["fedveil.privacy"] == "NOT PRIVATE"
     stored = {entry.path for entry in client.list_artifacts(run.info.run_id)}

@@ -19,7 +19,7 @@ import pytest
 
 from fedveil import checks, randomness, runs
 from fedveil.commands import simulate
-from fedveil.commands.sweep import process, sweep, worker
+from fedveil.commands.sweep import held, process, sweep, worker
 from fedveil.federation.federation import Federation
 
 TINY = (
@@ -124,6 +124,9 @@ def test_failures_are_listed_and_the_rest_is_tracked_below_one_parent(tmp_path: 
     tracked = {run.data.tags["fedveil.run_id"]: run for run in client.search_runs([experiment])}
     parent = tracked.pop("sweep-mixed")
     assert parent.info.status == "FAILED"
+    assert parent.info.run_name == "sweep mixed"
+    assert "nowhere" in parent.data.tags["mlflow.note.content"]
+    assert [run.info.run_name for run in tracked.values()] == ["none data=procedural seed 1"]
     assert {run.data.tags["mlflow.parentRunId"] for run in tracked.values()} == {parent.info.run_id}
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert {"frontier.png", "frontier.csv", "runs.csv", "sweep.json"} <= artifacts
@@ -131,7 +134,7 @@ def test_failures_are_listed_and_the_rest_is_tracked_below_one_parent(tmp_path: 
 
 def test_a_sweep_runs_once_at_a_time(tmp_path: Path) -> None:
     made = sweep.prepare([f"runs.root={tmp_path}", "seed=1,2", "tracking=none"])
-    with sweep._alone(made), pytest.raises(checks.UserError, match="running already"):
+    with held.alone(made.sweep_id, made.root, made.folder), pytest.raises(checks.UserError, match="running already"):
         sweep.run(made, 1, lambda outcomes: None)
 
 

@@ -118,7 +118,7 @@ def live(blank: Path) -> dict[str, Any]:
     shown = page(uri, ended([*TINY, *FIXED, f"tracking.uri={uri}", "vault.root=live/vault", "runs.root=live/runs"]))
     assert shown["status"] == "FINISHED"
     assert shown["models"] == 1
-    assert [step for step, _ in shown["metrics"]["accuracy"]] == [1, 2, 3]
+    assert [step for step, _ in shown["metrics"]["accuracy"]] == [1, 2, 3, 4]  # and the final evaluation
     assert {"config.json", "result.json", "ledger.sqlite", "roc.png", "rounds.png"} <= {*shown["artifacts"]}
     return comparable(shown)
 
@@ -160,7 +160,7 @@ def test_a_run_made_without_its_store_is_sent_by_the_pages(
     live: dict[str, Any], blank: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served: list[Any] = []
-    monkeypatch.setattr(ui.subprocess, "run", lambda *a, **k: served.append(a) or subprocess.CompletedProcess(a, 0))
+    monkeypatch.setattr(ui, "_serve", lambda *a: served.append(a) or 0)
     uri = f"sqlite:///{Path('away/mlflow.db').resolve()}"
     Path("away").write_text("in the way")
     run_id = ended([*TINY, *FIXED, f"tracking.uri={uri}"])
@@ -193,7 +193,7 @@ def test_an_interrupted_run_tells_all_that_was_missed_when_it_goes_on(
     def stop(self: observers.Watch, report: Any) -> None:
         if report.round == 2:
             raise KeyboardInterrupt
-        observers.mirror.rounds(self.session.tracker, self.history[-1:])
+        observers.mirror.rounds(self.session.tracker, self.history, last_alone=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(observers.Watch, "track", stop)
@@ -230,7 +230,7 @@ def test_a_warm_start_is_told_later_as_well(blank: Path) -> None:
     assert cli.main(["simulate", "--resume", run_id, "tracking=mlflow", f"tracking.uri={uri}"]) == 0
     accuracy = page(uri, run_id)["metrics"]["accuracy"]
     assert accuracy[0] == (0, before["accuracy"])
-    assert [step for step, _ in accuracy] == [0, 1, 2, 3]
+    assert [step for step, _ in accuracy] == [0, 1, 2, 3, 4]
 
 
 # --- times -----------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_beside_a_client_level_claim_no_time_but_the_start_is_told(blank: Path) 
         "runs.start_time", "runs.end_time", "metrics.timestamp", "latest_metrics.timestamp"
     }  # fmt: skip
     assert took > 0.2
-    assert {round((at - started) * 1000) for _, at in told} == {0, 1, 2, 3}
+    assert {round((at - started) * 1000) for _, at in told} == {0, 1, 2, 3, 4}
     files = [*Path("runs/mlartifacts").rglob("*")]
     assert len(files) > 10
     assert {round((path.stat().st_mtime - started) * 1000) for path in files} == {0}
@@ -355,11 +355,11 @@ def test_mlflows_own_variables_name_the_store_of_a_run_and_its_pages(
     assert not Path("runs/mlflow.db").exists()
     served: list[Any] = []
 
-    def serve(command: list[str], check: bool, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        served.append((command, env["MLFLOW_BACKEND_STORE_URI"]))
-        return subprocess.CompletedProcess(command, 0)
+    def serve(command: list[str], environment: dict[str, str], *_: Any) -> int:
+        served.append((command, environment["MLFLOW_BACKEND_STORE_URI"]))
+        return 0
 
-    monkeypatch.setattr(ui.subprocess, "run", serve)
+    monkeypatch.setattr(ui, "_serve", serve)
     assert cli.main(["ui"]) == 0
     assert served[0][1] == uri
     assert f"tracked at {uri} (MLFLOW_TRACKING_URI)" in " ".join(capsys.readouterr().out.split())
@@ -470,7 +470,7 @@ def test_a_real_server_that_was_down_gets_everything_later_and_no_password(blank
         process.wait(30)
     assert f"sent to http://***@127.0.0.1:{port}: {run_id}" in outputs[1]
     assert shown["status"] == "FINISHED"
-    assert [step for step, _ in shown["metrics"]["accuracy"]] == [1, 2, 3]
+    assert [step for step, _ in shown["metrics"]["accuracy"]] == [1, 2, 3, 4]  # and the final evaluation
     assert "tracking is off" not in outputs[2]
     assert not [line for text in outputs for line in text.splitlines() if WORD in line]
     files = [path for path in Path().rglob("*") if path.is_file()]

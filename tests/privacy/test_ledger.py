@@ -124,7 +124,6 @@ def test_gaussian_composes_by_the_square_root():
 def test_no_guarantee_is_infinite_and_never_a_number():
     (statement,) = statements.price(NONE)
     assert statement.epsilon is None
-    assert statement.metric_name is None
     assert "epsilon is infinite" in statements.claim(statement)
     assert statements.odds(statement) is None
     assert statement.to_dict()["epsilon"] is None
@@ -134,11 +133,6 @@ def test_headline_says_when_there_is_no_meaningful_protection():
     assert "no meaningful image protection" in statements.headline(statements.price(LocalRelease("laplace", 1000.0)))
     assert "no image protection" in statements.headline(statements.price(NONE))
     assert statements.headline(statements.price(LAPLACE)).startswith("image-level epsilon 8 at delta 0 (replace-one)")
-
-
-def test_metric_names_carry_unit_relation_delta_and_view():
-    name = statements.price(LAPLACE)[0].metric_name
-    assert name == "epsilon.image.replace-one.delta-0.noisy-copies"
 
 
 def test_odds_follow_the_definition():

@@ -33,8 +33,15 @@ def apart(words: Iterable[str]) -> tuple[list[str], list[str]]:
     return mine, [word for word in listed if word not in mine]
 
 
-def of(words: Iterable[str], default: str = DEFAULT) -> list[Chosen]:
+def of(
+    words: Iterable[str], default: str = DEFAULT, given: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Chosen]:
     """Return the attacks that words name, each with those of the settings that it has; `attack=none` is none.
+
+    Args:
+        words: `attack=NAME,NAME` and `attack.SETTING=value`.
+        default: the attacks where words name none.
+        given: what a study says: attack -> setting -> text. A word replaces it.
 
     Raises:
         fedveil.checks.UserError: an unknown attack or setting, with the nearest; a setting that none of them has.
@@ -57,7 +64,8 @@ def of(words: Iterable[str], default: str = DEFAULT) -> list[Chosen]:
             raise checks.UserError(
                 f"Unknown setting attack.{key} of attack={','.join(listed) or 'none'}.{checks.nearest(key, every)}"
             )
-    return [Chosen(name, built(name, {k: v for k, v in said.items() if k in known[name]})) for name in listed]
+    mine = {name: {key: value for key, value in said.items() if key in known[name]} for name in listed}
+    return [Chosen(name, built(name, {**(given or {}).get(name, {}), **mine[name]})) for name in listed]
 
 
 def built(name: str, said: Mapping[str, str]) -> Any:

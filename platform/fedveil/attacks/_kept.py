@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedveil.runs import Run
 from fedveil.storage.disk import NUMBER, Shape
 
 _OPTIONAL = (*NUMBER, type(None))
+_PEOPLE: Shape = {"people": int, "images": int, "digest": str}
 _MEASURE: Shape = {
     "name": str, "value": _OPTIONAL, "said": str, "unit": str, "low": _OPTIONAL, "high": _OPTIONAL, "floor": _OPTIONAL,
     "ceiling": _OPTIONAL, "mean_face": _OPTIONAL,
@@ -32,8 +33,14 @@ def path_of(run: Run, name: str, attack: Any) -> Path:
 
 
 def write(run: Run, name: str, attack: Any, finding: Finding) -> dict[str, Any]:
-    """Write a finding and its picture, and return what a reader finds."""
+    """Write a finding and its picture, and return what a reader finds.
+
+    Raises:
+        ValueError: no reader would take it: a fault of the attack.
+    """
     path = path_of(run, name, attack)
+    if wrong := _odd({"run_id": run.run_id, **finding.to_dict()}, run.run_id):
+        raise ValueError(f"{name} has found what cannot be: {wrong}.")
     if finding.panel is not None:
         faces.face_grid(path.with_suffix(".png"), finding.panel, f"{finding.attack} on {finding.protection}")
     found = {"run_id": run.run_id, **finding.to_dict()}
@@ -45,17 +52,42 @@ def read(path: Path) -> dict[str, Any]:
     """Return a finding.
 
     Raises:
-        fedveil.checks.UserError: the file is damaged.
+        fedveil.checks.UserError: the file is damaged, of another run, or holds a number that cannot be.
     """
-    return runs.read_json(path, "finding of an attack", _FINDING, "Remove it, and the attack is run again.")
+    remedy = "Remove it, and the attack is run again."
+    found = runs.read_json(path, "finding of an attack", _FINDING, remedy)
+    if wrong := _odd(found, path.parent.parent.name):
+        raise checks.UserError(f"{path} is not a readable finding of an attack: {wrong}. {remedy}")
+    return found
+
+
+def _odd(finding: Mapping[str, Any], run_id: str) -> str:
+    """Return why a finding is none of this run, or cannot be; empty where nothing is wrong."""
+    if finding["run_id"] != run_id:
+        return f"it is of run {finding['run_id']!r}"
+    if wrong := runs.misfit(finding["people"], dict.fromkeys(finding["people"], _PEOPLE), "people"):
+        return wrong
+    names = [measure["name"] for measure in finding["measures"]]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        return f"it measures {twice} twice"
+    for measure in finding["measures"]:
+        name, value, low, high = (measure[key] for key in ("name", "value", "low", "high"))
+        if (low is None) != (high is None) or (low is not None and (value is None or low > high)):
+            return f"{name} has the interval {low} to {high}"
+        if measure["unit"] == "share" and value is not None and not 0 <= value <= 1:
+            return f"{name} is a share of {value}"
+    return ""
 
 
 def findings_of(run: Run, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
-    """Return all findings on a run, sorted by their files' names; a damaged one is left out, and said."""
+    """Return all findings on a run, sorted by their files' names; a damaged one is left out, and said.
+
+    Each also has `file`, its file's name without the suffix: the picture beside it has the same.
+    """
     found = []
     for path in sorted((run.folder / "attacks").glob("*.json")):
         try:
-            found.append(read(path))
+            found.append({**read(path), "file": path.stem})
         except checks.UserError as error:
             (say or _warn)(f"left out: {error}")
     return found

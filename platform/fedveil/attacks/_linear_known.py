@@ -66,6 +66,11 @@ class Known:
         """The different sets of frequencies, each in ascending order."""
         return sorted({tuple(sorted(order)) for order in self.known.orders})
 
+    @property
+    def bent(self) -> bool:
+        """Whether the map may be bent for some pictures: clipped before noise that is small beside them."""
+        return self.known.noise is not None and self.known.transform == "block"
+
     def identified(self, released: torch.Tensor) -> torch.Tensor:
         """Return (B,) the number of each release's order, from the release alone."""
         if len(self.known.orders) == 1:

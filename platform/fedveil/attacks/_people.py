@@ -88,11 +88,11 @@ def people_of(federation: Federation, wanted: OnFaces) -> People:
     if strangers.synthetic and not split.train.synthetic:
         notes.append("The victims are drawn faces: no real person of this source may be attacked in the open.")
     groups = {
-        "system": _group(split.train), "helpers": _group(split.public), "attacker": _group(attackers),
-        "victims": _group(strangers.subset(np.concatenate(victims))),
+        "system": group(split.train), "helpers": group(split.public), "attacker": group(attackers),
+        "victims": group(strangers.subset(np.concatenate(victims))),
     }  # fmt: skip
     if judged is not None:
-        groups["judge"] = _group(judged)
+        groups["judge"] = group(judged)
     labels = np.unique(attackers.labels, return_inverse=True)[1].astype(np.int64)
     taken, other = (strangers.images(index) for index in victims)
     return People(taken, other, attackers.images(), labels, judged, strangers.synthetic, groups, tuple(notes))
@@ -145,7 +145,8 @@ def _disjoint(attackers: FaceSet, others: Mapping[str, FaceSet], wanted: OnFaces
             )
 
 
-def _group(faces: FaceSet) -> dict[str, Any]:
+def group(faces: FaceSet) -> dict[str, Any]:
+    """Return how many people and pictures a group has, and the digest of its names."""
     names = sorted(key(name) for name in faces.present_names)
     return {
         "people": int(faces.identities.size), "images": len(faces),

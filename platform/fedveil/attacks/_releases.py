@@ -20,7 +20,8 @@ from fedveil.attacks._target import Target
 from fedveil.federation import training
 
 Reads = Literal["features", "release"]
-_ROOM = 512 * 2**20  # bytes of inputs that are kept
+_ROOM = 2**30  # bytes of inputs that are kept
+_DEAR = 0.1
 _BATCH = 64
 _HELD_SHARE, _HELD_MOST = 0.1, 256
 
@@ -55,7 +56,8 @@ class Releases:
         what: purpose of the draws; two of them share no draw.
         reads: "features": what the recogniser is fed of a release; "release": what leaves, as it is.
         clean: take the representation without its randomness or adversarial part, as a static attacker does.
-        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw.
+        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw. None: all,
+            or a tenth where the release runs a network, which costs as much as the attack itself.
     """
 
     target: Target
@@ -63,12 +65,24 @@ class Releases:
     what: str
     reads: Reads = "features"
     clean: bool = False
-    redrawn: float = 1.0
+    redrawn: float | None = None
 
     @property
-    def random(self) -> bool:
-        """Whether two visits of a picture differ."""
-        return bool(self.target.protection.noise) and not self.clean
+    def share(self) -> float:
+        """The share of visits that draw anew; 0 where two draws do not differ."""
+        if self.clean or not self.target.protection.noise:
+            return 0.0
+        if self.redrawn is not None:
+            return self.redrawn
+        learnt = any(tensor.ndim == 4 for tensor in self.target.state.values())  # a convolution's kernels
+        return _DEAR if learnt else 1.0
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """A note on visits that did not draw anew, if there were any."""
+        if self.share in (0.0, 1.0):
+            return ()
+        return (f"{100 * self.share:.0f} % of visits drew anew; the others took the picture's last draw.",)
 
     def of(self, images: NDArray[np.uint8], *labels: str | int) -> torch.Tensor:
         """Return (B, C, h, w) the inputs of pictures (B, 3, H, W), where networks are; other labels, other draws."""
@@ -87,37 +101,41 @@ class Releases:
         """Return the inputs of what left, where networks are."""
         return self.target.place.fed(left if self.reads == "release" else self.target.features(left)).float()
 
-    def batches(
-        self, images: NDArray[np.uint8], answers: torch.Tensor, size: int, steps: int
-    ) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (inputs, answers) of `steps` batches; passes over the pictures in random orders.
 
-        Args:
-            images: (N, 3, H, W).
-            answers: (N, ...) what the network is to say of each, where networks are.
-            size: pictures in a batch.
-            steps: batches.
-        """
-        kept: torch.Tensor | None = None
-        there = np.zeros(len(images), bool)
-        for step, index in enumerate(training.batch_indices(len(images), size, self.seed, self.what, steps=steps)):
-            where = torch.from_numpy(index).to(answers.device)
-            new = ~there[index]
-            if self.random:
-                new[: math.ceil(self.redrawn * len(index))] = True
-            if not new.all():
-                assert kept is not None
-                inputs = kept[where].clone()
-                if new.any():
-                    chosen = torch.from_numpy(np.flatnonzero(new)).to(answers.device)
-                    inputs[chosen] = self.of(images[index[new]], "step", step)
-            else:
-                inputs = self.of(images[index], "step", step)
-            if kept is None and self._keeps(inputs[0].numel(), len(images)):
-                kept = torch.empty(len(images), *inputs.shape[1:], device=inputs.device)
-            if kept is not None:
-                kept[where], there[index] = inputs, True
-            yield inputs, answers[where]
+class Stream:
+    """Batches of (inputs, answers) without end, in one random order of the pictures after another.
 
-    def _keeps(self, numbers: int, images: int) -> bool:
-        return (not self.random or self.redrawn < 1.0) and 4 * numbers * images <= _ROOM
+    Inputs that are not drawn anew are kept from visit to visit in half precision, as many as 1 GiB holds.
+
+    Args:
+        releases: makes the inputs.
+        images: (N, 3, H, W).
+        answers: (N, ...) what the network is to say of each, where networks are.
+    """
+
+    def __init__(self, releases: Releases, images: NDArray[np.uint8], answers: torch.Tensor) -> None:
+        self.releases, self.images, self.answers = releases, images, answers
+        self._kept: dict[int, torch.Tensor] = {}
+        self._room = _ROOM if releases.share < 1.0 else 0
+
+    def batches(self, size: int, steps: int, what: str = "") -> Generator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield `steps` batches of `size`; another `what` has other orders and draws."""
+        seed, labels = self.releases.seed, (self.releases.what, what)
+        for step, index in enumerate(training.batch_indices(len(self.images), size, seed, *labels, steps=steps)):
+            new = np.array([number not in self._kept for number in index.tolist()])
+            new[: math.ceil(self.releases.share * len(index))] = True
+            drawn = iter(self.releases.of(self.images[index[new]], what, step) if new.any() else ())
+            parts = []
+            for number, fresh in zip(index.tolist(), new.tolist(), strict=True):
+                parts.append(self._keep(number, next(drawn)) if fresh else self._kept[number].float())
+            yield torch.stack(parts), self.answers[torch.from_numpy(index).to(self.answers.device)]
+
+    def _keep(self, number: int, part: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of a picture, as they are kept where there is room for them."""
+        half = part.half()
+        if number not in self._kept:
+            if self._room < half.nbytes:
+                return part
+            self._room -= half.nbytes
+        self._kept[number] = half
+        return half.float()

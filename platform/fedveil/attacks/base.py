@@ -8,6 +8,7 @@ bootstrap interval over people.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -161,6 +162,12 @@ class OnFaces:
     def __post_init__(self) -> None:
         checks.positive(victims=self.victims, images=self.images)
         checks.fraction(far=self.far)
+        least = math.ceil(0.5 + math.sqrt(0.25 + 10 / self.far))
+        if self.victims < least:  # said before a run is trained to be attacked
+            raise checks.UserError(
+                f"Expected attack.victims={self.victims} to be {least} or more: a false accept rate of {self.far:g} is "
+                f"found from {10 / self.far:.0f} pairs of different people."
+            )
 
 
 def settings_of(attack: Any) -> dict[str, Any]:

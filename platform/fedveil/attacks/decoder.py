@@ -15,7 +15,7 @@ from fedveil.attacks import _learning, _recovered, _releases
 from fedveil.attacks._inverter import Inverter
 from fedveil.attacks._learning import Learnt
 from fedveil.attacks._people import People
-from fedveil.attacks._releases import Reads, Releases
+from fedveil.attacks._releases import Reads, Releases, Stream
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding, Level, Measure, OnFaces, Progress, percent_of, settings_of, silent
 from fedveil.device import peak_memory_mb
@@ -41,24 +41,25 @@ class Decoder(OnFaces):
         batch_size: pictures in a step.
         lr: largest learning rate of Adam.
         width: channels of the U-Net's first level; cost grows with its square.
-        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw.
+        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw. None: all,
+            or a tenth where the release runs a network.
     """
 
     attacker: Literal["adaptive", "static"] = "adaptive"
     reads: Reads = "features"
     sizes: tuple[int, ...] = ()
-    steps: int = 600
+    steps: int = 300
     batch_size: int = 64
     lr: float = 1e-3
-    width: int = 16
-    redrawn: float = 1.0
+    width: int = 8
+    redrawn: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of(("adaptive", "static"), attacker=self.attacker)
         checks.one_of(("features", "release"), reads=self.reads)
         checks.positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr, width=self.width)
-        checks.within(1e-6, 1.0, redrawn=self.redrawn)
+        checks.within(1e-6, 1.0, redrawn=1.0 if self.redrawn is None else self.redrawn)
         for size in self.sizes:
             checks.within(50, 10**9, sizes=size)
 
@@ -104,7 +105,7 @@ class Decoder(OnFaces):
     def _trained(
         self, target: Target, images: NDArray[np.uint8], labels: NDArray[np.int64], progress: Progress
     ) -> tuple[Inverter, Learnt]:
-        own = Releases(target, self.seed, "decoder", self.reads, self.attacker == "static", self.redrawn)
+        own = self._own(target)
         train, held = _releases.parted(labels, self.seed)
         pictures = torch.from_numpy(images).to(target.place.device)
         generator = randomness.public_torch(self.seed, "decoder", "network")
@@ -112,7 +113,7 @@ class Decoder(OnFaces):
         sample = own.of(images[train[:256]], "sample")
         network = target.place.module(Inverter(sample, mean, self.width, generator))
         learnt = _learning.learn(
-            network, _loss, own.batches(images[train], pictures[train], self.batch_size, self.steps),
+            network, _loss, Stream(own, images[train], pictures[train]).batches(self.batch_size, self.steps),
             (own.of(images[held], "held out"), pictures[held]), self.steps, self.lr, target.place, progress,
             f"training the decoder on {len(train)} pictures",
         )  # fmt: skip
@@ -120,7 +121,7 @@ class Decoder(OnFaces):
 
     @torch.no_grad()
     def _recovered(self, target: Target, network: Inverter, released: torch.Tensor) -> torch.Tensor:
-        own = Releases(target, self.seed, "decoder", self.reads)
+        own = self._own(target)
         parts = [network(own.seen(part)) for part in torch.split(released, 64)]
         return (255.0 * torch.cat(parts)).clamp(0, 255).cpu()
 
@@ -129,10 +130,11 @@ class Decoder(OnFaces):
         return f"The attacker trains a U-Net on {pairs} of {images} pictures of his own, and draws victims' faces."
 
     def _notes(self, target: Target, learnt: Learnt) -> list[str]:
-        notes = [f"{self.steps} steps of {self.batch_size}; held-out loss {learnt.losses[0]:.3f} to {learnt.loss:.3f}."]
-        if self.redrawn < 1.0 and target.protection.noise and self.attacker == "adaptive":
-            notes.append(f"{100 * self.redrawn:.0f} % of visits drew anew, the others took the picture's last draw.")
-        return notes
+        done = f"{self.steps} steps of {self.batch_size}; held-out loss {learnt.losses[0]:.3f} to {learnt.loss:.3f}."
+        return [done, *self._own(target).said]
+
+    def _own(self, target: Target) -> Releases:
+        return Releases(target, self.seed, "decoder", self.reads, self.attacker == "static", self.redrawn)
 
     def _panel(
         self, target: Target, people: People, released: torch.Tensor, recovered: torch.Tensor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from fedveil.attacks import _learning, _recovered, _releases
 from fedveil.attacks._judges import Judge
 from fedveil.attacks._learning import Learnt
 from fedveil.attacks._people import People
-from fedveil.attacks._releases import Releases
+from fedveil.attacks._releases import Releases, Stream
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding, Level, Measure, OnFaces, Progress, percent_of, settings_of, silent
 from fedveil.device import peak_memory_mb
@@ -27,7 +26,7 @@ from fedveil.evaluation.identification import impostor_scores, ranks, threshold_
 from fedveil.models.embedding import embed
 
 _RIDGE = 1e-3  # of the mean square of an embedding's entries
-_FITTED = 1024
+_FITTED, _BATCH = 1024, 64
 Values = NDArray[np.float64]
 
 
@@ -45,22 +44,23 @@ class Distillation(OnFaces):
         batch_size: pictures in a step; half of them are mirrored, before they are protected.
         lr: largest learning rate.
         weight_decay: of AdamW.
-        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw.
+        redrawn: share of the visits of a picture that draw anew, in (0, 1]; the others take its last draw. None: all,
+            or a tenth where the release runs a network.
     """
 
     level: ClassVar[Level] = "adaptive"
-    steps: int = 500
-    trial: int = 50
+    steps: int = 300
+    trial: int = 30
     batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 1e-4
-    redrawn: float = 1.0
+    redrawn: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr)
         checks.non_negative(trial=self.trial, weight_decay=self.weight_decay)
-        checks.within(1e-6, 1.0, redrawn=self.redrawn)
+        checks.within(1e-6, 1.0, redrawn=1.0 if self.redrawn is None else self.redrawn)
 
     def run(self, target: Target, progress: Progress = silent) -> Finding:
         """Return whom the student recognises in releases; see `base.Attack`."""
@@ -93,17 +93,13 @@ class Distillation(OnFaces):
         images = people.attacker[train]
         both = np.concatenate([images, images[..., ::-1]])
         answers = self._answers(target, teacher, both)
-        own = Releases(target, self.seed, "distillation", redrawn=self.redrawn)
+        own = self._own(target)
+        stream = Stream(own, both, answers)
         chosen = (own.of(people.attacker[held], "held out"), self._answers(target, teacher, people.attacker[held]))
-        fitted = own.of(images[:_FITTED], "fitted")
-        students = {
-            name: target.place.module(Student(network, fitted, answers[: len(fitted)]))
-            for name, network in self._beginnings(target).items()
-        }
+        students = self._students(target, own, images[:_FITTED], answers[: len(images[:_FITTED])])
 
         def learn(name: str, steps: int, what: str) -> Learnt:
-            drawn = dataclasses.replace(own, what=f"distillation {what} {name}")
-            batches = drawn.batches(both, answers, self.batch_size, steps)
+            batches = stream.batches(self.batch_size, steps, f"{what} {name}")
             return _learning.learn(
                 students[name], _loss, batches, chosen, steps, self.lr, target.place, progress, f"{what} {name}",
                 self.weight_decay,
@@ -113,17 +109,27 @@ class Distillation(OnFaces):
         best = min(tried, key=lambda name: tried[name], default="the released model")
         return students[best], best, learn(best, self.steps, "training the student from")
 
-    def _beginnings(self, target: Target) -> Mapping[str, nn.Module]:
-        released = copy.deepcopy(target.backbone).requires_grad_(True)
-        if not self.trial:
-            return {"the released model": released}
-        return {"the released model": released, "random values": target.federation.backbone()}
+    def _students(
+        self, target: Target, own: Releases, images: NDArray[np.uint8], answers: torch.Tensor
+    ) -> dict[str, Student]:
+        networks = {"the released model": copy.deepcopy(target.backbone).requires_grad_(True)}
+        if self.trial:
+            networks["random values"] = target.place.module(target.federation.backbone())
+        given: dict[str, list[torch.Tensor]] = {name: [] for name in networks}
+        for start in range(0, len(images), _BATCH):
+            inputs = own.of(images[start : start + _BATCH], "fitted", start)
+            for name, network in networks.items():
+                given[name].append(embed(network, inputs))
+        return {
+            name: target.place.module(Student(network, torch.cat(given[name]), answers))
+            for name, network in networks.items()
+        }
 
     def _answers(self, target: Target, teacher: Judge, images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(teacher.embed(np.ascontiguousarray(images))).float().to(target.place.device)
 
     def _embedded(self, target: Target, student: Student, released: torch.Tensor) -> Values:
-        own = Releases(target, self.seed, "distillation")
+        own = self._own(target)
         parts = [embed(student, own.seen(part)).cpu().numpy() for part in torch.split(released, 64)]
         return unit(np.concatenate(parts))
 
@@ -154,22 +160,22 @@ class Distillation(OnFaces):
         return (*found, dataclasses.replace(deployed, ceiling=None, mean_face=None))
 
     def _notes(self, target: Target, beginning: str, learnt: Learnt) -> list[str]:
-        notes = [
+        return [
             f"The student began from {beginning}; {self.steps} steps of {self.batch_size}, held-out 1 - cosine "
-            f"{learnt.losses[0]:.3f} to {learnt.loss:.3f}."
-        ]
-        if self.redrawn < 1.0 and target.protection.noise:
-            notes.append(f"{100 * self.redrawn:.0f} % of visits drew anew, the others took the picture's last draw.")
-        return notes
+            f"{learnt.losses[0]:.3f} to {learnt.loss:.3f}.", *self._own(target).said,
+        ]  # fmt: skip
+
+    def _own(self, target: Target) -> Releases:
+        return Releases(target, self.seed, "distillation", redrawn=self.redrawn)
 
 
 class Student(nn.Module):
     """A backbone and a linear map from its embedding to the teacher's, which begins at the best in squares."""
 
-    def __init__(self, backbone: nn.Module, inputs: torch.Tensor, answers: torch.Tensor) -> None:
+    def __init__(self, backbone: nn.Module, embeddings: torch.Tensor, answers: torch.Tensor) -> None:
         super().__init__()
-        self.backbone = backbone.to(inputs.device)
-        given = functional.normalize(embed(self.backbone, inputs)).double().cpu()
+        self.backbone = backbone
+        given = functional.normalize(embeddings).double().cpu()
         fitted = torch.cat([given, torch.ones(len(given), 1, dtype=torch.float64)], 1)
         square = fitted.T @ fitted / len(fitted)
         ridge = _RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)

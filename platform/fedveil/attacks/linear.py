@@ -31,8 +31,9 @@ class Linear(Wanted):
 
     Where the method's public description says that what leaves is a linear map of the pixels, that map is inverted:
     by least squares, which needs no picture of anybody, and by the best linear estimate under a prior of the attacker's
-    own people. A secret choice among public orders is found first. For every method, a linear map from releases to
-    pictures is learnt from his own people as well. Which of these is used is decided on people of his own.
+    own people. A secret choice among public orders is found first. For other methods, and where clipping bends the map,
+    a linear map from releases to pictures is learnt from his own people. Which of these is used is decided on people of
+    his own.
     """
 
     level: ClassVar[Level] = "adaptive"
@@ -43,10 +44,13 @@ class Linear(Wanted):
         people, judge = target.people(self), target.judge(self, progress)
         own = Own.of(people, self.seed)
         known = _linear_estimates.known_of(target, self, own)
-        plain = _linear_estimates.learnt(target, self, own, progress)
-        estimates, view = _linear_estimates.by_learning(plain, self)
-        if known is not None:
-            estimates = _linear_estimates.by_known(known) + estimates
+        estimates = [] if known is None else _linear_estimates.by_known(known)
+        plain: Learnt | None = None
+        view = ""
+        if known is None or known.bent:
+            plain = _linear_estimates.learnt(target, self, own, progress)
+            learnt, view = _linear_estimates.by_learning(plain, self)
+            estimates += learnt
         best, held = _linear_estimates.chosen(estimates, target, self, own)
         released = target.release(people.taken, self.seed, "victims").cpu()
         every, seconds = {}, 0.0
@@ -65,8 +69,8 @@ class Linear(Wanted):
             attack="linear", level=self.level, settings=settings_of(self), protection=target.name,
             what=f"The attacker inverts releases by {best.said}; no network is trained.", verdict="",
             measures=tuple(measures), people=people.groups, judge={**judge.said, "far": self.far},
-            curves=self._curves(plain, view, released, people, judge),
-            notes=(*people.notes, *_notes(known is not None, held, best, len(plain.targets), len(own.trained))),
+            curves={} if plain is None else self._curves(plain, view, released, people, judge),
+            notes=(*people.notes, *_notes(known is not None, held, best, plain, len(own.trained))),
             seconds=time.perf_counter() - begun, seconds_per_image=seconds, peak_memory_mb=peak_memory_mb(),
             panel=_panel(target, people, released, recovered) if people.shown else None,
         )  # fmt: skip
@@ -101,7 +105,7 @@ def _quality(estimate: Estimate, recovered: torch.Tensor, people: People) -> Mea
     return Measure(f"psnr_{estimate.name}", float(values.mean()), f"pictures recovered by {estimate.said}", "dB")
 
 
-def _notes(known: bool, held: Mapping[str, float], best: Estimate, used: int, there: int) -> tuple[str, ...]:
+def _notes(known: bool, held: Mapping[str, float], best: Estimate, own: Learnt | None, there: int) -> tuple[str, ...]:
     listed = ", ".join(f"{name} {value:.1f} dB" for name, value in held.items())
     notes = [f"On people of the attacker's own whom nothing was learnt from: {listed}; {best.name} was taken."]
     if known:
@@ -109,8 +113,8 @@ def _notes(known: bool, held: Mapping[str, float], best: Estimate, used: int, th
             "The map from pixels to releases is public: least squares and the search for an order need no picture of "
             "anybody (level static), the best linear estimate needs his own people's pictures, never their releases."
         )
-    if used < there:
-        notes.append(f"Regression was learnt from {used} of {there} pictures: more do not fit (attack.floats).")
+    if own is not None and len(own.targets) < there:
+        notes.append(f"Regression learnt from {len(own.targets)} of {there} pictures: more do not fit (attack.floats).")
     return tuple(notes)
 
 

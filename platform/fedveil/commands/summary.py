@@ -100,19 +100,27 @@ def ledger(found: Sequence[Statement]) -> str:
     lines: list[str] = []
     for statement in found:
         lines.append(_wrapped(f"- {statements.claim(statement)}"))
-        odds = statements.odds(statement)
-        if odds is not None:
-            said = "always (the bound says nothing)" if odds > 0.9999 else f"at most {100 * odds:.4g} % of the time"
-            lines.append(
-                _wrapped(f"Telling two such inputs apart, with false alarms 1 % of the time: right {said}.", "    ")
-            )
+        lines += [_wrapped(said, "    ") for said in meant(statement)]
+    return "\n".join([*lines, *map(_wrapped, bounds(found))])
+
+
+def meant(statement: Statement) -> list[str]:
+    """Return what a claim means for somebody who tells two inputs apart, in a sentence; none without a guarantee."""
+    odds = statements.odds(statement)
+    if odds is None:
+        return []
+    said = "always (the bound says nothing)" if odds > 0.9999 else f"at most {100 * odds:.4g} % of the time"
+    return [f"Telling two such inputs apart, with false alarms 1 % of the time: right {said}."]
+
+
+def bounds(found: Sequence[Statement]) -> list[str]:
+    """Return what the formal ones of these claims assume and leave out, in two sentences; none where none is formal."""
     formal = [statement for statement in found if statement.epsilon is not None]
-    if formal:
-        assumed = dict.fromkeys(text for statement in formal for text in statement.assumptions)
-        left_out = dict.fromkeys(text for statement in formal for text in statement.not_covered)
-        lines.append(_wrapped(f"This assumes: {'; '.join(assumed)}."))
-        lines.append(_wrapped(f"It does not cover: {'; '.join(left_out)}."))
-    return "\n".join(lines)
+    if not formal:
+        return []
+    assumed = dict.fromkeys(text for statement in formal for text in statement.assumptions)
+    left_out = dict.fromkeys(text for statement in formal for text in statement.not_covered)
+    return [f"This assumes: {'; '.join(assumed)}.", f"It does not cover: {'; '.join(left_out)}."]
 
 
 def vault(settings: Config, run_id: str) -> str:

@@ -96,6 +96,12 @@ class Federation:
         """The data; a process decodes one source once, whoever asks, and forked workers inherit it."""
         return _split(config.to_json(_only_data(self.settings)), self.settings.seed)
 
+    def over(self, split: Split) -> Federation:
+        """Return the same configuration over people that are handed over instead of those that its source has."""
+        found = Federation(self.settings)
+        found.__dict__["split"] = split
+        return found
+
     @functools.cached_property
     def pairs(self) -> PairSet:
         """The verification pairs: those of `evaluation.pairs`, else the source's; read once per process."""

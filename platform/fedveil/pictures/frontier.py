@@ -10,10 +10,6 @@ from pathlib import Path
 from fedveil import checks
 from fedveil.pictures import style
 
-_STYLES = (
-    (style.BLUE, "o"), (style.ORANGE, "s"), (style.GREEN, "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"),
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -63,7 +59,7 @@ def frontier(
     panel.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.2, label="guessing")
     panel.axvspan(meaningful, edge * 2, color="#F4F4F4", zorder=0)
     for number, (name, line) in enumerate(lines.items()):
-        colour, marker = _STYLES[number % len(_STYLES)]
+        colour, marker = style.series(number)
         ordered = sorted(line, key=lambda point: math.inf if point.epsilon is None else point.epsilon)
         across = [edge if point.epsilon is None else point.epsilon for point in ordered]
         panel.errorbar(

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with every common colour vision.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8A8A8A", "#222222"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
+
+
+def series(number: int) -> tuple[str, str]:
+    """Return the colour and the marker of a picture's series; the first 63 differ as pairs, the first 7 in both.
+
+    >>> series(0), len({series(number) for number in range(63)})
+    (('#0072B2', 'o'), 63)
+    """
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
 def figure(width: float, height: float, header: str, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:

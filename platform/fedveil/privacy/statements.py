@@ -55,14 +55,6 @@ class Statement:
         """Return plain JSON types (no guarantee is null, never Infinity)."""
         return {**dataclasses.asdict(self), "assumptions": [*self.assumptions], "not_covered": [*self.not_covered]}
 
-    @property
-    def metric_name(self) -> str | None:
-        """Return e.g. `epsilon.image.replace-one.delta-0.noisy-copies`; None where there is no guarantee."""
-        if self.epsilon is None:
-            return None
-        view = "noisy-copies" if "noisy copies" in self.view else "-".join(self.view.split()[:3])
-        return f"epsilon.{self.unit}.{self.relation}.delta-{self.delta:g}.{view}"
-
 
 _LOCAL_ASSUMPTIONS = (
     "labels, presence and the number of images are known to the adversary",
@@ -216,7 +208,6 @@ def void(statement: Statement, reason: str) -> Statement:
         meaningful=False,
         mechanism=f"{reason}: {statement.mechanism}",
     )
-
 
 
 def claim(statement: Statement) -> str:

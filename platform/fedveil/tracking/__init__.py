@@ -35,7 +35,7 @@ class RunInfo:
     Attributes:
         run_id: fedveil's id; an MLflow run that carries it is continued, and what it has is not sent again.
         experiment: MLflow experiment, unless the store names another.
-        run_name: shown in the MLflow table.
+        run_name: shown in the MLflow table (`named`).
         params: the resolved configuration, flattened to dotted names.
         tags: free text by name, e.g. statements without a finite epsilon.
         parent: fedveil id of the run that this one belongs to (a sweep), or None.
@@ -44,6 +44,8 @@ class RunInfo:
             artefacts are as old as the run. Under a client-level claim the time that a round took tells who took part.
         rounds: how many the run is planned to have.
         later: how what could not be sent is sent later, a clause for the warning.
+        ended: when it ended, milliseconds since 1970; None for the moment when it is told so.
+        aside: something is added to a run that has ended, whose name, status and end stay as they are.
     """
 
     run_id: str
@@ -56,6 +58,8 @@ class RunInfo:
     hide_times: bool = False
     rounds: int = 0
     later: str = ""
+    ended: int | None = None
+    aside: bool = False
 
 
 class Tracker:

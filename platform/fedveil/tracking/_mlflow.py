@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 
 from fedveil import checks
 from fedveil.storage import addresses
-from fedveil.tracking import RunInfo, Tracker, WriteModel
+from fedveil.tracking import RunInfo, Tracker, WriteModel, _experiment
 from fedveil.tracking.stores import Store
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class MlflowTracker(Tracker):
             Path(self._store.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._info = info
         self._client = client = MlflowClient(tracking_uri=self._store.uri)
-        self._experiment_id = self._find_or_create_experiment(self._store.experiment or info.experiment)
+        self._experiment_id = _experiment_of(client, self._store, self._store.experiment or info.experiment)
         tags = {RUN_ID_TAG: info.run_id, "mlflow.source.name": "fedveil", "mlflow.source.type": "LOCAL", **info.tags}
         started, parent = info.started, self._find(info.parent) if info.parent is not None else None
         if parent is not None:
@@ -92,10 +92,13 @@ class MlflowTracker(Tracker):
                 started = parent.info.start_time
         run = self._find(info.run_id)
         known: Mapping[str, str] = {}
+        if run is None and info.aside:
+            raise checks.UserError(f"{self._store.shown} does not hold run {info.run_id}, to which this belongs.")
         if run is None:
             run = client.create_run(self._experiment_id, start_time=started, run_name=info.run_name)
         else:
-            client.update_run(run.info.run_id, status="RUNNING")
+            if not info.aside:
+                client.update_run(run.info.run_id, status="RUNNING", name=info.run_name)
             known = run.data.params
             self._has_model = MODEL_TAG in run.data.tags
             for key in run.data.metrics:
@@ -105,7 +108,7 @@ class MlflowTracker(Tracker):
         if info.hide_times:
             self._folder = _local(run.info.artifact_uri)
             self._keep_still()
-        self.log_tags(tags)
+        self.log_tags(info.tags if info.aside else tags)
         params = [Param(_name(key), str(value)) for key, value in info.params.items() if _name(key) not in known]
         for first in range(0, len(params), 100):  # MLflow's limit per call
             client.log_batch(self._run, params=params[first : first + 100])
@@ -117,20 +120,6 @@ class MlflowTracker(Tracker):
         self._folder.mkdir(parents=True, exist_ok=True)
         for path in [*self._folder.rglob("*"), self._folder, self._folder.parent]:
             os.utime(path, (self._started / 1000, self._started / 1000))
-
-    def _find_or_create_experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        for attempt in (1, 2):  # two runs of a sweep may create it at the same moment
-            if (found := self._client.get_experiment_by_name(name)) is not None:
-                return str(found.experiment_id)
-            try:
-                kind = {"mlflow.experimentKind": "custom_model_development"}  # the pages for training, not for chatting
-                return str(self._client.create_experiment(name, self._store.artifacts, kind))
-            except MlflowException:
-                if attempt == 2:
-                    raise
-        raise AssertionError("unreachable")
 
     def _find(self, run_id: str) -> Any:
         """Return the newest MLflow run of a fedveil run id, or None."""
@@ -195,8 +184,37 @@ class MlflowTracker(Tracker):
 
     def finish(self, status: str = "FINISHED") -> None:
         checks.one_of(("FINISHED", "FAILED", "KILLED"), status=status)
-        end = self._started + self._info.rounds if self._info.hide_times else None
-        self._client.set_terminated(self._run, status, end)
+        # Under a client-level claim: the last round's time, and one more for the final evaluation.
+        end = self._started + self._info.rounds + 1 if self._info.hide_times else self._info.ended
+        if not self._info.aside:
+            self._client.set_terminated(self._run, status, end)
+        if not self._store.uri.startswith(("http://", "https://", "databricks")):  # whose pages are its own
+            _experiment.renew(self._client, self._experiment_id, told=self._info.parent is None)
+
+
+def _experiment_of(client: MlflowClient, store: Store, name: str) -> str:
+    """Return the id of the experiment of this name, which is made where it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    for attempt in (1, 2):  # two runs of a sweep may create it at the same moment
+        if (found := client.get_experiment_by_name(name)) is not None:
+            return str(found.experiment_id)
+        try:
+            return str(client.create_experiment(name, store.artifacts, {_experiment.KIND: _experiment.TRAINING}))
+        except MlflowException:
+            if attempt == 2:
+                raise
+    raise AssertionError("unreachable")
+
+
+def renewed(store: Store, name: str) -> str:
+    """Write the view and the description of a store's experiment anew, and return the experiment's id."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=store.uri)
+    found = _experiment_of(client, store, name)
+    _experiment.renew(client, found, told=True)
+    return found
 
 
 def _local(uri: str) -> Path | None:

@@ -63,7 +63,7 @@ def test_lines_are_one_per_protection_and_budgets_are_their_points(outcomes: lis
 def test_the_axis_says_whose_epsilon_it_is(outcomes: list[Outcome]) -> None:
     words = report.axis(report.groups(outcomes, "image"), "image")
     assert words == "epsilon of one image (replace-one, delta 0), nats"
-    assert report.unit_of(grid.expand(WORDS).axes) == "image"
+    assert report.units_of(grid.expand(WORDS).cells) == {"": ("image",)}
 
 
 def test_the_worst_statement_of_a_unit_stands_for_a_run() -> None:

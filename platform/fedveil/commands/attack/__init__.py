@@ -1,4 +1,4 @@
-"""Attack a finished run: what do its releases, updates or model tell.
+"""Attack a finished run, and say what its releases, updates or model tell.
 
 What is found is a lower bound: it says what one attacker learns, never that nobody learns more.
 """

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedveil import checks, runs
+from fedveil import checks, config, readback, runs
 from fedveil.attacks import _kept
 from fedveil.attacks._chosen import Chosen
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Progress, silent
 from fedveil.configuration.schema import Config
+from fedveil.federation.federation import Federation
 from fedveil.federation.finished import model_of
+from fedveil.runs import Run
+from fedveil.tracking import mirror
 
 
 def attack(
@@ -42,4 +46,15 @@ def attack(
         if target is None:
             target = Target.of(model_of(settings, run_id), run)
         finding = chosen.attack.run(target, progress)
-        yield _kept.write(run, chosen.name, chosen.attack, finding)
+        found = _kept.write(run, chosen.name, chosen.attack, finding)
+        _track(settings, run)
+        if target.federation.settings.privacy.client is not None:  # when a run ended tells who took part
+            runs.hide_times(run)
+        yield found
+
+
+def _track(settings: Config, run: Run) -> None:
+    """Tell the tracker of what is new: the one that this command names, else the run's own."""
+    kept = readback.settings_of(run)
+    named = settings.tracking if settings.tracking != config.load().tracking else kept.tracking
+    mirror.catch_up(Federation(dataclasses.replace(kept, runs=settings.runs, tracking=named)), run)

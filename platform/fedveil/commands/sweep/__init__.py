@@ -1,4 +1,4 @@
-"""Run a grid of federations and draw accuracy against privacy budget."""
+"""Run a grid of federations, attack them, and draw accuracy against budget."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedveil import console, runs, tracking
-from fedveil.commands.sweep import live, report, sweep
+from fedveil.commands.sweep import described, live, report, sweep
 from fedveil.tracking import mirror
 
 EXAMPLES = """examples:
@@ -15,8 +15,10 @@ EXAMPLES = """examples:
   fedveil sweep protection.total_epsilon=8,50,200 seed=1,2 train.rounds=12
   fedveil sweep privacy.client.epsilon=1,2,4,8,inf protection=none seed=1,2,3
   fedveil sweep study=first_frontier               # about five minutes
-  The same command again goes on where it stopped; finished runs stay as they
-  are.
+  fedveil sweep study=quick_frontier               # every method, with attacks
+  fedveil sweep protection=none,dct attack=linear attack.victims=100
+  The same command again goes on where it stopped; finished runs and attacks
+  stay as they are.
 """
 
 TRACKS = True
@@ -24,7 +26,7 @@ TRACKS = True
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="key=a,b,c sweeps; key=[a,b] is a list")
+    parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="key=a,b,c sweeps; attack=NAME,NAME")
     parser.add_argument("--workers", metavar="N", type=int, help="runs at once (default: one per core given)")
     parser.add_argument("--name", metavar="NAME", help="id of the sweep instead of a hash of its grid")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write what it found here, as JSON")
@@ -44,7 +46,7 @@ def run(chosen: argparse.Namespace) -> int:
     tracker = tracking.open_tracker(cells[0].settings.tracking, made.root)
     try:
         with live.Live(chosen.plain) as view:
-            outcomes = sweep.run(made, workers, view.show, lambda: tracker.start(report.describe(made)))
+            outcomes = sweep.run(made, workers, view.show, lambda: tracker.start(described.begun(made)))
     except KeyboardInterrupt:
         tracker.finish("KILLED")
         named = f" --name {chosen.name}" if chosen.name else ""

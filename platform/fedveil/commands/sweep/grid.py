@@ -1,24 +1,23 @@
 """A sweep's grid: `key=a,b,c` words and studies, split into cells, each the configuration of one run.
 
-A setting that the chosen method lacks (a budget for `protection=none`), or that does nothing beside the others, is left
-out of the cell, and cells that come to the same configuration are one cell: equal runs are run once.
+A study may be the union of several grids, its blocks; a cell's block is one of its values. A setting that the chosen
+method lacks (a budget for `protection=none`), or that does nothing beside the others, is left out of the cell, and
+cells that come to the same configuration are one cell: equal runs are run once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from fedveil import checks, config
-from fedveil.configuration import files, idle, settings, text
+from fedveil import config
+from fedveil.commands.sweep import blocks
+from fedveil.configuration import files, idle
 from fedveil.configuration.schema import Config
-from fedveil.configuration.words import METHOD_GROUPS, later
+from fedveil.configuration.words import METHOD_GROUPS
 from fedveil.federation import planning
 from fedveil.federation.federation import Federation
-
-_NO_RESULT = ("engine", "tracking", "runs", "vault", "device", "device_batch")
-"""Sections that are no part of a run's hash: sweeping them would find the first one's run again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,8 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        values: swept key -> its value as text, without the settings that this cell's methods lack.
+        values: swept key -> its value as text, without the settings that this cell's methods lack; the study's block
+            under `blocks.KEY`.
         federation: of the run's whole configuration.
         name: a hash of everything that can change the run's result, 10 hexadecimal digits.
     """
@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The swept values in one line, e.g. `dctdp total_epsilon=8 seed=1`."""
+        """The swept values in one line, e.g. `dctdp total_epsilon=8 seed=1` or `people: none epsilon=8 seed=1`."""
         return label(self.values)
 
 
@@ -51,7 +51,7 @@ class Grid:
     """What a sweep runs.
 
     Attributes:
-        axes: swept key -> its values.
+        axes: swept key -> its values; `blocks.KEY` -> the blocks, where the study has some.
         cells: distinct configurations, all first seeds first, so that a whole frontier is there early.
         notes: one sentence for everything that was left out.
         name: a hash over the cells: equal grids have equal names, however they were written.
@@ -68,24 +68,29 @@ class Grid:
 
 
 def label(values: Mapping[str, str]) -> str:
-    """Return swept values in one line: a method by its name, a setting by its last word.
+    """Return swept values in one line: block and method by their names, a setting by its last word.
 
     >>> label({"protection": "dctdp", "protection.total_epsilon": "8", "seed": "1"})
     'dctdp total_epsilon=8 seed=1'
+    >>> label({"block": "people", "protection": "none", "privacy.identity.epsilon": "8"})
+    'people: none epsilon=8'
     """
-    last = [key.rpartition(".")[2] for key in values]
-    short = {key: word if last.count(word) == 1 else key for key, word in zip(values, last, strict=True)}
-    ordered = sorted(values, key=lambda key: (key == "seed", key != "protection"))
-    shown = (values[key] if key in METHOD_GROUPS else f"{short[key]}={values[key]}" for key in ordered)
-    return " ".join(shown) or "one run"
+    first = f"{values[blocks.KEY]}: " if blocks.KEY in values else ""
+    rest = {key: value for key, value in values.items() if key != blocks.KEY}
+    last = [key.rpartition(".")[2] for key in rest]
+    short = {key: word if last.count(word) == 1 else key for key, word in zip(rest, last, strict=True)}
+    ordered = sorted(rest, key=lambda key: (key == "seed", key != "protection"))
+    shown = (rest[key] if key in METHOD_GROUPS else f"{short[key]}={rest[key]}" for key in ordered)
+    return first + " ".join(shown) if rest else first.removesuffix(": ") or "one run"
 
 
 def expand(words: Iterable[str]) -> Grid:
     """Return the grid of a sweep's words; every cell's configuration is checked here, before anything runs.
 
     Args:
-        words: `key=a,b,c`, `group=name,name`, `study=name` (its base and grid) and the single values of a run; a word
-            replaces what the study says of its key.
+        words: `key=a,b,c`, `group=name,name`, `study=name` (its base, grid and blocks) and the single values of a run;
+            a word replaces what the study says of its key, in every block that says something of it, or in all if
+            none does.
 
     Raises:
         fedveil.checks.UserError: nothing is swept, or something that cannot change a result, or a cell is refused, or a
@@ -97,40 +102,92 @@ def expand(words: Iterable[str]) -> Grid:
     >>> grid.notes
     ('protection=none has no total_epsilon: 4 combinations are 3 runs.',)
     """
-    said = _said(words)
-    axes, first = _axes(said)
-    if not axes:
-        raise checks.UserError("Nothing to sweep: give a key several values, e.g. seed=1,2,3, or a study with a grid.")
-    for key in axes:
-        if key.partition(".")[0] in _NO_RESULT:
-            raise checks.UserError(
-                f"{key} is no part of what is computed, so there is nothing to sweep; give it one value."
-            )
-    slow_first = sorted(axes, key=lambda key: key != "seed")
-    cells: dict[str, Cell] = {}
-    lacking: dict[str, None] = {}
-    nothing: dict[str, str] = {}
-    used: set[str] = set()
-    combinations = list(itertools.product(*(axes[key] for key in slow_first)))
-    for combination in combinations:
-        every = {**first, **dict(zip(slow_first, combination, strict=True))}
-        kept, dropped = _fitting(every, axes)
-        loaded, unread = _read(kept, {*said, *axes})
-        nothing |= unread
-        used |= {key for key in kept if key not in unread}
+    said = blocks.said(words)
+    given = blocks.of(said)
+    axes = blocks.axes(given)
+    found = _Found(axes, said)
+    for one in sorted(_combinations(given), key=lambda one: one.seed):  # stable: blocks stay together
+        found.add(one)
+    found.refuse_idle()
+    return Grid({key: tuple(values) for key, values in axes.items()}, tuple(found.cells.values()), found.notes())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Combination:
+    """One value for every key of a block; `seed` is the place of its seed among the block's."""
+
+    block: str
+    every: Mapping[str, str]
+    seed: int
+
+
+def _combinations(given: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[_Combination]:
+    for name, block in given.items():
+        slow_first = sorted(block, key=lambda key: key != "seed")
+        for combination in itertools.product(*(block[key] for key in slow_first)):
+            every = dict(zip(slow_first, combination, strict=True))
+            seed = block["seed"].index(every["seed"]) if "seed" in block else 0
+            yield _Combination(name, {key: every[key] for key in block}, seed)
+
+
+class _Found:
+    """The cells so far, and what was left out of them."""
+
+    def __init__(self, axes: Mapping[str, Sequence[str]], said: Mapping[str, str]) -> None:
+        self.cells: dict[str, Cell] = {}
+        self._axes, self._said = axes, said
+        self._lacking: dict[tuple[str, str], dict[str, None]] = {}  # (group, setting) -> methods
+        self._unread: dict[str, None] = {}
+        self._nothing: dict[str, str] = {}
+        self._used: set[str] = set()
+        self._combinations = 0
+
+    def add(self, one: _Combination) -> None:
+        """Add the cell of a combination, unless there is an equal one."""
+        self._combinations += 1
+        kept = self._fitting(one.every)
+        loaded, unread = _read(kept, {*self._said, *self._axes})
+        self._nothing |= unread
+        self._used |= {key for key in kept if key not in unread}
         name = config.digest(loaded)[:10]
-        if name not in cells:
-            federation = Federation(planning.planned(loaded))
-            values = {key: every[key] for key in axes if key in kept and key not in unread}
-            cells[name] = Cell(values, federation, name)
-        lacking |= dict.fromkeys([*dropped, *(f"{key} needs {needs}" for key, needs in unread.items())])
-    for key in {*nothing} - used:
-        raise idle.refusal(key, ",".join(axes.get(key, [first.get(key, "")])), nothing[key])
-    notes = tuple(lacking)
-    if len(cells) < len(combinations):
+        if name not in self.cells:
+            values = {blocks.KEY: one.block} if blocks.KEY in self._axes else {}
+            values |= {key: kept[key] for key in self._axes if key in kept and key not in unread}
+            self.cells[name] = Cell(values, Federation(planning.planned(loaded)), name)
+        self._unread |= dict.fromkeys(f"{key} needs {needs}" for key, needs in unread.items())
+
+    def _fitting(self, every: Mapping[str, str]) -> dict[str, str]:
+        """Return the words that this combination's methods have.
+
+        What a person says and no method of the sweep has stays in: it is a mistake, and the configuration says which.
+        """
+        chosen = {group: every[group] for group in METHOD_GROUPS if group in every}
+        kept = {}
+        for key, value in every.items():
+            group, _, setting = key.partition(".")
+            swept = any(files.applies(key, {group: name}) for name in self._axes.get(group, ()))
+            if not setting or files.applies(key, chosen) or (key in self._said and not swept):
+                kept[key] = value
+            elif key in self._said or key in self._axes:
+                self._lacking.setdefault((group, setting), {})[every[group]] = None
+        return kept
+
+    def refuse_idle(self) -> None:
+        """Refuse a word or an axis that does nothing in any cell."""
+        for key in {*self._nothing} - self._used:
+            raise idle.refusal(key, ",".join(self._axes.get(key, [self._said.get(key, "")])), self._nothing[key])
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence for everything that was left out."""
+        lacking = (
+            f"{group}={','.join(names)} {'has' if len(names) == 1 else 'have'} no {setting}"
+            for (group, setting), names in self._lacking.items()
+        )
+        notes = (*lacking, *self._unread)
+        if len(self.cells) == self._combinations:
+            return notes
         reason = "; ".join(notes) if notes else "Some values come to the same configuration"
-        notes = (f"{reason}: {len(combinations)} combinations are {len(cells)} runs.",)
-    return Grid({key: tuple(values) for key, values in axes.items()}, tuple(cells.values()), notes)
+        return (f"{reason}: {self._combinations} combinations are {len(self.cells)} runs.",)
 
 
 def _words(values: Mapping[str, str]) -> list[str]:
@@ -149,55 +206,3 @@ def _read(kept: Mapping[str, str], said: Collection[str]) -> tuple[Config, dict[
     if unread:
         loaded = config.compose(_words({key: value for key, value in kept.items() if key not in unread}))
     return loaded, unread
-
-
-def _said(words: Iterable[str]) -> dict[str, str]:
-    """Return the words by key, `study` included; of two for one key the later counts."""
-    given: dict[str, str] = {}
-    for word in words:
-        key, equals, text_ = word.partition("=")
-        if not equals or not key:
-            raise checks.UserError(f"Expected group=name, section.key=value or key=a,b,c, got {word!r}.")
-        if key.startswith("engine."):
-            raise checks.UserError(f"{word} does nothing in a sweep, where every run is one process: use --workers N.")
-        given = later(given, {key: text_})
-    return given
-
-
-def _axes(said: Mapping[str, str]) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-    """Return swept keys with their values, and every key, in the order in which they count, with its first value."""
-    if len(names := text.pieces(said.get("study", ""))) > 1:
-        raise checks.UserError(f"Expected one study, got study={','.join(names)}.")
-    given: dict[str, list[str]] = {}
-    if "study" in said:
-        base, grid = files.study(said["study"])
-        given = {key: [value] for key, _, value in (word.partition("=") for word in base)} | grid
-    given = later(given, {key: _values(key, value) for key, value in said.items() if key != "study"})
-    axes = {key: values for key, values in given.items() if len(values) > 1}
-    return dict(axes), {key: values[0] for key, values in given.items()}
-
-
-def _values(key: str, value: str) -> list[str]:
-    """Return the values that commas separate: those in quotes separate nothing, nor do those of a list in brackets."""
-    is_list = settings.takes_lists(key)  # a path may hold a bracket
-    found = [each if is_list else text.unquoted(each) for each in text.pieces(value, lists=is_list)]
-    if "" in found:
-        raise checks.UserError(f"{key}={value} has an empty value; write key=a,b,c without a comma at the end.")
-    return found
-
-
-def _fitting(every: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], list[str]]:
-    """Return the words that this combination's methods have, and a sentence for each that was left out.
-
-    A setting that no method of the sweep has stays in: it is a mistake, and the configuration says which.
-    """
-    chosen = {group: every[group] for group in METHOD_GROUPS if group in every}
-    kept, dropped = {}, []
-    for key, value in every.items():
-        group, _, setting = key.partition(".")
-        known = any(files.applies(key, {group: name}) for name in axes.get(group, ()))
-        if setting and known and not files.applies(key, chosen):
-            dropped.append(f"{group}={every[group]} has no {setting}")
-        else:
-            kept[key] = value
-    return kept, dropped

@@ -10,6 +10,7 @@ from rich.live import Live as RichLive
 from rich.markup import escape
 from rich.table import Table
 
+from fedveil.commands.sweep import leakage
 from fedveil.commands.sweep.sweep import Outcome
 from fedveil.console import clock, percent
 
@@ -27,6 +28,7 @@ class Live:
         self._begun: dict[str, float] = {}
         self._took: dict[str, float] = {}
         self._said: set[str] = set()
+        self._attacked: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Live:
         if self._live is not None:
@@ -48,6 +50,10 @@ class Live:
             self._live.update(self._table(outcomes), refresh=True)
             return
         for outcome in outcomes:
+            begun = (outcome.run_id, outcome.attack[0]) if outcome.attack else None
+            if outcome.state == "running" and begun is not None and begun not in self._attacked:
+                self._attacked.add(begun)
+                self._out.print(f"{'':>9} {outcome.cell.label}: attack {begun[1]}", markup=False)
             if outcome.state in ("finished", "failed") and not outcome.earlier and outcome.run_id not in self._said:
                 self._said.add(outcome.run_id)
                 done = sum(other.state in ("finished", "failed") for other in outcomes)
@@ -55,9 +61,13 @@ class Live:
 
     def _line(self, outcome: Outcome) -> str:
         took = clock(self._took.get(outcome.run_id, 0.0))
-        if outcome.result is None:
-            return f"{outcome.cell.label}: failed after {took}: {outcome.reason}"
-        return f"{outcome.cell.label}: accuracy {percent(outcome.result['final']['accuracy']).strip()}, {took}"
+        accuracy = f"accuracy {percent(outcome.result['final']['accuracy']).strip()}, " if outcome.result else ""
+        if outcome.state == "failed":
+            return f"{outcome.cell.label}: {accuracy}failed after {took}: {outcome.reason}"
+        linked = leakage.of(outcome.findings.values())["linked"]
+        return f"{outcome.cell.label}: {accuracy}{took}" + (
+            "" if linked is None else f", linked {percent(linked).strip()}"
+        )
 
     def _table(self, outcomes: Sequence[Outcome]) -> Group:
         table = Table(box=None, width=min(80, self._out.width), padding=(0, 1, 0, 0), show_edge=False)
@@ -71,8 +81,8 @@ class Live:
             took = self._took.get(outcome.run_id)
             table.add_row(
                 escape(outcome.cell.label),
-                "earlier" if outcome.earlier else outcome.state,
-                f"{outcome.round}/{outcome.cell.federation.total_rounds}",
+                _state(outcome),
+                _step(outcome),
                 percent(accuracy).strip(),
                 clock(took) if took is not None else "",
             )
@@ -83,3 +93,15 @@ class Live:
         )
         hidden = f" ({len(ordered) - rows} not shown)" if len(ordered) > rows else ""
         return Group(table, f"{len(outcomes)} runs: {counts}{hidden}")
+
+
+def _state(outcome: Outcome) -> str:
+    if outcome.state == "running" and outcome.attack is not None:
+        return f"attack {outcome.attack[0]}"
+    return "earlier" if outcome.earlier else outcome.state
+
+
+def _step(outcome: Outcome) -> str:
+    if outcome.state == "running" and outcome.attack is not None:
+        return f"{outcome.attack[1]} %"
+    return f"{outcome.round}/{outcome.cell.federation.total_rounds}"

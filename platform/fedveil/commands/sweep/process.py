@@ -29,6 +29,7 @@ from fedveil.pictures import style
 FORKS = sys.platform == "linux"
 """Whether this system's processes may be forked: on Linux alone, as for the pool engine."""
 _ROUND = re.compile(r"^\s*(\d+)/\d+\s", re.MULTILINE)
+_ATTACK = re.compile(r"^attack (\w+) (\d+) %$", re.MULTILINE)
 _TAIL = 4000  # bytes of the log that are looked at
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -146,6 +147,11 @@ class Worker:
     def last_round(self) -> int:
         """Return the number of the last round that the log reports, 0 before the first."""
         return max((int(number) for number in _ROUND.findall(self._tail())), default=0)
+
+    def attack(self) -> tuple[str, int] | None:
+        """Return the attack that the log reports last and how far it is, percent; None before the first."""
+        found = _ATTACK.findall(self._tail())
+        return (found[-1][0], int(found[-1][1])) if found else None
 
     def reason(self, code: int) -> str:
         """Return in one line why the process ended with this exit status."""

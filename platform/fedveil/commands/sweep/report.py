@@ -3,96 +3,71 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
-import math
-import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fedveil
 from fedveil import console, runs, tracking
-from fedveil.commands.sweep import grid, total
+from fedveil.commands import _groups
+from fedveil.commands._groups import UNITS, Group, statement_of
+from fedveil.commands.sweep import attacks, blocks, described, grid, leakage, total
+from fedveil.commands.sweep.grid import Cell
 from fedveil.commands.sweep.sweep import Outcome, Sweep
 from fedveil.pictures import frontier as pictures_frontier
 from fedveil.privacy.statements import MEANINGFUL
-from fedveil.tracking import stores
-
-UNITS = ("client", "image", "identity")
+from fedveil.tracking import overview
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The runs that differ in their seed alone.
+def units_of(cells: Sequence[Cell]) -> dict[str, tuple[str, ...]]:
+    """Return whose epsilons are the axes, by block: units whose training budget is swept, else asked, else an image's.
 
-    Attributes:
-        values: swept values but the seed.
-        statement: the worst statement of the axis's unit; None when no run has one.
-        accuracies: one per seed.
+    >>> units_of(grid.expand(["privacy.client.epsilon=1,inf", "protection=none,dctdp", "privacy.client.clip=1"]).cells)
+    {'': ('client',)}
     """
-
-    values: Mapping[str, str]
-    statement: Mapping[str, Any] | None
-    accuracies: tuple[float, ...]
-
-    @property
-    def epsilon(self) -> float | None:
-        """Nats; None without a guarantee."""
-        return self.statement["epsilon"] if self.statement else None
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy over seeds."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation over seeds (n - 1); None for one seed."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+    swept: dict[str, set[str]] = {}
+    asked: dict[str, set[str]] = {}
+    for cell in cells:
+        block = cell.values.get(blocks.KEY, "")
+        swept.setdefault(block, set()).update(key.split(".")[1] for key in cell.values if key.startswith("privacy."))
+        privacy = cell.settings.privacy
+        asked.setdefault(block, set()).update(unit for unit in UNITS if getattr(privacy, unit) is not None)
+    found = {}
+    for block, units in swept.items():
+        mine = units & {*UNITS} or asked[block] or {"image"}
+        found[block] = tuple(unit for unit in UNITS if unit in mine)
+    return found
 
 
-def unit_of(axes: Mapping[str, Sequence[str]]) -> str:
-    """Return whose epsilon is the axis: the unit whose budget is swept; an image's when none is.
-
-    >>> unit_of({"privacy.client.epsilon": ("1", "inf"), "protection": ("none", "dctdp")})
-    'client'
-    """
-    swept = {key.split(".")[1] for key in axes if key.startswith("privacy.")}
-    return next((unit for unit in UNITS if unit in swept), "image")
+def of_unit(outcomes: Sequence[Outcome], unit: str) -> list[Outcome]:
+    """Return the outcomes of the blocks that have this unit's epsilon for an axis."""
+    units = units_of([outcome.cell for outcome in outcomes])
+    return [outcome for outcome in outcomes if unit in units[outcome.cell.values.get(blocks.KEY, "")]]
 
 
-def statement_of(result: Mapping[str, Any], unit: str) -> Mapping[str, Any] | None:
-    """Return the worst statement of a unit in result.json: no guarantee, else the largest epsilon."""
-    mine = [statement for statement in result["statements"] if statement["unit"] == unit]
-    return max(mine, key=_size, default=None)
-
-
-def _size(statement: Mapping[str, Any] | None) -> float:
-    return math.inf if statement is None or statement["epsilon"] is None else float(statement["epsilon"])
+def frontiers(outcomes: Sequence[Outcome]) -> dict[str, list[Group]]:
+    """Return the groups of every unit that is an axis; a unit of which nothing has finished is left out."""
+    axes = {unit for units in units_of([outcome.cell for outcome in outcomes]).values() for unit in units}
+    found = {unit: groups(of_unit(outcomes, unit), unit) for unit in UNITS if unit in axes}
+    return {unit: each for unit, each in found.items() if each}
 
 
 def groups(outcomes: Sequence[Outcome], unit: str) -> list[Group]:
     """Return the finished runs grouped over seeds, in the grid's order."""
-    found: dict[tuple[tuple[str, str], ...], list[Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        if outcome.result is not None:
-            key = tuple((k, v) for k, v in outcome.cell.values.items() if k != "seed")
-            found.setdefault(key, []).append(outcome.result)
-    made = []
-    for key, results in found.items():
-        worst = max((statement_of(result, unit) for result in results), key=_size)
-        made.append(Group(dict(key), worst, tuple(result["final"]["accuracy"] for result in results)))
-    return made
+    done = [(outcome.cell.values, outcome.result) for outcome in outcomes if outcome.result is not None]
+    found = _groups.over_seeds(done, lambda one: one[0])
+    return [_groups.group(same[0][0], [result for _, result in same], unit) for same in found]
 
 
 def lines(found: Sequence[Group], unit: str) -> dict[str, list[pictures_frontier.Point]]:
-    """Return the picture's series: one per protection and per every other swept value that is no budget of the axis."""
-    swept = any(key.startswith(f"privacy.{unit}.") for group in found for key in group.values)
-    budget = f"privacy.{unit}." if swept or unit != "image" else "protection."  # a release's, or private training's
+    """Return the picture's series: one per block, protection and other swept value that is no budget of the axis."""
+    training = f"privacy.{unit}."
+    swept = {g.values.get(blocks.KEY, "") for g in found if any(key.startswith(training) for key in g.values)}
     made: dict[str, list[pictures_frontier.Point]] = {}
-    for group in found:
+    for group in found:  # a budget is a release's, or private training's
+        release = unit == "image" and group.values.get(blocks.KEY, "") not in swept
+        budget = "protection." if release else training
         kept = {k: v for k, v in group.values.items() if not (k.startswith(budget) and k.endswith("epsilon"))}
         name = grid.label(kept) if kept else "all runs"
         made.setdefault(name, []).append(
@@ -137,14 +112,19 @@ def explained(found: Sequence[Group], unit: str) -> list[str]:
 
 
 def write(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Path]:
-    """Write runs.csv, and frontier.csv and frontier.png once a run has finished; return the files."""
-    unit = unit_of(sweep.grid.axes)
-    found = groups(outcomes, unit)
+    """Write runs.csv, and frontier.csv and a picture per unit once a run has finished; return the files.
+
+    The picture is frontier.png; of several units there are frontier-client.png and so on.
+    """
+    found = frontiers(outcomes)
     made = [_csv(sweep.folder / "runs.csv", [_run_row(sweep, outcome) for outcome in outcomes])]
     if found:
-        made.append(_csv(sweep.folder / "frontier.csv", [_group_row(sweep, group, unit) for group in found]))
-        series, below = lines(found, unit), axis(found, unit)
-        made.append(pictures_frontier.frontier(sweep.folder / "frontier.png", series, below, MEANINGFUL))
+        leaks = {tuple(leak.values.items()): leak for leak in leakage.over_seeds(outcomes)}
+        rows = [_group_row(sweep, group, unit, leaks) for unit, each in found.items() for group in each]
+        made.append(_csv(sweep.folder / "frontier.csv", rows))
+    for unit, each in found.items():
+        path = sweep.folder / ("frontier.png" if len(found) == 1 else f"frontier-{unit}.png")
+        made.append(pictures_frontier.frontier(path, lines(each, unit), axis(each, unit), MEANINGFUL))
     return made
 
 
@@ -158,15 +138,19 @@ def _run_row(sweep: Sweep, outcome: Outcome) -> dict[str, Any]:
         row |= {f"{unit}_epsilon": _number(statement), f"{unit}_delta": statement["delta"] if statement else None}
     timed = outcome.result is not None and outcome.cell.settings.privacy.client is None  # times tell who took part
     seconds = outcome.result.get("wall_seconds") if outcome.result is not None and timed else None
-    return row | {"seconds": seconds, "reason": outcome.reason}
+    return row | leakage.of(outcome.findings.values()) | {"seconds": seconds, "reason": outcome.reason}
 
 
-def _group_row(sweep: Sweep, group: Group, unit: str) -> dict[str, Any]:
+def _group_row(
+    sweep: Sweep, group: Group, unit: str, leaks: Mapping[tuple[tuple[str, str], ...], leakage.Leak]
+) -> dict[str, Any]:
     statement = group.statement or {}
     row: dict[str, Any] = {key: group.values.get(key, "") for key in sweep.grid.axes if key != "seed"}
     row |= {"unit": unit, "epsilon": _number(group.statement), "delta": statement.get("delta")}
     row |= {"relation": statement.get("relation"), "meaningful": statement.get("meaningful", False)}
-    return row | {"seeds": len(group.accuracies), "accuracy_mean": group.mean, "accuracy_sd": group.sd}
+    row |= {"seeds": len(group.accuracies), "accuracy_mean": group.mean, "accuracy_sd": group.sd}
+    leak = leaks.get(tuple(group.values.items()))
+    return row | {name: leak.mean[name] if leak else None for name in leakage.MEASURES}
 
 
 def _number(statement: Mapping[str, Any] | None) -> float | str | None:
@@ -185,48 +169,48 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def describe(sweep: Sweep) -> tracking.RunInfo:
-    """Return what the parent run in the tracker is told; its children are the runs."""
-    cells = sweep.grid.cells
-    return tracking.RunInfo(
-        run_id=sweep.sweep_id,
-        experiment=stores.EXPERIMENT,
-        run_name=sweep.sweep_id,
-        params={key: ",".join(values) for key, values in sweep.grid.axes.items()},
-        tags={"fedveil.sweep": f"{len(cells)} runs", "fedveil.version": fedveil.__version__},
-        hide_times=any(cell.settings.privacy.client is not None for cell in cells),  # what theirs tells is theirs
-        rounds=len(cells),
-        later="the same command sends later what is missing",
-    )
-
-
 def finish(sweep: Sweep, outcomes: Sequence[Outcome], tracker: tracking.Tracker) -> tuple[str, dict[str, Any]]:
     """Write and track everything that a sweep found; return the closing text and the same as plain JSON types."""
-    unit = unit_of(sweep.grid.axes)
-    found = groups(outcomes, unit)
+    found = frontiers(outcomes)
     spent, all_public = total.totals(outcomes)
     said = total.sentences(spent, all_public, sweep.fixed)
     failures = [outcome for outcome in outcomes if outcome.state == "failed"]
+    failed = [f"{outcome.cell.label} failed: {outcome.reason}" for outcome in failures]
     files = write(sweep, outcomes)
     for path in (*files, sweep.folder / "sweep.json"):
         tracker.log_artifact(path)
     done = sum(outcome.state == "finished" for outcome in outcomes)
     tracker.log_round(0, {"runs_finished": float(done), "runs_failed": float(len(failures))})
-    tracker.log_tags({"fedveil.owners_total": "; ".join(said), "fedveil.axis": axis(found, unit)})
-    text = ["", table(found, unit), "", *(_wrap(note) for note in explained(found, unit)), ""] if found else [""]
+    notes = {unit: explained(each, unit) for unit, each in found.items()}
+    every = [note for each in notes.values() for note in each]
+    leaked = leakage.explained(outcomes)
+    tracker.log_tags({
+        "fedveil.owners_total": "; ".join(said),
+        "fedveil.axis": "; ".join(axis(each, unit) for unit, each in found.items()),
+        overview.NOTE: described.found(sweep, found, every, [*said, *failed]),
+    })  # fmt: skip
+    text = [""]
+    for unit, each in found.items():
+        text += [table(each, unit), "", *(_wrap(note) for note in notes[unit]), ""]
+    if leaked:
+        text += [leakage.table(outcomes), "", *(_wrap(note) for note in leaked), ""]
     text += [_wrap(sentence) for sentence in said]
     if failures:
         text += ["", f"{len(failures)} of {len(outcomes)} runs failed; the same command tries them again:"]
         text += [_wrap(f"- {outcome.cell.label}: {outcome.reason} [{outcome.run_id}]") for outcome in failures]
     text += ["", *(f"wrote {path}" for path in files)]
+    text += ["", f"`fedveil report {sweep.sweep_id}` makes a page of it, `fedveil ui` shows the runs in MLflow"]
     plain = {
         "sweep_id": sweep.sweep_id,
-        "unit": unit,
+        "units": [*found],
         "groups": [
-            {"values": dict(g.values), "accuracies": [*g.accuracies], "accuracy_mean": g.mean, "accuracy_sd": g.sd,
-             "statement": dict(g.statement) if g.statement else None}
-            for g in found
+            {"unit": unit, "values": dict(g.values), "accuracies": [*g.accuracies], "accuracy_mean": g.mean,
+             "accuracy_sd": g.sd, "statement": dict(g.statement) if g.statement else None}
+            for unit, each in found.items() for g in each
         ],
+        "attacks": attacks.listed(sweep.attacks),
+        "leakage": [{"values": dict(leak.values), "runs": leak.runs, **leak.mean}
+                    for leak in leakage.over_seeds(outcomes)],
         "runs": [{"run_id": o.run_id, "state": o.state, "values": dict(o.cell.values), "reason": o.reason}
                  for o in outcomes],
         "owners_total": {"public_benchmark": all_public, "worst": total.to_dicts(spent), "words": said},

@@ -1,25 +1,24 @@
 """A sweep: many runs of one grid, several at a time, each in its own process; killed at any moment, it goes on.
 
 A sweep's id is a hash of its grid (or a given name) and a run's id is the sweep's with a hash of the run's
-configuration, so the same command finds what is there: finished runs are read, half-finished ones go on from their
-checkpoints. `runs/<sweep id>/` holds sweep.json (the grid and where every run stands), the frontier and its tables.
+configuration, so the same command finds what is there: finished runs and attacks are read, half-finished runs go on
+from their checkpoints. A cell is finished when its run and all attacks on it are. `runs/<sweep id>/` holds sweep.json
+(the grid, the attacks, and where every run stands), the frontier and its tables.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from fedveil import checks, config, engine, readback, runs
+from fedveil.attacks._chosen import Chosen, apart
 from fedveil.commands import simulate
-from fedveil.commands.sweep import grid, process
+from fedveil.commands.sweep import attacks, blocks, grid, held, process
 from fedveil.commands.sweep.grid import Cell, Grid
 from fedveil.commands.sweep.process import Worker
 from fedveil.configuration.schema import Engine
@@ -31,16 +30,18 @@ _POLL = 0.2  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Where one run stands.
+    """Where one run, and the attacks on it, stand.
 
     Attributes:
         cell: its configuration.
         run_id: its folder's name in the run store.
         state: waiting, running, finished, failed, or stopped by Ctrl-C.
         round: last finished round, 0 before the first.
-        result: result.json's content once finished.
+        result: result.json's content once the run is finished, whatever became of the attacks.
         reason: why it failed, one line.
         earlier: it was finished before this command.
+        attack: the attack that is being run and how far it is, percent; None before the first.
+        findings: of the sweep's attacks on it, by their files' names.
     """
 
     cell: Cell
@@ -50,15 +51,18 @@ class Outcome:
     result: Mapping[str, Any] | None = None
     reason: str = ""
     earlier: bool = False
+    attack: tuple[str, int] | None = None
+    findings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A grid under its id."""
+    """A grid under its id, and the attacks that are run on each of its runs."""
 
     sweep_id: str
     words: tuple[str, ...]
     grid: Grid
+    attacks: tuple[Chosen, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -96,8 +100,10 @@ def prepare(words: Sequence[str], name: str | None = None) -> Sweep:
     words = addresses.words_without_secrets(words)
     if name == "":
         raise checks.UserError("--name is empty: an unset variable of the shell? Leave it out for the grid's own name.")
-    made = grid.expand(words)
-    sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made)
+    mine, others = apart(words)
+    made = grid.expand(others)
+    chosen = attacks.of(mine, blocks.said(others).get("study"))
+    sweep = Sweep(f"sweep-{name or made.name}", tuple(words), made, chosen)
     sweep.run_of(made.cells[0])  # refuses a name that is no folder's
     for cell in made.cells:
         engine.load("fedveil_clients.vault_folder:usable")(simulate.node_words(cell.settings))
@@ -119,7 +125,7 @@ def run(sweep: Sweep, workers: int, view: View, begin: Callable[[], None] = lamb
         fedveil.checks.UserError: the sweep is running already, or its folder holds runs of something else.
     """
     checks.positive(workers=workers)
-    with _alone(sweep), _terminated_as_interrupt():
+    with held.alone(sweep.sweep_id, sweep.root, sweep.folder), held.terminated_as_interrupt():
         outcomes = {cell.name: _found(sweep, cell) for cell in sweep.grid.cells}
         begin()
         running: dict[str, Worker] = {}
@@ -160,7 +166,7 @@ def cores() -> int:
 
 
 def _found(sweep: Sweep, cell: Cell) -> Outcome:
-    """Return a finished run as such, anything else as waiting."""
+    """Return a finished run on which all attacks were run as such, anything else as waiting, with what there is."""
     run_id, found = sweep.run_id(cell), sweep.run_of(cell)
     if not found.result.exists():
         return Outcome(cell, run_id)
@@ -169,7 +175,9 @@ def _found(sweep: Sweep, cell: Cell) -> Outcome:
         raise checks.UserError(
             f"{found.result} is the result of another configuration; remove it or give the sweep a --name."
         )
-    return Outcome(cell, run_id, "finished", cell.federation.total_rounds, result, earlier=True)
+    findings, missing = attacks.found(found, sweep.attacks)
+    done = Outcome(cell, run_id, "finished", cell.federation.total_rounds, result=result, findings=findings)
+    return dataclasses.replace(done, state="waiting") if missing else dataclasses.replace(done, earlier=True)
 
 
 def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers: int) -> Outcome:
@@ -180,22 +188,34 @@ def _advance(sweep: Sweep, outcome: Outcome, running: dict[str, Worker], workers
             return outcome
         log = sweep.run_of(outcome.cell).folder / "worker.log"
         alone = dataclasses.replace(outcome.cell.settings, engine=Engine("inline"))
-        job = {"config": config.to_json(alone), "run_id": outcome.run_id, "parent": sweep.sweep_id}
+        job = {"config": config.to_json(alone), "run_id": outcome.run_id, "parent": sweep.sweep_id,
+               "attacks": attacks.job(sweep.attacks)}  # fmt: skip
         process.warm(alone)
         running[name] = Worker.start(job, log)
         return dataclasses.replace(outcome, state="running")
     worker = running[name]
     code = worker.process.poll()
     if code is None:
-        return dataclasses.replace(outcome, round=worker.last_round())
+        at = max(outcome.round, worker.last_round())
+        return dataclasses.replace(outcome, round=at, attack=worker.attack() or outcome.attack)
     del running[name]
     worker.close()
-    if code == 0:
-        try:
-            return dataclasses.replace(_found(sweep, outcome.cell), earlier=False)
-        except checks.UserError as error:  # this run's failure, which stops no other
-            return dataclasses.replace(outcome, state="failed", reason=str(error))
-    return dataclasses.replace(outcome, state="failed", reason=worker.reason(code), round=worker.last_round())
+    return _ended(sweep, dataclasses.replace(outcome, round=max(outcome.round, worker.last_round())), worker, code)
+
+
+def _ended(sweep: Sweep, outcome: Outcome, worker: Worker, code: int) -> Outcome:
+    """Return where a run stands whose process has ended: what it has left decides, not its word alone."""
+    failed = dataclasses.replace(outcome, state="failed", reason=worker.reason(code) if code else "")
+    try:
+        new = _found(sweep, outcome.cell)
+    except checks.UserError as error:  # this run's failure, which stops no other
+        return dataclasses.replace(failed, reason=failed.reason or str(error))
+    if code == 0 and new.state == "finished":
+        return dataclasses.replace(new, earlier=False)
+    if new.result is not None:  # the run is there, attacks on it are not
+        failed = dataclasses.replace(failed, round=new.round, result=new.result, findings=new.findings)
+    what = "an attack left no finding" if new.result is not None else "it left no result"
+    return dataclasses.replace(failed, reason=failed.reason or f"{what} ({worker.log})")
 
 
 def _stop(running: dict[str, Worker]) -> None:
@@ -212,13 +232,14 @@ def _stop(running: dict[str, Worker]) -> None:
 
 
 def _save(sweep: Sweep, outcomes: Mapping[str, Outcome], state: str) -> None:
-    """Write sweep.json: the grid, and where every run stands."""
+    """Write sweep.json: the grid, the attacks, and where every run stands."""
     cells = [
         {
             "run_id": outcome.run_id,
             "values": dict(outcome.cell.values),
             "state": outcome.state,
             "accuracy": outcome.result["final"]["accuracy"] if outcome.result else None,
+            "findings": [*outcome.findings],
             "reason": outcome.reason,
         }
         for outcome in outcomes.values()
@@ -228,36 +249,7 @@ def _save(sweep: Sweep, outcomes: Mapping[str, Outcome], state: str) -> None:
         "state": state,
         "words": [*sweep.words],
         "grid": {key: [*values] for key, values in sweep.grid.axes.items()},
+        "attacks": attacks.listed(sweep.attacks),
         "cells": cells,
     }
     runs.write_json(sweep.folder / "sweep.json", tree)
-
-
-@contextlib.contextmanager
-def _alone(sweep: Sweep) -> Iterator[None]:
-    """Hold the sweep's lock, which ends with this process however it ends."""
-    import fcntl
-
-    runs.make_store(sweep.root)
-    sweep.folder.mkdir(exist_ok=True)
-    with (sweep.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise checks.UserError(
-                f"{sweep.sweep_id} is running already in {sweep.root}/; wait for it, or give this one a --name."
-            ) from None
-        yield
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM stop the workers as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

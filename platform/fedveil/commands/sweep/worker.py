@@ -1,4 +1,4 @@
-"""One cell of a sweep in a process of its own: forked from the sweep where that is safe, else started anew.
+"""One cell of a sweep, a run and the attacks on it, in a process of its own: forked where that is safe, else anew.
 
 A forked cell has all that the sweep imported and read, and nothing of another cell: it ends with its run, so memory is
 given back and a crash is its own. Its noise comes from the operating system, as every process's does.
@@ -17,6 +17,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ def forked(job: Mapping[str, str], log: Path, sweep: int) -> NoReturn:
     """Run a job in this process, which was forked for it, and end.
 
     Args:
-        job: `config`, `run_id` and `parent`.
+        job: `config`, `run_id`, `parent` and `attacks` (see `attacks.job`).
         log: takes what the run prints; its last line says why it failed, if it did.
         sweep: process id of the sweep, with which this process ends.
     """
@@ -99,27 +100,51 @@ def _status(job: Mapping[str, str]) -> int:
 
 
 def _run(job: Mapping[str, str]) -> int:
-    from fedveil import checks, config
+    from fedveil import config
     from fedveil.commands import simulate
+    from fedveil.commands.sweep import attacks
     from fedveil.federation.federation import Federation
-    from fedveil.storage import addresses, disk
 
     try:
         federation = Federation(config.from_json(job["config"]))
         federation.check_clients()
         simulate.simulate(federation, job["run_id"], "plain", job["parent"])
+        chosen = attacks.of_job(job["attacks"])
+        failed = attacks.run_all(federation.settings, job["run_id"], chosen, _said, _Step())
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         return 130
-    except (checks.UserError, OSError) as error:
-        said = disk.said(error) if isinstance(error, OSError) else str(error)
-        print(" ".join(addresses.redacted(said).split()), flush=True)
-        return 1
     except Exception as error:  # whatever it is, it is this run's failure and the others go on
-        print(addresses.redacted(traceback.format_exc()), file=sys.stderr, flush=True)
-        print(" ".join(addresses.redacted(f"{type(error).__name__}: {error}").split()), flush=True)
-        return 1
-    return 0
+        failed = [_said(error)]
+    if failed:
+        print("; ".join(failed), flush=True)
+    return int(bool(failed))
+
+
+def _said(error: Exception) -> str:
+    """Return why something failed, in one line; where it is none of ours, where it came from stands in the log."""
+    from fedveil import checks
+    from fedveil.storage import addresses, disk
+
+    if isinstance(error, checks.UserError | OSError):
+        said = disk.said(error) if isinstance(error, OSError) else str(error)
+    else:
+        print(addresses.redacted("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
+        said = f"{type(error).__name__}: {error}"
+    return " ".join(addresses.redacted(said).split())
+
+
+class _Step:
+    """Writes how far an attack is, a line when it changes by a percent, at most ten a second."""
+
+    def __init__(self) -> None:
+        self._last, self._at = "", 0.0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        line = f"attack {name} {100 * done // max(1, total)} %"
+        if line != self._last and (not self._last or time.monotonic() - self._at > 0.1):
+            self._last, self._at = line, time.monotonic()
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
