@@ -23,7 +23,7 @@ from fedveil.evaluation.identification import unit
 from fedveil.federation.federation import Federation
 
 ATTACK = Linear(victims=24, images=120, far=0.1, components=20, samples=4000)
-FEWER = dataclasses.replace(ATTACK, victims=14, images=60)
+FEWER = dataclasses.replace(ATTACK, victims=14, images=60, floats=2_500_000)
 SMALL = (
     "data=procedural", "data.identities=6", "data.images_per_identity=3", "data.public_identities=4",
     "data.public_images=2", "data.evaluation_identities=4", "data.pairs=12",
@@ -127,6 +127,7 @@ def test_noise_is_filtered_with_its_law_and_a_prior(mode: str) -> None:
     finding = FEWER.run(target("protection=dctdp", f"protection.mode={mode}", "protection.fit_steps=0", budget))
     assert finding.value("psnr_posterior") > measure(finding, "psnr").mean_face + 1
     assert finding.value("psnr_posterior") > finding.value("psnr_least_squares") + 1
+    assert finding.value("psnr_float16") > finding.value("psnr_mean_known") - 1
 
 
 def test_nothing_that_chooses_or_learns_sees_a_victim() -> None:

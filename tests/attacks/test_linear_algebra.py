@@ -57,11 +57,13 @@ def test_a_map_is_what_the_method_sends_and_its_adjoint_and_normal_equations_bel
     linear, pictures = map_of(known, known.orders[0], SIZE), images(2)
     observed = linear.observed(release(known, pictures))
     planes = planes_of(pictures)
-    torch.testing.assert_close(observed, linear.forward(planes), atol=1e-3, rtol=0)
+    torch.testing.assert_close(observed.double(), linear.forward(planes), atol=1e-3, rtol=0)
 
     rng = torch.Generator().manual_seed(1)
     values = torch.randn(observed.shape, generator=rng, dtype=torch.float64)
     torch.testing.assert_close((linear.adjoint(values) * planes).sum(), (values * linear.forward(planes)).sum())
+    some = torch.rand(3, *values.shape[2:], generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(linear.adjoint(values, some), linear.adjoint(values * some))
 
     matrix, prior = dense(linear), Smooth(0.3, 0.1)
     weights = torch.rand(observed.shape[2:], generator=rng, dtype=torch.float64) + 0.1
@@ -90,7 +92,7 @@ def test_least_squares_is_that_of_a_dense_solver_and_the_picture_itself(name: st
     if known.transform == "block":
         observed = linear.forward(planes_of(pictures))  # orthonormal: nothing to solve, so exactly
     found = LeastSquares(linear)(observed)
-    oracle = np.linalg.lstsq(dense(linear).numpy(), observed[:, 1].flatten(1).T.numpy(), rcond=1e-9)[0]
+    oracle = np.linalg.lstsq(dense(linear).numpy(), observed[:, 1].double().flatten(1).T.numpy(), rcond=1e-9)[0]
     oracle = torch.from_numpy(oracle.T.copy()).view(2, *SIZE)
     torch.testing.assert_close(found[:, 1], oracle, atol=2e-2, rtol=0)
     level = planes_of(pictures).mean((2, 3), keepdim=True) if linear.hides_level else 0

@@ -34,28 +34,32 @@ class Banded:
         self._taps = [_taps(matrix) for matrix in (down, across)]
 
     def observed(self, released: torch.Tensor) -> torch.Tensor:
-        """Return (B, 3, F, H, W) float64 of (B, 3 * F or more, H, W)."""
+        """Return (B, 3, F, H, W) of (B, 3 * F or more, H, W)."""
         if len(self._down) == 1:
             return colour.to_ycc(released.double())[:, :, None]
         count = len(self._order)
-        return by_colour(released[:, : 3 * count].double())
+        return by_colour(released[:, : 3 * count])
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, F, H, W)."""
         parts = [self._down[k // 8] @ planes @ self._across[k % 8].T for k in self._order]
         return torch.stack(parts, dim=2)
 
-    def adjoint(self, values: torch.Tensor) -> torch.Tensor:
-        """Return (B, 3, H, W); image by image, which keeps the sums in the processor's cache."""
+    def adjoint(self, values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (B, 3, H, W); channel by channel of one image, which keeps the sums in the processor's cache."""
         height, width = values.shape[-2:]
-        found = values.new_empty(*values.shape[:2], height, width)
+        found = torch.empty(*values.shape[:2], height, width, dtype=torch.float64)
+        if weights is not None:
+            weights = weights.expand(3, len(self._order), *weights.shape[-2:])
         for image, out in zip(values, found, strict=True):
-            padded = values.new_zeros(3, height + 2, width + 2)
+            padded = found.new_zeros(3, height + 2, width + 2)
             for u, columns in self._rows.items():
-                row = values.new_zeros(3, height, width + 2)
+                row = found.new_zeros(3, height, width + 2)
                 for place, v in columns:
+                    channel = image[:, place].double()
+                    channel = channel if weights is None else channel * weights[:, place]
                     for shift in range(3):
-                        row[..., shift : shift + width].addcmul_(image[:, place], self._taps[1][v, shift])
+                        row[..., shift : shift + width].addcmul_(channel, self._taps[1][v, shift])
                 for shift in range(3):
                     padded[:, shift : shift + height].addcmul_(row, self._taps[0][u, shift][:, None])
             out.copy_(padded[:, 1:-1, 1:-1])
@@ -97,13 +101,14 @@ class Banded:
                     total += torch.kron(left.T @ right, gram[0])
                     continue
                 seen = ((left != 0).any(1) & (right != 0).any(1)).nonzero()[:, 0]
-                joined = torch.einsum("ia,ib,ixy->axby", left[seen], right[seen], gram[seen])
-                total += joined.reshape(total.shape)
+                pairs = left[seen][:, :, None] * right[seen][:, None]
+                joined = pairs.flatten(1).T @ gram[seen].flatten(1)
+                total += joined.view(*pairs.shape[1:], width, width).transpose(1, 2).reshape(total.shape)
             return total
 
-        pairs = [slice(start, min(start + 2, height)) for start in range(0, height, 2)]
-        diagonal = [coupled(pair, pair) for pair in pairs]
-        return diagonal, [coupled(after, before) for before, after in itertools.pairwise(pairs)]
+        slices = [slice(start, min(start + 2, height)) for start in range(0, height, 2)]
+        diagonal = [coupled(pair, pair) for pair in slices]
+        return diagonal, [coupled(after, before) for before, after in itertools.pairwise(slices)]
 
     def _gram(self, weights: torch.Tensor, columns: list[tuple[int, int]]) -> torch.Tensor:
         """Return (1 or H, W, W), the sum over v of A_v^T diag(weights) A_v, for each row of weights."""

@@ -18,13 +18,14 @@ from fedveil.protections._linear import LinearMap
 
 Sent = Literal["float32", "float16", "8 bit"]
 _COMPUTING = 1e-3  # standard deviation, in grey levels, that is granted to arithmetic: more would change nothing
+_LARGEST = 65504.0  # of float16, at which a sender cuts noise that exceeds it
 _CHUNK = 16
 
 
 def sent(released: torch.Tensor, how: Sent) -> torch.Tensor:
     """Return releases (B, C, h, w) as they arrive; 8 bit is symmetric, with one scale per picture and channel."""
     if how == "float16":
-        return released.half().float()
+        return released.clamp(-_LARGEST, _LARGEST).half().float()
     if how == "8 bit":
         step = released.abs().amax((2, 3), keepdim=True).clamp(min=1e-30) / 127
         return (released / step).round() * step

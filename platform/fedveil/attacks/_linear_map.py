@@ -38,15 +38,15 @@ class Map(Protocol):
     """Whether adding a constant to a plane changes nothing that leaves."""
 
     def observed(self, released: torch.Tensor) -> torch.Tensor:
-        """Return (B, 3, F, h, w) float64, what left of each plane."""
+        """Return (B, 3, F, h, w), what left of each plane; a view, where that is possible."""
         ...
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, F, h, w), what leaves of planes (B, 3, H, W)."""
         ...
 
-    def adjoint(self, values: torch.Tensor) -> torch.Tensor:
-        """Return (B, 3, H, W), the transposed map of (B, 3, F, h, w)."""
+    def adjoint(self, values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return (B, 3, H, W) float64, the transposed map of (B, 3, F, h, w), times weights that broadcast to it."""
         ...
 
     def times(self, planes: torch.Tensor, prior: Smooth) -> torch.Tensor:
@@ -70,17 +70,17 @@ class Block:
         self._order, self._size = list(order), size
 
     def observed(self, released: torch.Tensor) -> torch.Tensor:
-        """Return (B, 3, F, h, w) float64 of (B, 3 * F, h, w)."""
-        return by_colour(released.double())
+        """Return (B, 3, F, h, w) of (B, 3 * F, h, w)."""
+        return by_colour(released)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, F, h, w)."""
         return _spectrum(planes)[:, :, self._order]
 
-    def adjoint(self, values: torch.Tensor) -> torch.Tensor:
+    def adjoint(self, values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return (B, 3, H, W)."""
-        full = values.new_zeros(*values.shape[:2], 64, *values.shape[3:])
-        full[:, :, self._order] = values
+        full = torch.zeros(*values.shape[:2], 64, *values.shape[3:], dtype=torch.float64)
+        full[:, :, self._order] = values.double() if weights is None else values.double() * weights
         return _planes(full)
 
     def times(self, planes: torch.Tensor, prior: Smooth) -> torch.Tensor:

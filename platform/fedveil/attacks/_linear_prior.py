@@ -109,15 +109,14 @@ class Posterior:
         flat, solved = self._pushed.flatten(1), self._solved.flatten(1)
         precision = torch.diag(1.0 / prior.variances) + prior.components.flatten(1) @ flat.T - flat @ solved.T
         self._factor = torch.linalg.cholesky((precision + precision.T) / 2)
-        self._expected = linear.forward(prior.mean[None])
+        self._expected = linear.adjoint(linear.forward(prior.mean[None]), weights)
 
     def _solve(self, planes: torch.Tensor) -> torch.Tensor:
         return torch.stack([solve(planes[:, c]) for c, solve in enumerate(self._solvers)], 1)
 
     def __call__(self, observed: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, H, W) planes of what was observed, (B, 3, F, h, w)."""
-        surprise = self._map.adjoint((observed - self._expected) * self._weights)
-        rest = self._solve(surprise)
+        rest = self._solve(self._map.adjoint(observed, self._weights) - self._expected)
         against = rest.flatten(1) @ self._pushed.flatten(1).T
         coordinates = torch.cholesky_solve(against.T, self._factor).T
         return self._prior.mean + rest + (coordinates @ self._solved.flatten(1)).view_as(rest)
