@@ -34,7 +34,7 @@ MEMBERSHIP = ["attack=membership", "attack.members=200", "attack.images=6", "att
 INVERSION = ["attack=gradient_inversion", "attack.updates=4", "attack.batches=[1]", "attack.steps=[1]",
              "attack.iterations=150"]  # fmt: skip
 SHOWN = {
-    "membership": ("image_auc", "identity_auc", "identity_epsilon_lower", "identity_epsilon_proven"),
+    "membership": ("image_auc", "identity_auc", "vault_auc", "identity_epsilon_lower"),
     "gradient_inversion": ("psnr", "ssim", "retrieved", "template_cosine"),
 }
 
