@@ -21,7 +21,7 @@ _CHANNELS = 192
 
 @dataclass(frozen=True)
 class AllChannels(base.Protection):
-    """All 192 upsampled block-DCT channels, nothing hidden: the baseline of the frequency methods.
+    """All 192 upsampled block-DCT channels, nothing hidden: linear algebra gives the picture back exactly.
 
     The row "ArcFace on all channels" of the papers' tables (PartialFace, https://arxiv.org/abs/2308.10461). The image
     is an exact linear function of the representation, so there is no guarantee of any kind.

@@ -25,7 +25,7 @@ _SENT = 3 * len(_duet.SERVER)
 
 @dataclass(frozen=True)
 class DuetFace(base.Protection):
-    """162 of 192 frequency channels plus the client's attention masks (DuetFace, ACM MM 2022); conceals from eyes only.
+    """162 of 192 frequency channels plus the client's attention masks (DuetFace, ACM MM 2022); inverts linearly.
 
     As published (https://arxiv.org/abs/2207.07340) the client keeps the ten most visible frequencies of each colour and
     its MobileFaceNet reads them; what leaves are the other 54 and four masks of where that net looks, which weight the

@@ -53,7 +53,7 @@ def allowed_subsets(identity: bytes) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PartialFace(base.Protection):
-    """Nine high DCT channels per colour, chosen and ordered by a secret draw of 36 (PartialFace, ICCV 2023).
+    """Nine high DCT channels per colour by a secret draw of 36 (PartialFace, ICCV 2023), which announces itself.
 
     "Privacy-Preserving Face Recognition Using Random Frequency Components" (https://arxiv.org/abs/2308.10461) prunes
     the ten channels u + v <= 3 of the upsampled DCT, cuts the other 54 into six public subsets of nine, and releases
