@@ -46,6 +46,20 @@ class Cell:
         return label(self.values)
 
 
+def fitted(values: Mapping[str, str], room: int) -> str:
+    """Return a label of at most `room` letters: where it is too long, without its block, then its end, which differs.
+
+    >>> fitted({"block": "release", "protection": "dctdp", "protection.total_epsilon": "1000"}, 24)
+    'dctdp total_epsilon=1000'
+    >>> fitted({"protection": "dctdp", "protection.total_epsilon": "1000"}, 20)
+    '...otal_epsilon=1000'
+    """
+    whole = label(values)
+    if len(whole) > room:
+        whole = label({key: value for key, value in values.items() if key != blocks.KEY})
+    return whole if len(whole) <= room else f"...{whole[3 - room :]}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """What a sweep runs.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -67,7 +66,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """Return what attacks got as text, 80 columns: a row a setting, then what clean pictures and nothing give."""
     rows = [f"{'what attacks recovered':<31}{'n':>3}" + "".join(f"{_HEADS[name]:>{_WIDTH}}" for name in MEASURES)]
     for leak in over_seeds(outcomes):
-        name = textwrap.shorten(grid.label(leak.values) if leak.values else "all", 31, placeholder="...")
+        name = grid.fitted(leak.values, 31) if leak.values else "all"
         rows.append(f"{name:<31}{leak.runs:>3}" + _cells(leak.mean))
     for said, field in (("clean pictures", "ceiling"), ("the mean face", "mean_face"), ("no information", "floor")):
         rows.append(f"{f'({said})':<34}" + _cells({name: _beside(outcomes, name, field) for name in MEASURES}))

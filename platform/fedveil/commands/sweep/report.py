@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def table(found: Sequence[Group], unit: str) -> str:
         epsilon = "none (infinite)" if group.epsilon is None else f"{group.epsilon:.6g}"
         mark = "*" if group.epsilon is not None and group.epsilon > MEANINGFUL else " "
         delta = "" if group.statement is None or group.statement["delta"] is None else f"{group.statement['delta']:g}"
-        name = textwrap.shorten(grid.label(group.values) if group.values else "all", 31, placeholder="...")
+        name = grid.fitted(group.values, 31) if group.values else "all"
         accuracy = f"{100 * group.mean:.1f}{sd} %"
         rows.append(f"{name:<31}{len(group.accuracies):>3} {accuracy:>15} {epsilon:>15}{mark}{delta:>7}")
     return "\n".join(rows)
