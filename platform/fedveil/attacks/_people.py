@@ -37,7 +37,8 @@ class People:
         other: (V, 3, H, W) another picture of each of them, in the same order.
         attacker: pictures of the attacker's own people.
         labels: (N,) who is on them, 0..K-1.
-        judged: faces that a judge of our own is trained on; None: there are too few left, and it takes the attacker's.
+        judged: faces that a judge of our own is trained on; None: the judge is a file, or too few are left and it takes
+            the attacker's.
         shown: the victims' pictures may be shown (nobody is on them).
         groups: for the finding: name -> people, images, digest.
         notes: what to know of the groups.
@@ -82,7 +83,7 @@ def people_of(federation: Federation, wanted: OnFaces) -> People:
         )
     many = caps.images_per_identity(rest) > 1
     rest = _some(rest.subset(many[rest.labels]), _MOST_JUDGED, wanted.seed, "judge")
-    judged = rest if rest.identities.size >= _LEAST_JUDGED else None
+    judged = rest if wanted.judge is None and rest.identities.size >= _LEAST_JUDGED else None
     if victims[0].size < wanted.victims:
         notes.append(f"There are {victims[0].size} victims with two pictures, {wanted.victims} were asked for.")
     if strangers.synthetic and not split.train.synthetic:

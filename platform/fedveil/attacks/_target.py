@@ -105,7 +105,7 @@ class Target:
 
     def people(self, wanted: OnFaces) -> People:
         """Return the groups of people of an attack with these settings; found once."""
-        key = ("people", wanted.victims, wanted.images, wanted.people, wanted.seed)
+        key = ("people", wanted.victims, wanted.images, wanted.people, wanted.seed, wanted.judge is None)
         if key not in self._known:
             self._known[key] = _people.people_of(self.federation, wanted)
         found: People = self._known[key]

@@ -24,7 +24,7 @@ _CHUNK = 8  # images that one ascent holds, always: the same arithmetic for an i
 
 @dataclass(frozen=True)
 class AdvFace(base.Protection):
-    """First layers' features plus adversarial noise that spoils reconstruction (AdvFace, CVPR 2023); no guarantee.
+    """First layers' features plus adversarial noise that spoils reconstruction (AdvFace, CVPR 2023); links linearly.
 
     The recogniser is split, f = f2 after f1. A shadow model S, trained on public faces, turns features z = f1(x) back
     into faces as an attacker would. What leaves is z' = z + delta, with delta found by projected sign-gradient ascent

@@ -22,7 +22,7 @@ _SPREAD_IMAGES = 64  # public faces that tell the spread of protected images
 
 @dataclass(frozen=True)
 class MinusFace(base.Protection):
-    """Shuffled residue of a generator, decoded to a 3-channel image (MinusFace, CVPR 2024); no formal guarantee.
+    """Shuffled residue of a generator, decoded to a 3-channel image (MinusFace, CVPR 2024); a student links people.
 
     Published at https://arxiv.org/abs/2403.12457. e is the x8-upsampled block DCT (192 channels), d its inverse as an
     affine map, g a U-Net. Phase 1 trains g with a recogniser f by 5 mean|X - X'| + the margin loss of f(r), with

@@ -49,13 +49,13 @@ def figures(panels: Sequence[Panel], rows: Sequence[Row]) -> dict[str, Figure]:
 def _figure(panel: Panel, rows: Sequence[Row], ends: tuple[float, float]) -> Figure:
     left, right = panel.span
     layout: Figure = {
-        "font": _FONT, "height": 400, "margin": {"l": 62, "r": 16, "t": 22, "b": 62}, "showlegend": False,
+        "font": _FONT, "height": 400, "margin": {"l": 62, "r": 16, "t": 22, "b": 84}, "showlegend": False,
         "paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest", "dragmode": False,
         "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"size": 12, "color": style.INK}},
         "yaxis": {"range": list(ends), "tickformat": ".0%", "title": {"text": "verification accuracy"},
                   "gridcolor": "#E6E6E6", "zeroline": False},
         "xaxis": {"title": {"text": html.escape("<br>".join(textwrap.wrap(panel.across, 64)), quote=False)
-                            .replace("&lt;br&gt;", "<br>")}, "gridcolor": "#E6E6E6", "zeroline": False},
+                            .replace("&lt;br&gt;", "<br>"), "standoff": 18}, "gridcolor": "#E6E6E6", "zeroline": False},
         "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": CHANCE, "y1": CHANCE,
                     "line": {"color": style.GREY, "dash": "dot", "width": 1.5}, "layer": "below"}],
         "annotations": [{**_NOTE, "text": "guessing", "xref": "paper", "x": 1, "xanchor": "right", "y": CHANCE,
