@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 
 import torch
 
@@ -119,6 +120,12 @@ class Banded:
         chosen = every[places].double().expand(-1, -1, width).transpose(0, 1).flatten(1)
         flat = stacked.flatten(0, 1)
         return (flat.T * chosen[:, None]) @ flat
+
+    def gain(self, weights: torch.Tensor) -> float:
+        """Return the sum over channels of the products of both axes' largest eigenvalues and the largest weight."""
+        down, across = (torch.linalg.matrix_norm(matrices, 2).square() for matrices in (self._down, self._across))
+        rows, columns = ([part(k, 8) for k in self._order] for part in (operator.floordiv, operator.mod))
+        return float((weights.amax((1, 2)).expand(len(self._order)) * down[rows] * across[columns]).sum())
 
     def spectrum(self) -> tuple[int, float]:
         """Return (rank, condition), to 5 %: eigenvalues are counted, and none is computed."""

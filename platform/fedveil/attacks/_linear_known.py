@@ -17,7 +17,7 @@ from fedveil.frequency import colour, operators
 from fedveil.protections._linear import LinearMap
 
 Sent = Literal["float32", "float16", "8 bit"]
-_COMPUTING = 1e-3  # standard deviation, in grey levels, that is granted to arithmetic: more would change nothing
+_COMPUTING = 3e-6  # of a channel's mean size: what float32 arithmetic errs by
 _LARGEST = 65504.0  # of float16, at which a sender cuts noise that exceeds it
 _CHUNK = 16
 
@@ -33,7 +33,7 @@ def sent(released: torch.Tensor, how: Sent) -> torch.Tensor:
 
 
 def rounding(released: torch.Tensor, how: Sent) -> torch.Tensor:
-    """Return (C, 1, 1) variances of the rounding of each channel, from releases of one's own."""
+    """Return (C, 1, 1) variances of each channel's errors of arithmetic and rounding, from releases of one's own."""
     magnitude = released.double().abs()
     if how == "float16":
         steps = magnitude.mean((0, 2, 3)) * 2.0**-10
@@ -41,7 +41,8 @@ def rounding(released: torch.Tensor, how: Sent) -> torch.Tensor:
         steps = magnitude.amax((2, 3)).mean(0) / 127
     else:
         steps = magnitude.mean((0, 2, 3)) * 2.0**-23
-    return (steps.square() / 12)[:, None, None]
+    computing = _COMPUTING * magnitude.mean((0, 2, 3)) + 1e-9
+    return (steps.square() / 12 + computing.square())[:, None, None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Known:
         described = self.known
 
         def build(linear: Map, frequencies: tuple[int, ...]) -> Posterior:
-            noise = rounding(sent(self._examples(frequencies), how), how) + _COMPUTING**2
+            noise = rounding(sent(self._examples(frequencies), how), how)
             if described.transform == "pixels":  # the planes are mixed from three colours of one rounding
                 return Posterior(linear, self.prior, 1.0 / noise.mean().expand(3, 1, 1, 1))
             noise = noise[: 3 * len(frequencies)]

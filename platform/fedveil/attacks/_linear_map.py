@@ -57,6 +57,10 @@ class Map(Protocol):
         """Return the inverse of (map' weights map + prior), of one plane's weights (F, h, w), on planes (N, H, W)."""
         ...
 
+    def gain(self, weights: torch.Tensor) -> float:
+        """Return a number that no eigenvalue of map' weights map exceeds, and that is of their size."""
+        ...
+
     def spectrum(self) -> tuple[int, float]:
         """Return (rank of one plane's map, largest singular value over the smallest one of that rank)."""
         ...
@@ -101,6 +105,10 @@ class Block:
     def _precision(self, prior: Smooth) -> torch.Tensor:
         waves = 2.0 - 2.0 * torch.cos(torch.pi * torch.arange(8, dtype=torch.float64) / 8)
         return (prior.rough * (waves[:, None] + waves) + prior.small).reshape(64, 1, 1)
+
+    def gain(self, weights: torch.Tensor) -> float:
+        """Return the largest weight."""
+        return float(weights.max())
 
     def spectrum(self) -> tuple[int, float]:
         """Return (rank, 1): an orthonormal map loses what it does not send, and nothing else."""

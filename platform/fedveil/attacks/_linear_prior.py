@@ -17,6 +17,8 @@ from fedveil.attacks._linear_map import Map, Smooth
 from fedveil.frequency import colour
 
 _CHUNK = 64
+_RIDGE = 1e-12  # of the largest eigenvalue: far below what is visible, above what float64 rounds
+_SPAN = 1e12  # largest eigenvalue over the least that a prior adds: beyond it rounding would decide
 _STIFF = 0.01  # precision of a remainder's pixels, in parts of that of its differences; its level is a component
 _LEAST = 1e-6  # variance of a component, in parts of the first
 
@@ -101,6 +103,8 @@ class Posterior:
     """
 
     def __init__(self, linear: Map, prior: Prior, weights: torch.Tensor) -> None:
+        spans = [linear.gain(weights[c]) / (_SPAN * prior.smooth[c].small) for c in range(3)]
+        weights = weights / torch.tensor(spans, dtype=torch.float64).clamp(min=1.0).view(3, 1, 1, 1)
         self._map, self._prior, self._weights = linear, prior, weights
         self._solvers = [linear.solver(weights[c], prior.smooth[c]) for c in range(3)]
         pushed = [linear.times(prior.components[:, c], prior.smooth[c]) for c in range(3)]
@@ -127,8 +131,8 @@ class LeastSquares:
 
     def __init__(self, linear: Map) -> None:
         self._map = linear
-        probe = torch.zeros(1, 3, 1, 1, dtype=torch.float64)
-        self._solve = linear.solver(probe.new_ones(1, 1, 1), Smooth(0.0, 1e-10))
+        ones = torch.ones(1, 1, 1, dtype=torch.float64)
+        self._solve = linear.solver(ones, Smooth(0.0, _RIDGE * linear.gain(ones)))
 
     def __call__(self, observed: torch.Tensor) -> torch.Tensor:
         """Return (B, 3, H, W) planes; where levels are hidden, of mean zero."""
