@@ -1,10 +1,12 @@
 """The linear attack on LFW: what leaves of a face, inverted by linear algebra, without a run and without training.
 
     python experiments/attacks/linear.py spectrum --lfw lfw112_jpeg.npz           # 112 px: which patterns are told
+    python experiments/attacks/linear.py noisy --lfw lfw112_jpeg.npz              # 112 px: DCTDP as published
     python experiments/attacks/linear.py judged --lfw lfw112_jpeg.npz --judge judge.onnx   # 64 px: who is linked
 
-`spectrum` inverts channels of 100 people's pictures, in float64 and as they are sent. `judged` runs `attack=linear`
-with a recogniser of random weights in place of a run's, so that `replayed` means nothing and is left out.
+`spectrum` inverts channels of 100 people's pictures, in float64 and as they are sent. `noisy` does so under the noise
+of DCTDP's mode coefficient with an even budget. `judged` runs `attack=linear` with a recogniser of random weights in
+place of a run's, so that `replayed` means nothing and is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 
 from fedveil import frequency
@@ -28,6 +31,7 @@ from fedveil.attacks._target import Target
 from fedveil.attacks.linear import Linear
 from fedveil.federation.federation import Federation
 from fedveil.protections import _duet, partialface
+from fedveil.protections._coefficient import CoefficientMechanism
 from fedveil.protections._linear import LinearMap
 
 SETS = {
@@ -54,13 +58,44 @@ def psnr(found: torch.Tensor, true: torch.Tensor) -> float:
     return float((10 * torch.log10(255.0**2 / mse.clamp(min=1e-30))).mean())
 
 
-def spectrum(place: str, count: int, out: Path) -> None:
-    """Print a row for each set of channels: rank, condition, PSNR of luminance with its true mean, by what is sent."""
+def faces(place: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pictures (count, 3, 112, 112) of people to attack, and 400 of the attacker's own people."""
     people = Federation.of(words(place, 112)).split.strangers
     assert people is not None
-    order = torch.randperm(len(people), generator=torch.Generator().manual_seed(1)).numpy()
-    chosen = people.images(order[: count + 400])
-    pictures, own = chosen[:count], chosen[count:]
+    who = np.random.default_rng(1).permutation(people.identities)
+    first = np.array([np.flatnonzero(people.labels == one)[0] for one in who[: count + 400]])
+    return people.images(first[:count]), people.images(first[count:])
+
+
+def noisy(place: str, count: int, out: Path) -> None:
+    """Print, for each mean epsilon, the PSNR of luminance with its true mean."""
+    pictures, own = faces(place, count)
+    planes, prior = planes_of(pictures), learn(own, 200)
+    level = planes.mean((2, 3), keepdim=True)
+    guess = prior.mean - prior.mean.mean((1, 2), keepdim=True) + level
+    print(f"mean face: {psnr(guess[:, :1], planes[:, :1]):.2f} dB")
+    for epsilon in (0.5, 1.0, 4.0, 16.0):
+        scales = CoefficientMechanism(epsilon, True).scales({"weights": torch.ones(189, 1, 1)}, (112, 112))
+        known = LinearMap("upsampled", (frequency.AC,), noise=2 * scales.square())
+        draws = torch.Generator().manual_seed(1)
+        released = torch.empty(count, 189, 112, 112)
+        for index, picture in enumerate(torch.from_numpy(pictures)):
+            uniform = torch.rand(scales.shape, generator=draws).sub_(0.5)
+            laplace = -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.4999999))
+            released[index] = frequency.upsampled_dct(picture[None], frequency.AC)[0] + scales * laplace
+        asked = Known(known, (112, 112), prior, released[:16])
+        found = asked.levelled(asked.posterior(released), level[:, :, 0, 0])
+        squares = asked.levelled(asked.least_squares(released), level[:, :, 0, 0])
+        row = {"mean_epsilon": epsilon, "posterior": psnr(found[:, :1], planes[:, :1]),
+               "least_squares": psnr(squares[:, :1], planes[:, :1])}  # fmt: skip
+        print(json.dumps(row), flush=True)
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def spectrum(place: str, count: int, out: Path) -> None:
+    """Print a row for each set of channels: rank, condition, PSNR of luminance with its true mean, by what is sent."""
+    pictures, own = faces(place, count)
     planes, prior = planes_of(pictures), learn(own, 100)
     level = planes.mean((2, 3), keepdim=True)
     for name, order in SETS.items():
@@ -123,9 +158,9 @@ def judged(place: str, judge: str, only: list[str], out: Path) -> None:
 
 
 def main() -> None:
-    """Run one of the two parts."""
+    """Run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("spectrum", "judged"))
+    parser.add_argument("part", choices=("spectrum", "noisy", "judged"))
     parser.add_argument("--lfw", required=True)
     parser.add_argument("--judge", help="ONNX recogniser")
     parser.add_argument("--images", type=int, default=100)
@@ -135,6 +170,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if chosen.part == "spectrum":
         spectrum(chosen.lfw, chosen.images, chosen.out)
+    elif chosen.part == "noisy":
+        noisy(chosen.lfw, chosen.images, chosen.out)
     elif chosen.judge is None:
         parser.error("judged needs --judge FILE.onnx")
     else:
