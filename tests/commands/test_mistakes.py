@@ -27,7 +27,7 @@ def refused(*given: str) -> int:
     ("typed", "answer"),
     [
         ("simulat", "Did you mean 'simulate'?"),
-        ("quantum", "Choose from audit, bundle"),
+        ("quantum", "Choose from attack, audit, bundle"),
         ("train.rounds=3", "fedveil simulate train.rounds=3"),
         ("help simulat", "Did you mean 'simulate'?"),
         ("simulate --rounds 5", "Settings are words: train.rounds=5."),
