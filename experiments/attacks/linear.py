@@ -149,6 +149,7 @@ def judged(place: str, judge: str, only: list[str], out: Path) -> None:
         target = Target(federation, state, federation.backbone().eval())
         begun = time.process_time()
         finding = Linear(judge=judge).run(target).to_dict()
+        finding["settings"]["judge"] = Path(judge).name
         finding["measures"] = [found for found in finding["measures"] if found["name"] != "replayed"]
         row = {"method": name, "cpu_s": time.process_time() - begun, **finding}
         with out.open("a") as file:

@@ -16,12 +16,11 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import cells  # beside this script
+
 HERE = Path(__file__).parent
 FOLD, SEED = 0, 1
 ATTACKS = "replay,linear,decoder,distillation"
@@ -52,60 +51,22 @@ def run_id(arm: str) -> str:
 
 
 def cell(arm: str, chosen: dict[str, Any]) -> None:
-    """Train one system and attack it; what is there already is not done again."""
+    """Train one system and attack it."""
     import dataclasses
 
     import torch
 
-    from fedveil import runs
-    from fedveil.attacks import _chosen
-    from fedveil.commands import simulate
-    from fedveil.commands.attack.attack import attack
     from fedveil.federation.federation import Federation
 
     torch.set_num_threads(chosen["threads"])
-    screen, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - simulations have nothing to say
-
-    def said(what: str) -> None:
-        print(f"{time.perf_counter() - begun:6.0f} s  {arm}: {what}", file=screen, flush=True)
-
-    begun, out = time.perf_counter(), Path(chosen["out"])
+    say = cells.narrator(arm)
     recipe = {**methods().SMALL, "passes": chosen["passes"]}
-    planned, _ = methods().federation_of(arm, FOLD, SEED, chosen["lfw"], str(out), recipe)
+    planned, _ = methods().federation_of(arm, FOLD, SEED, chosen["lfw"], chosen["out"], recipe)
     kept = dataclasses.replace(planned.settings.vault, root=str(Path(chosen["vaults"]) / run_id(arm)))
     federation = Federation(dataclasses.replace(planned.settings, device=chosen["device"], vault=kept))
-    if not runs.Run(Path(federation.settings.runs.root), run_id(arm)).result.exists():
-        result = simulate.simulate(federation, run_id(arm), "quiet")
-        said(f"accuracy {100 * result['final']['accuracy']:.1f} %")
     words = [f"attack={chosen['attacks']}", f"attack.victims={chosen['victims']}", f"attack.images={chosen['images']}"]
     words += [f"attack.judge={chosen['judge']}"] if chosen["judge"] else []
-    for attack_of in _chosen.of([*words, *chosen["words"]]):
-        try:
-            (found,) = attack(federation.settings, run_id(arm), [attack_of])
-            linked = next((one["value"] for one in found["measures"] if one["name"] == "linked"), None)
-            said(f"{found['attack']} links {linked}, {found['seconds']:.0f} s")
-        except Exception as error:  # one attack's fault is its own, and is told
-            said(f"{attack_of.name} FAILED: {type(error).__name__}: {error}")
-
-
-def collected(runs_root: Path) -> list[dict[str, Any]]:
-    """Return a line for each finding of the runs."""
-    from fedveil import readback, runs
-    from fedveil.attacks import _kept
-
-    lines = []
-    for arm in ARMS:
-        run = runs.Run(runs_root, run_id(arm))
-        if not run.result.exists():
-            continue
-        result = readback.result_of(run)
-        system = {"arm": arm, **{name: result["final"][name] for name in ("accuracy", "auc")},
-                  "device": result.get("device", "")}  # fmt: skip
-        for finding in _kept.findings_of(run):
-            judge = finding["settings"].get("judge")
-            named = {**finding["settings"], "judge": Path(judge).name if judge else None}
-            lines.append({**system, "finding": {**finding, "settings": named}})
-    return lines
+    cells.attacked(federation, run_id(arm), [[*words, *chosen["words"]]], say)
 
 
 def results(out: Path) -> list[dict[str, Any]]:
@@ -154,7 +115,7 @@ def run(chosen: argparse.Namespace) -> None:
     with concurrent.futures.ProcessPoolExecutor(chosen.workers, mp_context=context, max_tasks_per_child=1) as pool:
         for job in concurrent.futures.as_completed([pool.submit(cell, arm, settings) for arm in chosen.only]):
             job.result()
-    lines = collected(chosen.scratch / "runs")
+    lines = cells.lines(chosen.scratch / "runs", {arm: run_id(arm) for arm in ARMS})
     (chosen.out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

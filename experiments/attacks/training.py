@@ -13,12 +13,11 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import cells  # beside this script
+
 HERE = Path(__file__).parent
 BASE = ["protection=none", "tracking=none", "engine=inline", "device=cpu", "evaluation.every=30",
         "evaluation.bootstrap=0", "evaluation.draws=1", "evaluation.reference=false"]  # fmt: skip
@@ -51,47 +50,15 @@ def attacks_of(arm: str) -> list[list[str]]:
 
 
 def cell(arm: str, scratch: str) -> None:
-    """Train one federation and attack it; what is there already is not done again."""
+    """Train one federation and attack it."""
     import torch
 
-    from fedveil import runs
-    from fedveil.attacks import _chosen
-    from fedveil.commands import simulate
-    from fedveil.commands.attack.attack import attack
     from fedveil.federation.federation import Federation
 
     torch.set_num_threads(1)
-    screen, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 - simulations have nothing to say
-    begun = time.perf_counter()
-
-    def said(what: str) -> None:
-        print(f"{time.perf_counter() - begun:6.0f} s  {arm}: {what}", file=screen, flush=True)
-
+    say = cells.narrator(arm)
     places = [f"runs.root={scratch}/runs", f"vault.root={scratch}/vaults/{run_id(arm)}"]
-    federation = Federation.of([*BASE, *ARMS[arm], *places])
-    if not runs.Run(Path(scratch, "runs"), run_id(arm)).result.exists():
-        result = simulate.simulate(federation, run_id(arm), "quiet")
-        said(f"accuracy {100 * result['final']['accuracy']:.1f} %")
-    for words in attacks_of(arm):
-        try:
-            for finding in attack(federation.settings, run_id(arm), _chosen.of(words)):
-                said(f"{finding['attack']}, {finding['seconds']:.0f} s: {finding['verdict']}")
-        except Exception as error:  # one attack's fault is its own, and is told
-            said(f"{words[0]} FAILED: {type(error).__name__}: {error}")
-
-
-def collected(root: Path) -> list[dict[str, Any]]:
-    """Return a line for each finding of the runs."""
-    from fedveil import readback, runs
-    from fedveil.attacks import _kept
-
-    lines = []
-    for arm in ARMS:
-        run = runs.Run(root, run_id(arm))
-        if run.result.exists():
-            accuracy = readback.result_of(run)["final"]["accuracy"]
-            lines += [{"arm": arm, "accuracy": accuracy, "finding": finding} for finding in _kept.findings_of(run)]
-    return lines
+    cells.attacked(Federation.of([*BASE, *ARMS[arm], *places]), run_id(arm), attacks_of(arm), say)
 
 
 def table(lines: list[dict[str, Any]], attack: str) -> str:
@@ -134,7 +101,7 @@ def main() -> None:
         with concurrent.futures.ProcessPoolExecutor(chosen.workers, mp_context=context, max_tasks_per_child=1) as pool:
             for job in [pool.submit(cell, arm, str(chosen.scratch.resolve())) for arm in chosen.only]:
                 job.result()
-        lines = collected(chosen.scratch / "runs")
+        lines = cells.lines(chosen.scratch / "runs", {arm: run_id(arm) for arm in ARMS})
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     print("\n\n".join(table(lines, attack) for attack in SHOWN))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil.attacks._people import People
+from fedveil.attacks._releases import Stream
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding
 from fedveil.evaluation.identification import unit
@@ -46,6 +47,21 @@ def known(target: Target, monkeypatch: Any) -> Target:
     monkeypatch.setattr(Target, "judge", judge)
     monkeypatch.setattr(Target, "teacher", judge)
     return target
+
+
+def pictures_trained_on(attack: Any, target: Target, monkeypatch: Any) -> tuple[set[bytes], set[bytes]]:
+    """Return the pictures that an attack trains on, and those of its victims."""
+    trained: set[bytes] = set()
+    real = Stream.batches
+
+    def spy(self: Stream, size: int, steps: int, what: str = "") -> Any:
+        trained.update(image.tobytes() for image in self.images)
+        return real(self, size, 1, what)
+
+    monkeypatch.setattr(Stream, "batches", spy)
+    attack.run(target)
+    people = target.people(attack)
+    return trained, {image.tobytes() for image in np.concatenate([people.taken, people.other])}
 
 
 def ends(finding: Finding, name: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from easy import ends, guessed, known
+from easy import ends, guessed, known, pictures_trained_on
 
 from fedveil import checks
 from fedveil.attacks import _releases, decoder
@@ -107,19 +107,9 @@ def test_nobody_of_the_attacker_is_trained_on_and_chooses() -> None:
 
 
 def test_no_victim_is_trained_on(target_of: Callable[..., Target], monkeypatch: pytest.MonkeyPatch) -> None:
-    target, trained = known(target_of(), monkeypatch), []
-    real = Stream.batches
-
-    def spy(self: Stream, size: int, steps: int, what: str = "") -> Any:
-        trained.extend(image.tobytes() for image in self.images)
-        return real(self, size, 1, what)
-
-    monkeypatch.setattr(Stream, "batches", spy)
-    SMALL.run(target)
-    people = target.people(SMALL)
-    victims = {image.tobytes() for image in np.concatenate([people.taken, people.other])}
+    trained, victims = pictures_trained_on(SMALL, known(target_of(), monkeypatch), monkeypatch)
     assert trained
-    assert not victims & set(trained)
+    assert not victims & trained
 
 
 def test_a_static_attacker_sees_no_release_before_he_attacks(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from easy import ends, guessed, known
+from easy import ends, guessed, known, pictures_trained_on
 
 from fedveil.attacks import _learning, distillation
-from fedveil.attacks._releases import Stream
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import silent
 from fedveil.attacks.distillation import Distillation, Student
@@ -45,19 +43,9 @@ def test_it_recognises_nobody_in_noise(target_of: Callable[..., Target], monkeyp
 
 
 def test_no_victim_is_trained_on(target_of: Callable[..., Target], monkeypatch: pytest.MonkeyPatch) -> None:
-    target, trained = known(target_of(), monkeypatch), []
-    real = Stream.batches
-
-    def spy(self: Stream, size: int, steps: int, what: str = "") -> Any:
-        trained.extend(image.tobytes() for image in self.images)
-        return real(self, size, 1, what)
-
-    monkeypatch.setattr(Stream, "batches", spy)
-    SMALL.run(target)
-    people = target.people(SMALL)
-    victims = {image.tobytes() for image in np.concatenate([people.taken, people.other])}
+    trained, victims = pictures_trained_on(SMALL, known(target_of(), monkeypatch), monkeypatch)
     assert trained
-    assert not victims & set(trained)
+    assert not victims & trained
 
 
 def test_the_same_seed_finds_the_same(target_of: Callable[..., Target], monkeypatch: pytest.MonkeyPatch) -> None:

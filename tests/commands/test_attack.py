@@ -123,3 +123,17 @@ def test_words_reach_the_attacks_that_have_them() -> None:
     assert _chosen.of(["attack=none"]) == []
     with pytest.raises(checks.UserError, match="reach"):
         _chosen.of(["attack=replay", "attack.reach=2"])
+
+
+def test_findings_do_not_tell_when_a_run_with_a_secret_cohort_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*SMALL, "protection=none", "train.clients=4", "privacy.client.epsilon=8", "privacy.client.clip=1.0"]
+    assert cli.main(["simulate", *words, "--plain"]) == 0
+    run = run_of(tmp_path)
+    assert cli.main(["attack", run.run_id, "attack=replay", *FEW, "tracking=none"]) == 0
+    began = run.config.stat().st_mtime_ns
+    written = [path for path in run.folder.rglob("*") if path.name != ".lock"]
+    assert any(path.parent.name == "attacks" for path in written)
+    assert {path.stat().st_mtime_ns for path in written} == {began}

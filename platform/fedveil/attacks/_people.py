@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,12 @@ def _disjoint(attackers: FaceSet, others: Mapping[str, FaceSet], wanted: OnFaces
 
 def group(faces: FaceSet) -> dict[str, Any]:
     """Return how many people and pictures a group has, and the digest of its names."""
-    names = sorted(key(name) for name in faces.present_names)
-    return {
-        "people": int(faces.identities.size), "images": len(faces),
-        "digest": hashlib.sha256("\x1f".join(names).encode()).hexdigest()[:16],
-    }  # fmt: skip
+    return named(faces.present_names, len(faces))
+
+
+def named(names: Iterable[str], images: int) -> dict[str, Any]:
+    """Return the same of people by their names, each of which counts once."""
+    equal = sorted({key(name) for name in names})
+    digest = hashlib.sha256("\x1f".join(equal).encode()).hexdigest()[:16]
+    return {"people": len(equal), "images": images, "digest": digest}
 

@@ -29,6 +29,11 @@ LEVELS: Mapping[Level, str] = {
 }
 """What an attacker has, weakest first."""
 
+LEAKS = ("linked", "rank1", "replayed", "ssim")
+"""Measures that attacks on faces share, the most telling first; of each, more is worse for the owner.
+
+Tables and trackers show the strongest attack's."""
+
 Progress = Callable[[str, int, int], None]
 """Called with (what is done, steps done, steps in all)."""
 

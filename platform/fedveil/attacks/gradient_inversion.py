@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from fedveil import checks
 from fedveil.attacks import _inversion_scores
 from fedveil.attacks._inversion_trials import Attacker, Moment, Point
+from fedveil.attacks._people import named
 from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding, Level, Measure, Progress, settings_of, silent
 from fedveil.device import peak_memory_mb
@@ -100,7 +100,7 @@ class GradientInversion:
         return Finding(
             attack="gradient_inversion", level="server" if self._as_server else "white-box",
             settings=settings_of(self), protection=target.name, what=self._what(points[0]),
-            verdict=_verdict(measured), measures=measured[points[0]], people={"attacked": _group(people)},
+            verdict=_verdict(measured), measures=measured[points[0]], people={"attacked": named(people, len(people))},
             judge={**attacker.judged, "far": self.far} if attacker.judged else {},
             curves=_curves(measured), notes=(*self._notes(target, points), *attacker.reasons),
             seconds=time.perf_counter() - begun,
@@ -160,14 +160,6 @@ class GradientInversion:
                 "asks for no secret there but the labels."
             )
         return notes
-
-
-def _group(people: Sequence[str]) -> dict[str, Any]:
-    names = sorted(set(people))
-    return {
-        "people": len(names), "images": len(people),
-        "digest": hashlib.sha256("\x1f".join(names).encode()).hexdigest()[:16],
-    }  # fmt: skip
 
 
 def _curves(measured: Mapping[Point, Sequence[Measure]]) -> dict[str, dict[str, Any]]:

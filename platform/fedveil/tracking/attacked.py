@@ -21,9 +21,6 @@ from fedveil.runs import Run
 from fedveil.tracking import RunInfo, Tracker, described, named, overview, stores, told, view
 from fedveil.tracking.told import Told
 
-STRONGEST = ("linked", "rank1", "replayed", "ssim")
-"""Measures of which a run carries the largest value that any attack reached."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -98,7 +95,7 @@ def metrics(finding: Mapping[str, Any]) -> dict[str, float]:
 
 def strongest(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return what the strongest of these attacks reached, by measure: a defence counts only against that one."""
-    largest = {name: base.strongest(found, name) for name in STRONGEST}
+    largest = {name: base.strongest(found, name) for name in base.LEAKS}
     return {name: float(one["value"]) for name, one in largest.items() if one is not None}
 
 
@@ -114,7 +111,7 @@ def _tell(settings: Config, info: RunInfo, numbers: Mapping[str, float], files: 
 
 def _child(settings: Config, run: Run, one: Found) -> RunInfo:
     finding = one.finding
-    judge = finding["judge"].get("name", "none") if finding["judge"] else "none"
+    judge = finding["judge"].get("file", finding["judge"].get("kind", "none"))
     return dataclasses.replace(
         _info(settings, run, f"{run.run_id}/attacks/{one.name}"),
         run_name=f"attack: {finding['attack']} on {named.run(settings)}",

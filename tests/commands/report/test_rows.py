@@ -13,6 +13,7 @@ import pytest
 
 from fedveil import checks
 from fedveil.attacks import base
+from fedveil.attacks.base import LEAKS
 from fedveil.commands.report import gathered, panels, plots, reproduce, rows, tables, words
 from fedveil.pictures import style
 
@@ -50,7 +51,7 @@ def test_every_row_equals_a_loop_over_the_files(frontier: Path) -> None:
         assert row.group.sd == pytest.approx(statistics.stdev(accuracies))
         epsilons = [one["epsilon"] for result, _ in runs for one in result["statements"] if one["unit"] == "image"]
         assert row.statements["image"]["epsilon"] == (None if None in epsilons else max(epsilons))
-        for name in rows.LEAKS:
+        for name in LEAKS:
             values = [
                 one["value"] for _, attacks in runs for found in attacks for one in found["measures"]
                 if one["name"] == name and one["value"] is not None
@@ -81,7 +82,7 @@ def test_what_was_not_run_is_never_zero(frontier: Path) -> None:
     found, made = read(frontier)
     by_name = {row.name: row for row in made}
     unattacked, attacked = by_name["dctdp, total_epsilon 200"], by_name["dctdp, total_epsilon 8"]
-    assert unattacked.leaks == dict.fromkeys(rows.LEAKS)
+    assert unattacked.leaks == dict.fromkeys(LEAKS)
     assert [unattacked.lacking("linked"), attacked.lacking("replayed")] == ["not run", "not measured"]
     assert "linked: not run" in words.row_lines(unattacked)
     assert "replayed: not measured" in words.row_lines(attacked)

@@ -9,11 +9,11 @@ from typing import Any
 
 import fedveil
 from fedveil import config, console
-from fedveil.attacks.base import LEVELS
+from fedveil.attacks.base import LEAKS, LEVELS
 from fedveil.commands._groups import UNITS
 from fedveil.commands.report import page, reproduce, words
 from fedveil.commands.report.gathered import Gathered, Seen, attacked
-from fedveil.commands.report.rows import LEAKS, Row, methods
+from fedveil.commands.report.rows import Row, methods
 from fedveil.configuration.files import shown
 from fedveil.configuration.words import METHOD_GROUPS
 from fedveil.pictures.tradeoff import Panel

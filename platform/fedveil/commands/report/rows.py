@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedveil.attacks.base import LEAKS
 from fedveil.commands import _groups
 from fedveil.commands._groups import UNITS, Group
 from fedveil.commands.report.gathered import Gathered, Seen, attacked
@@ -17,9 +18,6 @@ from fedveil.commands.sweep import grid
 from fedveil.configuration import idle, plugins
 from fedveil.configuration.schema import Config
 from fedveil.configuration.words import ATTACK
-
-LEAKS = ("linked", "rank1", "replayed", "ssim")
-"""Measures of the table, the most telling first: more of any of them is worse for the owner."""
 
 NOT_RUN, NOT_MEASURED = "not run", "not measured"
 

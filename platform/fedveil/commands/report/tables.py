@@ -11,9 +11,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fedveil.attacks.base import LEAKS
 from fedveil.commands._groups import UNITS
 from fedveil.commands.report import words
-from fedveil.commands.report.rows import LEAKS, Row
+from fedveil.commands.report.rows import Row
 
 _MEASURE = ("name", "value", "low", "high", "floor", "ceiling", "mean_face", "unit", "said")
 

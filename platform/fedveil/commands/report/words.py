@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedveil import readback
+from fedveil.attacks.base import LEAKS
 from fedveil.commands import summary
 from fedveil.commands.attack import report as attack_report
 from fedveil.commands.report import rows as report_rows
 from fedveil.commands.report.gathered import Seen
-from fedveil.commands.report.rows import LEAKS, NOT_MEASURED, NOT_RUN, Leak, Row
+from fedveil.commands.report.rows import NOT_MEASURED, NOT_RUN, Leak, Row
 from fedveil.privacy import statements
 from fedveil.privacy.statements import MEANINGFUL
 

@@ -7,12 +7,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedveil.attacks.base import strongest
+from fedveil.attacks.base import LEAKS, strongest
 from fedveil.commands.sweep import grid
 from fedveil.commands.sweep.sweep import Outcome
 
-MEASURES = ("linked", "rank1", "replayed", "ssim")
-"""Measures that all attacks on faces share; of each, more is worse for the owner."""
 _HEADS = {"linked": "linked", "rank1": "rank-1", "replayed": "replayed", "ssim": "SSIM"}
 _WIDTH = 11
 
@@ -25,7 +23,7 @@ def of(findings: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     {'linked': 0.9, 'rank1': None, 'replayed': None, 'ssim': None}
     """
     listed = [*findings]
-    best = {name: strongest(listed, name) for name in MEASURES}
+    best = {name: strongest(listed, name) for name in LEAKS}
     return {name: None if measure is None else float(measure["value"]) for name, measure in best.items()}
 
 
@@ -52,7 +50,7 @@ def over_seeds(outcomes: Sequence[Outcome]) -> list[Leak]:
             key = tuple((k, v) for k, v in outcome.cell.values.items() if k != "seed")
             found.setdefault(key, []).append(of(outcome.findings.values()))
     return [
-        Leak(dict(key), {name: _mean(one[name] for one in each) for name in MEASURES}, len(each))
+        Leak(dict(key), {name: _mean(one[name] for one in each) for name in LEAKS}, len(each))
         for key, each in found.items()
     ]
 
@@ -64,12 +62,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return what attacks got as text, 80 columns: a row a setting, then what clean pictures and nothing give."""
-    rows = [f"{'what attacks recovered':<31}{'n':>3}" + "".join(f"{_HEADS[name]:>{_WIDTH}}" for name in MEASURES)]
+    rows = [f"{'what attacks recovered':<31}{'n':>3}" + "".join(f"{_HEADS[name]:>{_WIDTH}}" for name in LEAKS)]
     for leak in over_seeds(outcomes):
         name = grid.fitted(leak.values, 31) if leak.values else "all"
         rows.append(f"{name:<31}{leak.runs:>3}" + _cells(leak.mean))
     for said, field in (("clean pictures", "ceiling"), ("the mean face", "mean_face"), ("no information", "floor")):
-        rows.append(f"{f'({said})':<34}" + _cells({name: _beside(outcomes, name, field) for name in MEASURES}))
+        rows.append(f"{f'({said})':<34}" + _cells({name: _beside(outcomes, name, field) for name in LEAKS}))
     return "\n".join(rows)
 
 
@@ -79,7 +77,7 @@ def explained(outcomes: Sequence[Outcome]) -> list[str]:
     if not measured:
         return []
     ran = sorted({str(finding["attack"]) for outcome in outcomes for finding in outcome.findings.values()})
-    said = {name: next((str(one["said"]) for one in measured if one["name"] == name), "") for name in MEASURES}
+    said = {name: next((str(one["said"]) for one in measured if one["name"] == name), "") for name in LEAKS}
     return [
         f"each number: the strongest of {', '.join(ran)} on a run, mean over n runs; another attack may do better",
         *(f"{_HEADS[name]}: {clause}" for name, clause in said.items() if clause),
@@ -91,12 +89,13 @@ def _measures(outcomes: Sequence[Outcome]) -> list[Mapping[str, Any]]:
 
 
 def _beside(outcomes: Sequence[Outcome], name: str, field: str) -> float | None:
-    """Return the mean of a measure's ceiling, floor or mean face over all findings that have it."""
-    return _mean(one[field] for one in _measures(outcomes) if one["name"] == name)
+    """Return the mean of what stands beside the strongest attack's measure: each attack has a ceiling of its own."""
+    best = (strongest([*outcome.findings.values()], name) for outcome in outcomes)
+    return _mean(one[field] for one in best if one is not None)
 
 
 def _cells(values: Mapping[str, float | None]) -> str:
-    return "".join(f"{_number(name, values[name]):>{_WIDTH}}" for name in MEASURES)
+    return "".join(f"{_number(name, values[name]):>{_WIDTH}}" for name in LEAKS)
 
 
 def _number(name: str, value: float | None) -> str:

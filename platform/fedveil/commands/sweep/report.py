@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedveil import console, runs, tracking
+from fedveil.attacks.base import LEAKS
 from fedveil.commands import _groups
 from fedveil.commands._groups import UNITS, Group, statement_of
 from fedveil.commands.sweep import attacks, blocks, described, grid, leakage, total
@@ -149,7 +150,7 @@ def _group_row(
     row |= {"relation": statement.get("relation"), "meaningful": statement.get("meaningful", False)}
     row |= {"seeds": len(group.accuracies), "accuracy_mean": group.mean, "accuracy_sd": group.sd}
     leak = leaks.get(tuple(group.values.items()))
-    return row | {name: leak.mean[name] if leak else None for name in leakage.MEASURES}
+    return row | {name: leak.mean[name] if leak else None for name in LEAKS}
 
 
 def _number(statement: Mapping[str, Any] | None) -> float | str | None:
