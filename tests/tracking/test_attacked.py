@@ -37,7 +37,7 @@ def finding(run: runs.Run, attack: str, linked: float, **more: Any) -> Path:
     runs.write_json(path, {
         "run_id": run.run_id, "attack": attack, "level": "static", "settings": {"images": 10}, "protection": "dctdp",
         "what": "The attacker holds what leaves.", "verdict": f"He links {linked:g} of them.", "measures": measures,
-        "people": {}, "judge": {"name": "own network"}, "curves": {}, "notes": ["Drawn faces."], "seconds": 1.0,
+        "people": {}, "judge": {"kind": "own network"}, "curves": {}, "notes": ["Drawn faces."], "seconds": 1.0,
         "seconds_per_image": None, "peak_memory_mb": 1.0, **more,
     })  # fmt: skip
     return path
