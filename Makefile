@@ -45,7 +45,7 @@ lint: $(VENV)/.dev ## Check style, types and the import layers.
 	$(BIN)/lint-imports
 
 test: lint ## Run lint and every test that takes seconds, docstring examples included.
-	$(BIN)/pytest -q -m "not slow and not gpu" $(ARGS)
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-gpu: $(VENV)/.dev ## Run the tests that need a GPU; each skips with its reason where there is none.
 	$(BIN)/pytest -q -rs -m gpu tests/device $(ARGS)

@@ -19,7 +19,7 @@ from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction, one_line
-from fedveil_clients import booking, policy, private_training, received, refusals, training
+from fedveil_clients import booking, local, policy, received, refusals
 from fedveil_clients import node as nodes
 from fedveil_clients.node import Here, NodeError
 from fedveil_clients.received import Content, Instruction
@@ -95,8 +95,7 @@ def train(message: Message, context: Context) -> Message:
         again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
         if again and site.federation.private is not None:
             booking.repeated(site.federation, asked.run_id, vault, site.joining, asked.round)
-        step = training.train_round if site.federation.private is None else private_training.train_round
-        update = step(site, asked.round, tensors, arrays.room)
+        update = local.train_round(site.federation)(site, asked.round, tensors, arrays.room)
         _on_disk(site)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)

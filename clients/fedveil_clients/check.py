@@ -61,7 +61,7 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
     lines = [
         f"client {here.client_id}, data set {here.node.data_set}",
         f"run: {settings.train.clients} clients, {run.total_rounds} rounds, data={settings.data.name}, "
-        f"protection={settings.protection.name}",
+        f"protection={settings.protection.name}, generator={settings.generator.name}",
     ]
     lines += ["", "floor and limits" if own else "floor and limits (the coordinator's: the node has none of its own)"]
     lines += _indented(_limits(rule) or ["none: everything is accepted"])

@@ -21,7 +21,7 @@ from fedveil.data.faces import FaceSet
 from fedveil.federation import instruction, private_steps, rates
 from fedveil.federation.federation import Federation
 from fedveil.records import Tensors
-from fedveil_clients import private_training, sites, training
+from fedveil_clients import local, sites, training
 from fedveil_clients.features import Features
 from fedveil_clients.policy import Node
 from fedveil_clients.vault import Vault
@@ -146,7 +146,7 @@ def update_of(
         if kept is not None:
             heads.save(round_number - 1, kept)
         centres = training.centres_before(site, heads, round_number).cpu()
-        step = training.train_round if staged.private is None else private_training.train_round
+        step = local.train_round(staged)
         update = step(site, round_number, tensors).tensors
         return Inspected(
             update=update,

@@ -52,10 +52,10 @@ def check(federation: Federation, node: Node, event: Event, training: bool = Tru
         training: nothing but updates leaves, so private steps bound what is told of an image; not so for a gallery.
     """
     settings = federation.settings
-    policy, name = node.policy or settings.policy, settings.protection.name
+    policy, name = node.policy or settings.policy, settings.method
     if policy.floor is not None and name not in policy.floor:
         raise PolicyRefusal.of_instruction(
-            f"the owner's floor accepts the protections {list(policy.floor)}, this run has {name!r}"
+            f"the owner's floor accepts {list(policy.floor)}, this run has {name!r}"
         )
     if settings.privacy.test_seed is not None and not node.allow_test_seed:
         raise PolicyRefusal.of_instruction(

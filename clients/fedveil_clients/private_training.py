@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from fedveil import randomness
 from fedveil.configuration.training_budget import IdentityBudget, TrainingBudget
-from fedveil.federation import private_steps, rates, training
+from fedveil.federation import private_steps, pulls, rates, training
 from fedveil.privacy import noise, sampling
 from fedveil.private_training import choice
-from fedveil.private_training.base import Batch, Clip
+from fedveil.private_training.base import Batch, Clip, Loss
 from fedveil.private_training.classifier import Classifier, row_losses
 from fedveil.randomness import SecretStream
 from fedveil.records import Tensors, Update
@@ -90,17 +90,12 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
     moved = [*trained, classifier.head.weight] if budget.head == "trained" else trained
     rate = rates.factor(train.schedule, site.stage, round_number)
     lengths = [rate * train.lr] * len(trained) + [rate * train.head_lr]
-    pull = drift.pull(site, tensors, None)
-    streams = Streams.of(_key(site, round_number))
-    gradient = _Gradient(site, budget, classifier, moved)
-    for _ in range(train.local.steps or 0):
-        noisy = gradient.noisy(drawn(site, budget, streams), streams)
-        with torch.no_grad():
-            step = [torch.add(part, own_, alpha=train.weight_decay) for part, own_ in zip(noisy, moved, strict=True)]
-            if pull is not None:
-                step[: len(trained)] = pull(trained, step[: len(trained)])
-            for tensor, part, length in zip(moved, step, lengths, strict=False):
-                tensor.add_(part, alpha=-length)
+
+    def rows(part: Drawn, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return site.features(part.images, number), site.labels[site.place.fed(torch.from_numpy(part.images))]
+
+    learner = Learner(classifier, row_losses(site.federation.head), rows, moved)
+    steps(site, round_number, learner, lengths, drift.pull(site, tensors, None))
     ended = classifier.head.weight.detach()
     training.check_finite(0.0, [ended, *trained], **{"train.lr": train.lr, "train.head_lr": train.head_lr})
     update = {}
@@ -109,6 +104,54 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
         update[name] = np.subtract(value, tensors[name], out=room(value.shape))
     heads.save(round_number, ended.cpu().numpy())
     return Update(site.client_id, update)
+
+
+Rows = Callable[[Drawn, int], tuple[torch.Tensor, torch.Tensor]]
+"""Drawn images, and a number nobody else knows by which they are varied -> a network's rows and labels (B,)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learner:
+    """What private steps move, and what they look at.
+
+    Attributes:
+        network: from rows to outputs (B, K).
+        loss: of outputs and labels, row by row.
+        rows: what it looks at of the images that were drawn.
+        moved: the network's parameters that are trained; all of them are in the one clipped vector of a unit.
+    """
+
+    network: torch.nn.Module
+    loss: Loss
+    rows: Rows
+    moved: list[torch.nn.Parameter]
+
+
+def steps(
+    site: Site, round_number: int, learner: Learner, lengths: list[float], pull: pulls.Pull | None = None
+) -> None:
+    """Take a round's private steps in place: all that is moved is moved by noisy sums alone.
+
+    Args:
+        site: the client.
+        round_number: which round, from 1.
+        learner: what is moved.
+        lengths: learning rate of each tensor.
+        pull: what is added to the step of the first tensors, from public values alone.
+    """
+    train, rounds = site.federation.settings.train, site.federation.total_rounds
+    budget = private_steps.in_round(site.federation.settings, rounds, round_number)
+    streams, moved = Streams.of(_key(site, round_number)), learner.moved
+    gradient = _Gradient(site, budget, learner)
+    for _ in range(train.local.steps or 0):
+        noisy = gradient.noisy(drawn(site, budget, streams), streams)
+        with torch.no_grad():
+            step = [torch.add(part, own, alpha=train.weight_decay) for part, own in zip(noisy, moved, strict=True)]
+            if pull is not None:
+                pulled = len(site.allowed)
+                step[:pulled] = pull(moved[:pulled], step[:pulled])
+            for tensor, part, length in zip(moved, step, lengths, strict=False):
+                tensor.add_(part, alpha=-length)
 
 
 def _key(site: Site, round_number: int) -> bytes:
@@ -148,14 +191,11 @@ def _looked_at(
 class _Gradient:
     """The noisy mean gradient of one client's steps."""
 
-    def __init__(
-        self, site: Site, budget: TrainingBudget, classifier: Classifier, moved: list[torch.nn.Parameter]
-    ) -> None:
-        self._site, self._budget, self._classifier, self._moved = site, budget, classifier, moved
+    def __init__(self, site: Site, budget: TrainingBudget, learner: Learner) -> None:
+        self._site, self._budget, self._learner = site, budget, learner
         self._clip = Clip(budget.clip, budget.clipping)
         self._at_once = site.place.batch or _AT_ONCE
         self._divisor = private_steps.expected_batch(site.federation.settings)
-        self._loss = row_losses(site.federation.head)
         self._engine = choice.engine(budget.gradients)
 
     def noisy(self, these: Drawn, streams: Streams) -> list[torch.Tensor]:
@@ -163,18 +203,17 @@ class _Gradient:
 
         Noise is drawn once per step, whatever was drawn: a step without a unit is noise alone.
         """
-        sums = [torch.zeros(tensor.shape, dtype=torch.float64, device=tensor.device) for tensor in self._moved]
+        sums = [torch.zeros(tensor.shape, dtype=torch.float64, device=tensor.device) for tensor in self._learner.moved]
         place = self._site.place
         for part in parts(these, self._at_once):
             # A step number nobody else knows: which variant a picture gets is one more secret coin of its own, so that
             # a picture more or less in the batch changes no other picture's.
             number = int(streams.variants.words(1)[0] >> np.uint64(2))
-            index = place.fed(torch.from_numpy(part.images))
-            batch = Batch(
-                self._site.features(part.images, number), self._site.labels[index],
-                place.fed(torch.from_numpy(part.unit)), place.fed(torch.from_numpy(part.weight)), part.units,
-            )  # fmt: skip
-            found = self._engine(self._classifier, self._loss, batch, self._moved, self._clip)
+            inputs, labels = self._learner.rows(part, number)
+            unit, weight = place.fed(torch.from_numpy(part.unit)), place.fed(torch.from_numpy(part.weight))
+            batch = Batch(inputs, labels, unit, weight, part.units)
+            learner = self._learner
+            found = self._engine(learner.network, learner.loss, batch, learner.moved, self._clip)
             for total, one in zip(sums, found.tensors, strict=True):
                 total += one
         sigma = torch.tensor((self._budget.noise_multiplier or 0.0) * self._budget.clip, dtype=torch.float64)

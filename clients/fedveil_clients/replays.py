@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.records import Tensors, Update
-from fedveil_clients import private_training, rows, training
+from fedveil_clients import local, rows
 from fedveil_clients.policy import Node
 from fedveil_clients.sites import Site, open_site
 from fedveil_clients.vault import Vault
@@ -58,7 +58,7 @@ def clients(federation: Federation, run_id: str) -> Transport:
     ) -> Iterator[Update]:
         torch.set_num_threads(1)  # as on every engine
         stage = federation.stage_of(number)
-        step = training.train_round if federation.private is None else private_training.train_round
+        step = local.train_round(federation)
         for client in cohort:
             key = client, stage.index
             if key not in sites:

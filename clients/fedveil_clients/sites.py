@@ -104,7 +104,7 @@ def open_site(
     classes = int(people.size + (0 if bank is None else bank.identities.size))
     if federation.private is not None:
         classes = federation.private.rows
-    elif classes < 2:
+    elif classes < 2 and federation.generator is None:
         raise checks.UserError(
             f"Client {client_id} has one person, and a softmax over one class learns nothing: give every client at "
             "least two people, or set train.bank_identities to add procedural faces as negatives."

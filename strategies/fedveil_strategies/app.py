@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     given = context.run_config
     run = instruction.completed(str(given["config"]), shlex.split(os.environ.get(instruction.COORDINATOR_WORDS, "")))
     planning.check_planned(run.settings)
-    run_id = str(given.get("run-id", "")) or runs.new_run_id(run.settings.protection.name)
+    run_id = str(given.get("run-id", "")) or runs.new_run_id(run.settings.method)
     instruction.plain_name(run_id, "run-id")
     seconds = float(given.get("round-timeout", run.settings.engine.round_timeout))
     checks.positive(**{"round-timeout": seconds})

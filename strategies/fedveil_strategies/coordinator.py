@@ -59,7 +59,7 @@ def open_session(
     """
     began = time.perf_counter() if began is None else began
     settings = federation.settings
-    run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.protection.name))
+    run = Run(Path(settings.runs.root), run_id or runs.new_run_id(settings.method))
     federation.check()  # data that cannot be had, or a registry that it cannot fill, leaves no folder behind
     lock = runs.lock(run)
     before = [*run.folder.iterdir()]
@@ -162,6 +162,8 @@ def _claim(run: Run, settings: Config) -> None:
 
 def protection_phase(federation: Federation) -> str:
     """Return the line that announces what is learnt before the first round."""
+    if federation.settings.generator.name != "none":
+        return f"generator {federation.settings.generator.name} (its recogniser is public and stays as it is)"
     learnt = " (learning on public faces)" if federation.protection.needs_fit else ""
     return f"protection {federation.settings.protection.name}{learnt}"
 

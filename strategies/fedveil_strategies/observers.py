@@ -164,7 +164,7 @@ def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol
         )
     made += [
         pictures.roc_curve(
-            folder / "roc.png", [far for far, _ in found.roc], [tar for _, tar in found.roc], settings.protection.name
+            folder / "roc.png", [far for far, _ in found.roc], [tar for _, tar in found.roc], settings.method
         ),
     ]
     shape = session.federation.protection.shape_picture(session.state)

@@ -10,6 +10,7 @@ import torch
 from fedveil.configuration.training_budget import TrainingBudget
 from fedveil.federation import claims, private_steps
 from fedveil.federation.federation import Federation
+from fedveil.generators.base import Losses, Network
 from fedveil.privacy import calibration
 from fedveil.privacy.events import NonPrivate
 from fedveil.privacy.ledger import Ledger, Row
@@ -70,9 +71,15 @@ def _engine(
         return budget.gradients.replace("_", " ")
     place, named = federation.place, dict(backbone.named_parameters())
     inputs = torch.zeros(batch * budget.views, *federation.protection.layout(federation.size), device=place.device)
-    embedding = int(backbone(inputs[:1]).shape[1])
-    network = Classifier(backbone, torch.zeros(budget.rows, embedding, device=place.device), place.precision)
+    network: torch.nn.Module
+    if isinstance(backbone, Network):
+        network, inputs = Losses(backbone), backbone.drawn(inputs, torch.Generator())
+        trained = [named[name] for name in allowed]
+    else:
+        embedding = int(backbone(inputs[:1]).shape[1])
+        network = Classifier(backbone, torch.zeros(budget.rows, embedding, device=place.device), place.precision)
+        trained = [*(named[name] for name in allowed), network.head.weight]
     unit = torch.arange(batch, device=place.device).repeat_interleave(budget.views)
     weight = torch.full(unit.shape, 1.0 / budget.views, device=place.device)
     step = Batch(inputs, torch.zeros_like(unit), unit, weight, batch)
-    return choice.choose(network, step, [*(named[name] for name in allowed), network.head.weight]).words
+    return choice.choose(network, step, trained).words

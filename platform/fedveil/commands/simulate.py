@@ -44,7 +44,7 @@ def prepare(words: Sequence[str], resume: str | None) -> tuple[Federation, str]:
         engine.load("fedveil_clients.vault_folder:usable")(node_words(federation.settings))
         federation.check()  # also reads the data, which the workers inherit
         federation.check_clients()
-        return federation, runs.new_run_id(federation.settings.protection.name)
+        return federation, runs.new_run_id(federation.settings.method)
     where = [word for word in words if word.split("=")[0].split(".")[0] in _FREE]
     root = Path(config.compose(where).runs.root)  # the rest is read beside the run's own settings
     kept = readback.settings_of(runs.open_run(root, resume))
@@ -122,8 +122,11 @@ def without_protection(settings: Config) -> Config:
         settings.policy, floor=None, max_epsilon=None, max_total_epsilon=None, max_client_epsilon=None
     )
     bare_privacy = dataclasses.replace(settings.privacy, client=None, image=None, identity=None)
+    generator = settings.generator
+    if generator.name != "none":
+        generator = Group(generator.name, {**generator.settings, "shared": True})
     return dataclasses.replace(
-        settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy
+        settings, protection=Group(bare.name, bare.settings), policy=off, privacy=bare_privacy, generator=generator
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedveil import config, console, readback, runs
+from fedveil.configuration import plugins
 from fedveil.configuration.schema import Config
 from fedveil.console import clock, percent
 from fedveil.privacy import statements
@@ -42,6 +43,8 @@ def headline(settings: Config, found: Sequence[Statement]) -> str:
         return f"{line}; privacy.test_seed=none draws real noise"
     if any(s.unit == "image" and s.epsilon is not None and s.epsilon <= statements.MEANINGFUL for s in found):
         return f"{line}; a smaller protection.delta gives one, and partition.max_identities says for how many"
+    if settings.generator.name != "none":
+        return f"{line}; privacy.image.epsilon=8, privacy.identity or privacy.client bounds what a generator learns"
     if settings.protection.name == "dctdp":
         mode = dict(settings.protection.settings).get("mode")
         change = "" if mode == "image" else "protection.mode=image "
@@ -53,6 +56,12 @@ def collapse(settings: Config, result: Mapping[str, Any]) -> str:
     """Return what to try after a run whose model tells nobody from anybody."""
     final = result["final"]
     rates = f"EER {percent(final['eer']).strip()}, accuracy {percent(final['accuracy']).strip()}"
+    if settings.generator.name != "none":
+        return (
+            f"Faces that this generator makes anew tell nobody from anybody ({rates}): too little was learnt, or noise "
+            "drowned it. Try a longer public training (`fedveil synthesize`), lower train.lr, or fewer trained tensors "
+            "(train.trainable)."
+        )
     remedy = "lower train.lr and train.head_lr, more train.rounds, or train.warm_start=public"
     if settings.privacy.client is not None:
         remedy = "more clients a round, fewer trained tensors (train.trainable) or a larger privacy.client.epsilon"
@@ -71,6 +80,8 @@ def table(result: Mapping[str, Any], bare: Mapping[str, Any] | None, name: str) 
         rows.append(f"{label:<26}{mine:>14}" + (f"{other:>16}" if bare else ""))
 
     base = bare["final"] if bare else {}
+    if name in plugins.names("generator") and name != "none":
+        rows.append("of faces that the generator made anew, by its frozen recogniser")
     row("accuracy", percent(final["accuracy"]), percent(base.get("accuracy")))
     row("  sd over folds", percent(final["fold_sd"]), percent(base.get("fold_sd")))
     row("  sd over noise draws", percent(final["draw_sd"]), percent(base.get("draw_sd")))
@@ -160,7 +171,7 @@ def closing(
         console.wrapped(headline(settings, found), hang=""),
         "",
         *([console.wrapped(collapse(settings, result), hang=""), ""] if result.get("collapsed") else []),
-        table(result, bare[1] if bare else None, settings.protection.name),
+        table(result, bare[1] if bare else None, settings.method),
         "",
         "ledger",
         ledger(found),
@@ -173,12 +184,17 @@ def closing(
     if bare:
         lines.append(f"unprotected reference: run {bare[0]}")
     tighter = f"  {'fedveil simulate protection.total_epsilon=8':<52} a meaningful budget"
+    after = f"  {'fedveil protect faces/ protection=dctdp':<52} see what would leave"
+    if settings.generator.name != "none":
+        tighter = f"  {'... privacy.image.epsilon=8':<52} a meaningful budget"
+        where = "" if settings.runs.root == "runs" else f" runs.root={settings.runs.root}"
+        after = f"  fedveil synthesize synthesis.generator={result['run_id']}{where}"
     lines += [
         "",
         "next",
         f"  {ui:<52} runs in the MLflow UI",
         *([] if result.get("private") else [tighter]),
-        f"  {'fedveil protect faces/ protection=dctdp':<52} see what would leave",
+        after,
     ]
     return "\n".join(lines)
 

@@ -82,10 +82,16 @@ def _noisy_rounds(unit: str) -> Callable[[_At], bool]:
     return lambda at: asked(at) and at(f"privacy.{unit}.epsilon") != math.inf and at("train.rounds") > 1
 
 
+def _recognises(at: _At) -> bool:
+    return bool(at("generator.name") == "none")
+
+
 def _varied(at: _At) -> bool:
-    return bool(at("train.augment.flip") or at("train.augment.crop") or at("train.augment.jitter"))
+    varied = at("train.augment.flip") or at("train.augment.crop") or at("train.augment.jitter")
+    return bool(varied) or not _recognises(at)
 
 
+_UNITS, _CENTRES = ("image", "identity"), ("head", "rows")
 _STEPS = ("clip", "delta", "sampling_rate", "expected_batch", "clipping", "head", "rows", "gradients")
 """Settings of a budget of private training, beside those that ask for it."""
 
@@ -129,7 +135,12 @@ RULES = (
     Rule(
         ("privacy.image.views", "privacy.identity.views"),
         _varied,
-        "train.augment.flip=true, crop or jitter: equal views of a picture tell nothing new",
+        "train.augment.flip=true, crop or jitter, or generator=id3: equal views of a picture tell nothing new",
+    ),
+    Rule(
+        ("train.head_lr", "head.margin", "head.scale", *(f"privacy.{unit}.{n}" for unit in _UNITS for n in _CENTRES)),
+        _recognises,
+        "generator=none: a generator has no class centres",
     ),
     *(
         Rule((f"privacy.{unit}.noise_end",), _noisy_rounds(unit), "noise (epsilon=8), and train.rounds above 1")

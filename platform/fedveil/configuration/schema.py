@@ -200,7 +200,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name in self.floor or ():
-            checks.one_of(plugins.names("protection"), **{"policy.floor": name})
+            known = [*plugins.names("protection"), *(one for one in plugins.names("generator") if one != "none")]
+            checks.one_of(known, **{"policy.floor": name})
         for name in ("max_epsilon", "max_total_epsilon", "max_client_epsilon"):
             value = getattr(self, name)
             if value is not None:
@@ -286,6 +287,7 @@ class Config:
     tracking: Tracking
     vault: Root
     runs: Root
+    generator: Group = Group("none")
     device: str = "auto"
     device_batch: int | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -293,3 +295,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.device_batch is not None:
             checks.positive(device_batch=self.device_batch)
+
+    @property
+    def method(self) -> str:
+        """The name by which a run's method is known: its protection, or the generator that it trains."""
+        return self.protection.name if self.generator.name == "none" else self.generator.name

@@ -25,9 +25,10 @@ from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
-from fedveil.federation import groups, planning, private_steps, recipe, schedule, training
+from fedveil.federation import generating, groups, planning, private_steps, recipe, schedule, training
 from fedveil.federation.groups import Groups
 from fedveil.federation.schedule import Stage
+from fedveil.generators.base import learnt
 from fedveil.privacy import events
 from fedveil.privacy.events import Event, Relation, Release
 
@@ -47,6 +48,7 @@ class Federation:
         groups.check(self.settings)
         private_steps.check(self.settings, self.protection)
         recipe.check(self.settings, self.protection)
+        generating.check(self.settings)
         for unit, (setting, delta) in planning.deltas(self.settings).items():
             planning.check_delta(setting, delta, self.units(unit), unit, self.settings.policy.max_delta)
 
@@ -64,6 +66,11 @@ class Federation:
     def model(self) -> Any:
         """The backbone's settings, with `build`."""
         return config.build(self.settings, "model")
+
+    @functools.cached_property
+    def generator(self) -> Any | None:
+        """What is trained in the recogniser's place (`generators`), or None: the recogniser is."""
+        return None if self.settings.generator.name == "none" else config.build(self.settings, "generator")
 
     @functools.cached_property
     def head(self) -> Any:
@@ -150,6 +157,8 @@ class Federation:
         Raises:
             fedveil.checks.UserError: naming the settings and the remedy.
         """
+        if self.generator is not None:  # it tells nobody from anybody
+            return
         if self.private is not None:  # class centres are public in number: one person has others to be told from
             return
         bank = 0 if self.bank is None else self.bank.identities.size
@@ -235,15 +244,17 @@ class Federation:
         return stage.phase.network(self.model, self.size, state, generator)
 
     def backbone(self) -> nn.Module:
-        """Return the recogniser's initial backbone, from the public seed."""
+        """Return the initial backbone, from the public seed: the recogniser's, or a generator around it."""
         generator = randomness.public_torch(self.settings.seed, "backbone")
         built: nn.Module = self.protection.network(self.model, self.size, generator)
-        return built
+        return built if self.generator is None else generating.network(self.settings, self.generator, built, self.size)
 
     def trainable(self, names: list[str], stage: Stage | None = None) -> tuple[str, ...]:
         """Return the allow-list: the only tensors that are aggregated and that an update may carry; all, in a phase."""
         if stage is not None and stage.phase is not None:
             return tuple(names)
+        if self.generator is not None:
+            names = learnt(names)
         return training.select_trainable(names, self.settings.train.trainable)
 
     # --- what is released ----------------------------------------------------------------------------------------
@@ -283,6 +294,8 @@ class Federation:
         Raises:
             fedveil.checks.UserError: images of a size that the protection cannot serve.
         """
+        if self.generator is not None:
+            return generating.UNBOUNDED
         event: Event = self.protection.planned(
             self.size, self.releases_per_image, self.settings.partition.max_images_per_identity
         )
@@ -290,6 +303,8 @@ class Federation:
 
     def release_event(self, state: Mapping[str, torch.Tensor]) -> Event:
         """Return the event of one client's images over the whole run: the same on both sides."""
+        if self.generator is not None:
+            return generating.UNBOUNDED
         event: Event = self.protection.event(
             self.size, state, self.releases_per_image, self.settings.partition.max_images_per_identity
         )

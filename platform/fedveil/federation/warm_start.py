@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedveil import checks, randomness, runs
 from fedveil.configuration.schema import Config
-from fedveil.federation import room, starting, training
+from fedveil.federation import generating, room, starting, training
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.privacy.events import NonPrivate
@@ -43,6 +43,7 @@ def checkpoint(settings: Config) -> Path | None:
         fedveil.checks.UserError: no such run or file, or a network that cannot start without one.
     """
     warm = settings.train.warm_start
+    generating.check_start(settings)
     if warm in (None, PUBLIC):
         if settings.model.settings.get("norm") == "affine":
             raise checks.UserError(

@@ -53,6 +53,13 @@ def _recipe(settings: Config) -> str:
     lines = [
         f"{train.clients} clients train `{settings.model.name}` on faces of {data}, protected by "
         f"`{settings.protection.name}`: {_lower(plugins.summary('protection', settings.protection.name))}",
+    ]
+    if settings.generator.name != "none":
+        lines = [
+            f"{train.clients} clients train the generator `{settings.generator.name}` on faces of {data}. Accuracy is "
+            "that of its frozen recogniser on faces that the generator made anew.",
+        ]
+    lines += [
         f"In each of {train.rounds} rounds {joined} and takes {local} of batches of {train.batch_size}; the "
         f"coordinator sums the updates (`{settings.aggregation.name}`).",
     ]
