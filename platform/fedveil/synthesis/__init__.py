@@ -1,0 +1,5 @@
+"""Synthetic faces: how they are sampled from a conditional generator, filtered, and judged.
+
+The method is ID3 (NeurIPS 2024, https://arxiv.org/abs/2409.17576). A synthetic face is not anonymous by construction:
+`leakage` looks for the faces that the generator was trained on.
+"""
