@@ -42,7 +42,7 @@ class Denoiser(nn.Module):
             block_out_channels=widths,
             down_block_types=tuple("AttnDownBlock2D" if one else "DownBlock2D" for one in attends),
             up_block_types=tuple("AttnUpBlock2D" if one else "UpBlock2D" for one in reversed(attends)),
-            attention_head_dim=_HEAD,
+            attention_head_dim=min(_HEAD, width),
             norm_num_groups=GROUPS,
             class_embed_type="identity",
             resnet_time_scale_shift="scale_shift",
