@@ -5,6 +5,7 @@ The comments of the YAML files are the reference; a test writes the page again a
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import re
 import types
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from fedveil.commands.synthesize import chosen as synthesize
 from fedveil.configuration import files, idle, marks, plugins, schema, typed, words
 
 HEAD = """\
@@ -95,7 +97,9 @@ def kind(hint: Any) -> str:
         return " or ".join(["none" if part is type(None) else kind(part) for part in arguments])
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
-    if origin is tuple:
+    if origin is collections.abc.Mapping:
+        return f"block of {kind(arguments[1])}s by name"
+    if origin is tuple or origin is list:
         return f"list of {kind(arguments[0])}s"
     if dataclasses.is_dataclass(hint):
         return "block {" + ", ".join(field.name for field in dataclasses.fields(hint)) + "}"
@@ -172,7 +176,22 @@ def group_tables() -> str:
             ]
             body = table(rows) if rows else "No settings."
             parts.append(f"### `{group}={name}`\n\n" + (f"{about}\n\n" if about else "") + body)
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *synthesis_tables()])
+
+
+def synthesis_tables() -> Iterator[str]:
+    """Yield one table per tier of `fedveil synthesize`."""
+    yield "## Group `synthesis`"
+    yield "Read by `fedveil synthesize`; no part of a run's configuration. `words` are words of the configuration."
+    known = synthesize.kinds()
+    for name in files.choices(synthesize.GROUP):
+        text = (files.folder() / synthesize.GROUP / f"{name}.yaml").read_text()
+        about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
+        rows = [
+            (f"synthesis.{entry.key}", entry.value, kind(known.get(entry.key, list[str])), entry.note)
+            for entry in entries(text)
+        ]
+        yield f"### `synthesis={name}`\n\n{about}\n\n{table(rows)}"
 
 
 def beside() -> str:

@@ -61,7 +61,10 @@ from flwr.supercore import update_check
 print("UPDATE CHECK OFF", update_check.os.getenv(update_check.FLWR_DISABLE_UPDATE_CHECK) == "1")
 """
 
-OFF = ("FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "RAY_USAGE_STATS_ENABLED", "MLFLOW_DISABLE_TELEMETRY")
+OFF = (
+    "FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "RAY_USAGE_STATS_ENABLED", "MLFLOW_DISABLE_TELEMETRY",
+    "HF_HUB_DISABLE_TELEMETRY",
+)  # fmt: skip
 
 
 def run(code: str, folder: Path, **environment: str) -> str:
@@ -91,5 +94,5 @@ def test_the_guard_sees_an_attempt(tmp_path: Path) -> None:
 
 def test_the_switches_are_set_by_importing_fedveil_and_yield_to_the_user(tmp_path: Path) -> None:
     code = f"import os, fedveil\nprint([os.environ[name] for name in {OFF!r}])\n"
-    assert "['0', '1', '0', 'true']" in run(code, tmp_path)
-    assert "['1', '1', '0', 'true']" in run(code, tmp_path, FLWR_TELEMETRY_ENABLED="1")
+    assert "['0', '1', '0', 'true', '1']" in run(code, tmp_path)
+    assert "['1', '1', '0', 'true', '1']" in run(code, tmp_path, FLWR_TELEMETRY_ENABLED="1")

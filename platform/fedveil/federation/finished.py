@@ -31,6 +31,11 @@ def model_of(own: Config, run_id: str) -> Model:
     """
     run = runs.open_run(Path(own.runs.root), run_id)
     kept = readback.settings_of(run)
+    if kept.generator.name != "none":
+        raise checks.UserError(
+            f"Run {run_id} trained a generator of faces, which recognises nobody: `fedveil synthesize "
+            f"synthesis.generator={run_id}` draws faces from it and judges them."
+        )
     here = dataclasses.replace(kept, device=own.device, device_batch=own.device_batch, runs=own.runs)
     federation = Federation(here)
     readback.result_of(run)
