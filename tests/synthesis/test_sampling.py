@@ -140,6 +140,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     assert equal(made(tmp_path), made(tmp_path / "again"))
 
 
+def test_kept_anchors_near_a_real_person_are_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    path = tmp_path / "anchors.npz"
+    arrays, meta = runs.unpack(path)
+    arrays["vectors"][3] = REAL[2]
+    runs.write_packed(path, arrays, meta)
+    with pytest.raises(checks.UserError, match="holds no anchors of this set"):
+        made(tmp_path)
+
+
 def test_a_block_of_another_place_is_refused(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "block-00001.npz").write_bytes((tmp_path / "block-00000.npz").read_bytes())

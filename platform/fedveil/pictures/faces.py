@@ -85,6 +85,7 @@ def face_grid(path: Path, rows: Mapping[str, NDArray[np.uint8]], header: str = "
     width, height = margin + side * count + 0.1, top + side * len(rows) + 0.05
     figure, axes = style.figure(width, height, header, len(rows))
     figure.set_layout_engine(None)  # every place is known
+    figure.suptitle(header, fontsize=11, color=style.INK, x=0.01, y=1 - 0.1 / height, ha="left")  # a share of it is low
     figure.subplots_adjust(margin / width, 0.05 / height, 1 - 0.1 / width, 1 - top / height, hspace=0.06)
     for panel, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         panel.imshow(_beside(images), interpolation="nearest")  # a row is one picture: axes are what drawing costs

@@ -20,7 +20,7 @@ _TURNS, _PATIENCE = 30, 4  # at most so many turns; so many without a new anchor
 _LEAST, _EAGER = 16, 8  # candidates of a turn: at least so many, at most so many times what is missing
 _BESIDE = 1024  # candidates, and accepted anchors, that repel one another in one step
 _SHARPNESS = (10.0, 100.0)  # b of the first and the last step
-_STRIDE, _SLACK = 0.1, 1.5  # of the first step, in radii; the radius beyond the mean one, two standard deviations
+_STRIDE, _SLACK = 0.1, 2.0  # of the first step, in radii; beyond the mean radius, in standard deviations
 _CHUNK = 2**24  # cosines at a time
 
 
@@ -54,7 +54,8 @@ def anchors(
 
     Candidates begin as plausible embeddings, the direction of mean + factor @ n with n ~ N(0, I), and repel one another
     and the anchors that are there: gradient steps in n on log sum exp(b <w_i, w_j>) / b, b growing from 10 to 100, each
-    projected back into the ball of usual n. So they stay in the span of public embeddings and at a usual distance.
+    projected back to usual lengths of n and of factor @ n. So they stay in the span of public embeddings, and
+    as near to their mean as those are.
 
     Args:
         count: K.
@@ -72,7 +73,6 @@ def anchors(
     """
     checks.positive(identities=count, packing_steps=steps)
     checks.within(-1, 1, threshold=threshold, farthest=farthest)
-    people = _directions(real, len(mean))
     kept, spare = (np.zeros((0, len(mean)), np.float32) for _ in range(2))
     tried = near_real = near_other = idle = 0
     for turn in range(_TURNS):  # where nobody is allowed, turns go on; where no more fit apart, they end
@@ -82,7 +82,7 @@ def anchors(
         able = (tried - near_real + 1) / (tried + 1)  # share of candidates that are near nobody, so far
         wanted = max(min(math.ceil(missing / able), _EAGER * missing), min(_LEAST, count))
         found = _packed(wanted, mean, factor, kept, randomness.public_torch(seed, "anchors", turn), steps)
-        allowed = largest_cosines(found, people) <= threshold
+        allowed = far_from(found, real, threshold)
         tried, near_real = tried + wanted, near_real + int((~allowed).sum())
         before = len(kept)
         kept, left = _apart(kept, found[allowed], farthest, count)
@@ -91,14 +91,24 @@ def anchors(
     if len(kept) + len(spare) < count:
         raise checks.UserError(
             f"Only {len(kept) + len(spare)} of identities={count} anchors have no real face of the generator's "
-            f"training nearer than a cosine of {threshold:.3f}, after {tried} tries against {len(people)} faces. Ask "
+            f"training nearer than a cosine of {threshold:.3f}, after {tried} tries against {len(real)} faces. Ask "
             "for fewer identities, or use a recogniser that tells people better apart: its embeddings have room."
         )
     kept = _filled(kept, spare, count)
     return Anchors(
         kept, tried, near_real, near_other, float(_largest_of_others(kept).max()),
-        float(largest_cosines(kept, people).max()),
+        float(largest_cosines(kept, _directions(real)).max()),
     )  # fmt: skip
+
+
+def far_from(rows: NDArray[Any], real: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
+    """Return (N,) whether no real face's embedding (M, D) has a cosine above a threshold to a row (N, D) of length one.
+
+    Raises:
+        fedveil.checks.UserError: a real face has no direction, or there is none.
+    """
+    checks.same_shape((len(real), rows.shape[1]), real=real.shape)
+    return largest_cosines(rows, _directions(real)) <= threshold
 
 
 def largest_cosines(rows: NDArray[Any], others: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,9 +122,8 @@ def largest_cosines(rows: NDArray[Any], others: NDArray[np.float64]) -> NDArray[
     return np.concatenate([part.max(axis=1) for part in parts]) if parts else np.zeros(0)
 
 
-def _directions(real: NDArray[Any], dimension: int) -> NDArray[np.float64]:
+def _directions(real: NDArray[Any]) -> NDArray[np.float64]:
     """Return rows of length one; a row without a direction would be near nobody, and is refused."""
-    checks.same_shape((len(real), dimension), real=real.shape)
     rows = real.astype(np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     if not len(rows) or not (np.isfinite(length) & (length > 0)).all():
@@ -130,8 +139,10 @@ def _packed(
 ) -> NDArray[np.float32]:
     """Return (count, D) plausible directions that repelled one another and the fixed ones."""
     mean, factor, there = mean.cpu().float(), factor.cpu().float(), torch.from_numpy(fixed)
-    radius = math.sqrt(factor.shape[1]) + _SLACK
-    n = _inside(torch.randn(count, factor.shape[1], generator=coins), radius)
+    identity = torch.eye(factor.shape[1])
+    bounds = [(shape, _usual_length(shape)) for shape in (identity, factor)]
+    radius = bounds[0][1]
+    n = _inside(torch.randn(count, factor.shape[1], generator=coins), bounds)
     total = steps * math.ceil(count / _BESIDE) if count + len(fixed) > 1 else 0
     for step in range(total):
         left = 1.0 - step / total
@@ -148,15 +159,24 @@ def _packed(
         uphill = torch.softmax(sharpness * cosines, 1) @ others
         slope = ((uphill - w * (w * uphill).sum(1, keepdim=True)) / length) @ factor
         slope = slope / slope.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        n[rows] = _inside(n[rows] - _STRIDE * radius * left * slope, radius)
+        n[rows] = _inside(n[rows] - _STRIDE * radius * left * slope, bounds)
     raw = mean + n @ factor.T
     found: NDArray[np.float32] = torch.nn.functional.normalize(raw).numpy()
     return found
 
 
-def _inside(n: torch.Tensor, radius: float) -> torch.Tensor:
-    shrunk: torch.Tensor = n * (radius / n.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
-    return shrunk
+def _usual_length(factor: torch.Tensor) -> float:
+    """Return the mean length of factor @ n and two standard deviations, to first order."""
+    spectrum = torch.linalg.svdvals(factor.double()) ** 2
+    total = float(spectrum.sum())
+    return math.sqrt(total) + _SLACK * math.sqrt(float((spectrum**2).sum()) / (2 * max(total, 1e-12)))
+
+
+def _inside(n: torch.Tensor, bounds: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
+    """Return rows that are shortened until factor @ n is at most as long as each bound says."""
+    for factor, longest in bounds:
+        n = n * (longest / (n @ factor.T).norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+    return n
 
 
 def _apart(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil import checks, config, runs
+from fedveil import checks
 from fedveil.attacks.base import Progress, silent
 from fedveil.device import HOST, Place
-from fedveil.synthesis import _blocks, variation
-from fedveil.synthesis.anchors import Anchors, anchors, largest_cosines
+from fedveil.synthesis import _blocks, _folder, variation
+from fedveil.synthesis.anchors import Anchors, anchors, far_from
 from fedveil.synthesis.base import Generator
 from fedveil.synthesis.sampler import Ddim, times
 
 _LEAST = 2  # pictures of a person, without which nobody learns anything from it
 _BATCHES = 4  # in a block: what an interruption costs at most
-_REMEDY = "Choose another folder, or remove this one to begin anew."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +133,16 @@ def generate(
     times(len(generator.alphas), sampling.ddim_steps)
     generator.to(place.device)
     generator.eval()
-    digest = _digest(generator, sampling, real, threshold, seed, place)
-    _claim(folder, digest)
-    packed = _anchors(generator, sampling, real, threshold, seed, folder / "anchors.npz", digest)
+    digest = _folder.digest_of(generator, dataclasses.asdict(sampling), real, threshold, seed, place)
+    _folder.claim(folder, digest)
+
+    def pack() -> Anchors:
+        mean, factor = generator.identity_mean, generator.identity_factor
+        return anchors(
+            sampling.identities, mean, factor, real, seed, threshold, sampling.apart, sampling.packing_steps
+        )  # fmt: skip
+
+    packed = _folder.kept_anchors(folder / "anchors.npz", digest, real, threshold, pack)
     batch = min(sampling.batch, place.batch or sampling.batch)
     drawing = _blocks.Drawing(
         generator, sampling.ddim, packed.vectors, sampling.images, sampling.farthest, sampling.nearest, sampling.keep,
@@ -162,69 +167,17 @@ def _teller(progress: Progress, before: int, total: int) -> Callable[[int], None
     return lambda done: progress("drawing faces", before + done, total)
 
 
-def _digest(
-    generator: Generator, sampling: Sampling, real: NDArray[Any], threshold: float, seed: int, place: Place
-) -> str:
-    """Return what stands for everything that a set depends on."""
-    hasher = hashlib.sha256()
-    for name, tensor in sorted(generator.state_dict().items()):
-        hasher.update(name.encode())
-        hasher.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    hasher.update(np.ascontiguousarray(real).data)
-    where = [place.device.type, place.precision, place.batch]
-    return config.hashed([dataclasses.asdict(sampling), float(threshold), seed, where, hasher.hexdigest()])
-
-
-def _claim(folder: Path, digest: str) -> None:
-    """Write whose folder it is, or refuse one of another set."""
-    path = folder / "set.json"
-    if path.exists():
-        if runs.read_json(path, "description of a synthetic set", {"digest": str}, _REMEDY)["digest"] != digest:
-            raise checks.UserError(
-                f"{folder} holds synthetic faces of another generator, seed, device or other settings. {_REMEDY}"
-            )
-    elif any(folder.glob("block-*.npz")):
-        raise checks.UserError(f"{folder} holds synthetic faces that nothing describes. {_REMEDY}")
-    else:
-        runs.write_json(path, {"digest": digest})
-
-
-def _anchors(
-    generator: Generator, sampling: Sampling, real: NDArray[Any], threshold: float, seed: int, path: Path, digest: str
-) -> Anchors:
-    if path.is_file():
-        arrays, meta = runs.unpack(path, "file of anchors", "Remove it: they are packed again.")
-        if meta.get("digest") == digest and set(meta.get("packing", {})) == set(_plain_fields()):
-            return Anchors(arrays["vectors"], **meta["packing"])
-        raise checks.UserError(f"{path} holds no anchors of this set. Remove it: they are packed again.")
-    packed = anchors(
-        sampling.identities, generator.identity_mean, generator.identity_factor, real, seed, threshold, sampling.apart,
-        sampling.packing_steps,
-    )  # fmt: skip
-    runs.write_packed(path, {"vectors": packed.vectors}, {"digest": digest, "packing": _plain(packed)})
-    return packed
-
-
-def _plain_fields() -> list[str]:
-    return [field.name for field in dataclasses.fields(Anchors) if field.name != "vectors"]
-
-
-def _plain(packed: Anchors) -> dict[str, float]:
-    return {name: getattr(packed, name) for name in _plain_fields()}
-
-
 def _near_real(
     generator: Generator, real: NDArray[Any], threshold: float, place: Place
 ) -> Callable[[NDArray[np.uint8]], int]:
     """Return what counts the pictures that the generator's recogniser takes for somebody whom it learnt from."""
-    people = real.astype(np.float64) / np.linalg.norm(real.astype(np.float64), axis=1, keepdims=True)
 
     @torch.no_grad()
     def count(images: NDArray[np.uint8]) -> int:
         found = 0
         for start in range(0, len(images), 256):
             pixels = _blocks.to_pixels(torch.from_numpy(images[start : start + 256])).to(place.device)
-            found += int((largest_cosines(generator.embed(pixels).float().cpu().numpy(), people) > threshold).sum())
+            found += int((~far_from(generator.embed(pixels).float().cpu().numpy(), real, threshold)).sum())
         return found
 
     return count
@@ -258,4 +211,4 @@ def _together(
         "asked": sampling.identities * sampling.images, **counts, "dropped_few": int((~stays).sum()),
         "dropped_people": sampling.identities - people.size, "near_real": near_real(images),
     }  # fmt: skip
-    return Drawn(images, labels, packed.vectors[people], people.astype(np.int64), counts, _plain(packed))
+    return Drawn(images, labels, packed.vectors[people], people.astype(np.int64), counts, _folder.numbers(packed))
