@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from fedveil.configuration.schema import Policy
 from fedveil.data.faces import FaceSet
-from fedveil.federation import claims
+from fedveil.federation import claims, synthetic
 from fedveil.federation.federation import Federation
 from fedveil.privacy.events import Event, LocalRelease, NonPrivate
 from fedveil.privacy.ledger import GALLERY, Book, Held, Row, deal_of
@@ -114,7 +114,8 @@ def accept(federation: Federation, run_id: str, vault: Vault, client: Joining) -
     note = claims.note_of(federation)
     wanted = []
     if federation.counts(event):
-        wanted.append(Row(run_id, own if again else subject, "spent", event, note, mechanism=tag))
+        left = synthetic.booked(settings, event)
+        wanted.append(Row(run_id, own if again else subject, "spent", left, note, mechanism=tag))
     if federation.private is not None:
         steps = federation.private_schedule
         wanted.append(Row(run_id, subject, "spent" if isinstance(steps, NonPrivate) else "reserved", steps, note))

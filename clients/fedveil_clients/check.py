@@ -21,7 +21,7 @@ from typing import Any
 from fedveil import checks
 from fedveil.configuration.schema import Policy
 from fedveil.data.faces import FaceSet
-from fedveil.federation import claims
+from fedveil.federation import claims, synthetic
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements, totals
 from fedveil.privacy.ledger import Held
@@ -66,8 +66,9 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
     lines += ["", "floor and limits" if own else "floor and limits (the coordinator's: the node has none of its own)"]
     lines += _indented(_limits(rule) or ["none: everything is accepted"])
     schedule = settings.privacy.client is not None
+    learnt = synthetic.learnt(here.home.settings)  # of this machine's files: where a backbone starts is not told
     lines += ["", "the run would release" + (", and reserve at client level" if schedule else "")]
-    lines += _claims(claims.planned(run, run.planned_event).statements)
+    lines += _claims(claims.planned(run, run.planned_event, learnt=learnt).statements)
     refusal = ""
     try:
         policy.check(run, here.node, run.planned_event)

@@ -26,7 +26,7 @@ from fedveil.data import decode
 from fedveil.federation import claims
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
-from fedveil.privacy.events import NonPrivate
+from fedveil.privacy.events import NonPrivate, Synthetic
 from fedveil.privacy.ledger import EVERYBODY, Row, checked_name, deal_of
 from fedveil.randomness import SecretStream, os_key
 from fedveil_clients import booking, policy
@@ -94,7 +94,8 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
         booking.enrolled(own.policy, run_id, node, vault, event, vault.picture_tags(contents))
     except policy.PolicyRefusal as refusal:
         raise checks.UserError(f"Refused: {refusal}.") from refusal
-    row = Row(run_id, owner, "spent", event)
+    learnt = [one for one in readback.ledger_of(run).rows(run_id) if isinstance(one.event, Synthetic)]
+    rows = [*learnt, Row(run_id, owner, "spent", event)]
     features = _released(convert, inputs, state)
     buffer = io.BytesIO()
     np.savez(
@@ -105,7 +106,7 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
     shape = "x".join(map(str, features.shape[1:]))
     lines = [f"{out}: {len(features)} faces through {name}, {shape} each, {features.nbytes / 1e6:.1f} MB"]
     lines += [f"left out: {problem}" for problem in problems]
-    said = (statements.claim(one) for one in claims.of_run(federation, [row]).statements)
+    said = (statements.claim(one) for one in claims.of_run(federation, rows).statements)
     lines += [textwrap.fill(text, 80, subsequent_indent="  ") for text in said]
     lines.append(f"booked for {owner}: fedveil ledger --owner {owner}")
     return "\n".join(lines)

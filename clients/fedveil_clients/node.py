@@ -20,7 +20,7 @@ from fedveil import checks
 from fedveil import device as devices
 from fedveil.configuration import plugins, text
 from fedveil.configuration.schema import Group, Policy
-from fedveil.federation import instruction
+from fedveil.federation import instruction, synthetic
 from fedveil.federation.federation import Federation
 from fedveil.privacy import ledger
 from fedveil_clients import vault_folder
@@ -33,6 +33,7 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "num-partitions": (int, "set by Flower's simulation; not read"),
     "data-set": (str, "the owner's stable id of the data set, in the owner's ledger; without / and *"),
     "data-root": (str, "folder or file of the owner's own faces"),
+    "identity-bank": (str, "the owner's copy of the synthetic faces of a run with train.identity_bank=synthetic"),
     "vault-root": (str, "the owner's private folder: key, noisy copies, class centres, ledger"),
     "floor": (str, "protections that the owner accepts, with commas between them"),
     "max-epsilon": (float, "largest image-level epsilon of one run"),
@@ -50,6 +51,7 @@ WORDS: Mapping[str, tuple[type, str]] = {
 }
 """Word of a node's configuration -> its type and meaning."""
 
+_PLACES = ("data-root", "identity-bank", "vault-root")
 _UNREADABLE = "This node's file of words cannot be read."
 _LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon")
 _DELTAS = ("client-delta", "image-delta", "max-delta")
@@ -76,6 +78,7 @@ class Node:
         allow_test_seed: fixed noise is acceptable (simulations, tests).
         policy: the node's policy; None takes the run configuration's, as a simulation does.
         data_root: where this owner's own pictures are; None where the source draws its faces.
+        identity_bank: where this owner's copy of the run's synthetic negatives is; None: nowhere.
         vault_root: where this owner's vault is; None: nowhere, so nothing can be accepted.
         simulated: one of a simulation's nodes, whose data and vault serve the whole registry.
         device: where this node computes.
@@ -90,6 +93,7 @@ class Node:
     simulated: bool = False
     device: str = "auto"
     device_batch: int | None = None
+    identity_bank: str | None = None
 
     def place(self, run: Federation) -> devices.Place:
         """Return where this node computes, in the precision that the run asks for.
@@ -112,9 +116,10 @@ class Node:
         """Return the federation over the pictures that this node names: all of one owner's own, or a simulation's.
 
         Raises:
-            NodeError: the run's source has a place and the node names none, or the other way round.
+            NodeError: the run's source has a place and the node names none, or the other way round; or the run has
+                synthetic negatives, and the node names no file of them.
         """
-        return _home(run, self.data_root, not self.simulated)
+        return _home(run, self.data_root, not self.simulated, self.identity_bank)
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,8 +134,16 @@ def _vault(vault_root: str, data_root: str | None, here: str) -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _home(run: Federation, data_root: str | None, alone: bool) -> Federation:
+def _home(run: Federation, data_root: str | None, alone: bool, bank: str | None) -> Federation:
     settings = run.settings
+    if synthetic.has_bank(settings) and bank is None:
+        raise NodeError(
+            "The run has synthetic negatives (train.identity_bank=synthetic) and this node has none: set "
+            "identity-bank=FILE, its copy of the coordinator's set, in its configuration."
+        )
+    if synthetic.has_bank(settings) and settings.train.synthetic != bank:
+        settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, synthetic=bank))
+        run = Federation(settings)
     place = instruction.place_of(settings.data.name)
     if place is None and data_root is not None:
         raise NodeError(f"data={settings.data.name} has no place that this node's data-root could be.")
@@ -235,6 +248,7 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
         simulated=read.get("simulated", False),
         device=str(words.get("device", "auto")),
         device_batch=read.get("device-batch"),
+        identity_bank=read.get("identity-bank"),
     )
 
 
@@ -258,7 +272,7 @@ def _read(word: str, value: Any) -> Any:
         return _truth(word, value)
     if word == "floor":
         return _floor(value)
-    if word in ("data-root", "vault-root"):
+    if word in _PLACES:
         _place(word, value)
         return value
     if kind is str:
@@ -355,7 +369,7 @@ def read(path: Path) -> dict[str, Any]:
     floor = words.get("floor")
     if isinstance(floor, list) and all(isinstance(name, str) for name in floor):
         words["floor"] = ",".join(floor)
-    for word in ("data-root", "vault-root"):
+    for word in _PLACES:
         if word in words and not isinstance(words[word], (list, dict)):
             words[word] = str(file.absolute().parent / _place(word, words[word]))
     node_of("", words, "")

@@ -50,6 +50,7 @@ def clients(federation: Federation, run_id: str) -> Transport:
     node = Node(
         "references", allow_test_seed=True, vault_root=settings.vault.root, simulated=True, device=settings.device,
         device_batch=settings.device_batch, data_root=None if where is None else str(settings.data.settings[where]),
+        identity_bank=settings.train.synthetic,
     )  # fmt: skip
     sites: dict[tuple[str, int], Site] = {}
 

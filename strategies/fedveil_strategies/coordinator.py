@@ -19,12 +19,12 @@ import torch
 from fedveil import checks, config, device, readback, records, runs
 from fedveil.configuration.schema import Config
 from fedveil.console import Console
-from fedveil.federation import claims, warm_start
+from fedveil.federation import claims, synthetic, warm_start
 from fedveil.federation.federation import Federation
 from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.tensors import set_tensors
 from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID
-from fedveil.privacy.events import Event, LocalRelease
+from fedveil.privacy.events import Event, LocalRelease, Synthetic
 from fedveil.privacy.ledger import Ledger, Row
 from fedveil.records import Failure, Tensors, Update
 from fedveil.runs import Run
@@ -110,7 +110,8 @@ def _opened(
         for line in private.lines(backbone, plan.allowed):
             console.say(textwrap.fill(line, 80))
     start = rounds.State(int(meta["round"]), tensors, optimiser, meta.get("memory", {}))
-    planned = claims.planned(federation, event, LIVE_GRID)
+    learnt = [row.event for row in Ledger(run.ledger).rows(run.run_id) if isinstance(row.event, Synthetic)]
+    planned = claims.planned(federation, event, LIVE_GRID, learnt)
     if said := mirror.store_of(settings).said:
         console.say(said)
     tracker = mirror.start(federation, run, planned.noise_source == "operating system", parent)
@@ -171,7 +172,9 @@ def protection_phase(federation: Federation) -> str:
 def _book(
     federation: Federation, run: Run, event: Event, state: Mapping[str, torch.Tensor], continued: bool
 ) -> None:
-    """Write to the run's ledger what it will release of an image, and a start that nobody declared public.
+    """Write to the run's ledger what it will release of an image, and starts and synthetic faces that tell of somebody.
+
+    What synthetic faces were made from is read when a run begins: when it goes on, their file may be gone.
 
     Copies that are drawn once are one release of their mechanism, however often the run was interrupted; another
     mechanism draws other copies, and is a row of its own. Without kept copies every attempt draws afresh, unless the
@@ -181,7 +184,9 @@ def _book(
     leak = warm_start.leak(federation.settings)
     if leak is not None:
         ledger.append_once(Row(run.run_id, "run", "spent", leak, note))
-    if not federation.counts(event):
+    for learnt in () if continued else synthetic.learnt(federation.settings):
+        ledger.append_once(Row(run.run_id, "run", "spent", learnt, note))
+    if not claims.tells(federation, event):
         return
     kept = isinstance(event, LocalRelease) and event.releases == 1
     row = Row(run.run_id, "run", "spent", event, note, mechanism=mechanism_id(federation, state).hex() if kept else "")

@@ -94,7 +94,7 @@ def _required(group, name):
     """Settings without a usable default: paths."""
     if group != "data" or name == "procedural":
         return []
-    return [f"data.{'path' if name in ('packed', 'rec', 'lst') else 'root'}=somewhere"]
+    return [f"data.{'path' if name in ('packed', 'rec', 'lst', 'synthetic') else 'root'}=somewhere"]
 
 
 @pytest.mark.parametrize("name", files.choices("study"))

@@ -16,6 +16,9 @@ from PIL import Image
 from fedveil import checks, cli, config, runs, tracking
 from fedveil.commands.audit import audit
 from fedveil.commands.sweep import report as sweep_report
+from fedveil.data import provenance, synthetic_set
+from fedveil.data.sources.procedural import draw_faces
+from fedveil.federation import synthetic
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.ledger import Ledger
@@ -268,6 +271,45 @@ def test_a_run_whose_state_is_lost_pays_for_both_mechanisms(
     result = json.loads(Path("o.json").read_text())
     doors(result, told, capsys)
     assert next(one["epsilon"] for one in result["statements"] if one["unit"] == "image") == 16.0
+
+
+NOISY = statements.Statement(
+    "client", "zero-out", "every released global model", "noise", 3.0, 1e-8, "formal", True, ("trusted",)
+)
+SYNTHETIC = {
+    "data": ["data=synthetic", "data.path=set.npz", "data.pairs=8", "protection=none"],
+    "start": ["train.warm_start=synthetic", "train.warm_steps=1", "train.synthetic=set.npz", *PROTECTIONS["kept"],
+              *LEVELS["noise"], "privacy.client.delta=1e-6"],  # the sum of deltas has to be small, too
+    "bank": ["train.identity_bank=synthetic", "train.bank_identities=2", "train.synthetic=set.npz",
+             *PROTECTIONS["kept"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("use", "mode", "client"),
+    [("data", "public", "absent"), ("data", "federated", 3.0), ("data", "shared", "absent"), ("start", "public", 4.0),
+     ("start", "federated", 7.0), ("start", "shared", None), ("bank", "federated", "absent"),
+     ("bank", "shared", "absent")],
+)  # fmt: skip
+def test_every_door_says_what_synthetic_faces_were_made_from_when_they_are_gone(
+    use: str, mode: provenance.Mode, client: float | str | None, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = draw_faces(3, 50, 6, 3, 32)
+    made = provenance.Provenance(mode, "a" * 64, "ten clinics", (NOISY.to_dict(),) if mode == "federated" else ())
+    synthetic_set.write(Path("set.npz"), faces.images(), faces.labels, made)
+    synthetic._faces.cache_clear()
+    words = [word for word in SMALL if use != "data" or not word.startswith("data.")]
+    assert cli.main(["simulate", *words, *SYNTHETIC[use], "--json", "o.json", "--plain"]) == 0
+    result = json.loads(Path("o.json").read_text())
+    Path("set.npz").unlink()
+    doors(result, told, capsys)
+    found = {one["unit"]: one["epsilon"] for one in result["statements"]}
+    assert found.get("client", "absent") == (pytest.approx(client, rel=0.02) if isinstance(client, float) else client)
+    if mode == "shared":
+        assert set(found.values()) == {None}
+    elif use != "data":  # an image is a part of a client who is replaced: twice 3
+        assert found["image"] == (8.0 if mode == "public" else 14.0)
+    assert result["private"] == (mode == "federated" or (use, mode) == ("start", "public"))
 
 
 def test_a_gallery_claims_what_its_run_does(told: Told, capsys: pytest.CaptureFixture[str]) -> None:

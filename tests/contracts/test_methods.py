@@ -72,6 +72,7 @@ def test_a_data_source_says_what_it_is_and_refuses_a_missing_place(name):
         "lst": ["data.path=/nonexistent/train.lst", "data.evaluation=procedural"],
         "rec": ["data.path=/nonexistent/train.rec", "data.evaluation=procedural"],
         "lfw": ["data.root=/nonexistent/lfw"],
+        "synthetic": ["data.path=/nonexistent/set.npz"],
     }.get(name)
     if words is None:
         split = built("data", name, "data.identities=3", "data.pairs=10").load(1)

@@ -172,10 +172,13 @@ def _strangers(federation: Federation, known: FaceSet) -> FaceSet:
     People with fewer pictures would be told apart by that, and not by who trained.
     """
     faces, data = federation.split.strangers, federation.data
-    if faces is None or faces.synthetic != known.synthetic:
+    # Drawn people tell themselves from a generator's: a Numbered name says who is drawn.
+    drawn = [isinstance(each.names, Numbered) for each in (faces, known) if each is not None]
+    if faces is None or faces.synthetic != known.synthetic or len(set(drawn)) > 1:
         raise checks.UserError(
             "This data source has no public people of the same kind whom the system never saw, so nobody can stand for "
-            "those who did not train; attack a run on data=procedural or data=lfw."
+            "those who did not train; attack a run on data=procedural, data=lfw, or data=synthetic with "
+            "data.evaluation=held_out."
         )
     pictures = images_per_identity(known)[known.identities]
     if isinstance(faces.names, Numbered) and isinstance(data, Procedural):  # the same people, as often drawn as members

@@ -59,10 +59,12 @@ _NEXT = """\
 Install fedveil {version} on the coordinator's machine and on every node. Nothing of
 this machine is in the folder; each machine says for itself:
   coordinator   {own}={words}
-                (of engine, tracking, runs, data.root or data.path)
+                (of engine, tracking, runs, data.root or data.path,
+                train.warm_start, train.synthetic)
   owner's node  --node-config or {file}=node.toml: client-id, data-root,
-                vault-root, floor, max-epsilon; `fedveil node check node.toml
-                --config {folder}` tells what it would say to this run
+                identity-bank, vault-root, floor, max-epsilon;
+                `fedveil node check node.toml --config {folder}` tells what it
+                would say to this run
   simulated     {file}=node.toml with vault-root = "..." and
                 simulated = true, for `flwr run` without nodes of its own
 `flwr run {folder}` starts the run."""

@@ -15,7 +15,7 @@ from typing import Any
 from fedveil import checks, config, console, engine, readback, runs
 from fedveil.commands import summary
 from fedveil.configuration.schema import Config, Group
-from fedveil.federation import instruction, planning, warm_start
+from fedveil.federation import instruction, planning, synthetic, warm_start
 from fedveil.federation.federation import Federation
 from fedveil.tracking import mirror
 
@@ -106,6 +106,8 @@ def node_words(settings: Config) -> dict[str, Any]:
     words["device"] = settings.device
     if settings.device_batch is not None:
         words["device-batch"] = settings.device_batch
+    if synthetic.has_bank(settings):
+        words["identity-bank"] = settings.train.synthetic
     place = instruction.place_of(settings.data.name)
     return words if place is None else {**words, "data-root": settings.data.settings.get(place, "")}
 

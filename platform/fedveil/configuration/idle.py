@@ -86,6 +86,10 @@ def _recognises(at: _At) -> bool:
     return bool(at("generator.name") == "none")
 
 
+def _synthetic_bank(at: _At) -> bool:
+    return bool(at("train.identity_bank") == "synthetic" and at("train.bank_identities") > 0)
+
+
 def _varied(at: _At) -> bool:
     varied = at("train.augment.flip") or at("train.augment.crop") or at("train.augment.jitter")
     return bool(varied) or not _recognises(at)
@@ -113,10 +117,29 @@ RULES = (
         "train.local.steps above 1, or train.local.epochs",
     ),
     Rule(("train.average",), lambda at: at("train.rounds") > 1, "train.rounds above 1"),
-    Rule(("train.warm_steps", "train.warm_lr"), _is("train.warm_start", "public"), "train.warm_start=public"),
+    Rule(
+        ("train.warm_steps", "train.warm_lr"),
+        _is("train.warm_start", "public", "synthetic"),
+        "train.warm_start=public or synthetic",
+    ),
+    Rule(
+        ("train.identity_bank",),
+        lambda at: at("train.bank_identities") > 0 or at("train.identity_bank") == "public",
+        "train.bank_identities above 0",
+    ),
+    Rule(
+        ("train.synthetic",),
+        lambda at: at("train.warm_start") == "synthetic" or _synthetic_bank(at),
+        "train.warm_start=synthetic, or train.identity_bank=synthetic and train.bank_identities above 0",
+    ),
+    Rule(
+        ("train.bank_sha256",),
+        _synthetic_bank,
+        "train.identity_bank=synthetic and train.bank_identities above 0",
+    ),
     Rule(
         ("train.warm_start_is_public",),
-        lambda at: at("train.warm_start") not in (None, "public"),
+        lambda at: at("train.warm_start") not in (None, "public", "synthetic"),
         "train.warm_start=RUN_ID or a file",
     ),
     Rule(

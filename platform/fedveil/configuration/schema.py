@@ -91,6 +91,9 @@ class Train:
     warm_lr: float
     bank_identities: int
     min_clients: int = 1
+    identity_bank: Literal["public", "synthetic"] = "public"
+    synthetic: str | None = None
+    bank_sha256: str | None = None
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     augment: Augment = dataclasses.field(default_factory=Augment)
     proximal: float = 0.0

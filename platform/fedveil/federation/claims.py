@@ -13,12 +13,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedveil import checks
-from fedveil.federation import groups, planning, private_steps, warm_start
+from fedveil.federation import groups, planning, private_steps, synthetic, warm_start
 from fedveil.federation.federation import Federation
-from fedveil.privacy import events, statements, totals
+from fedveil.privacy import events, inherited, statements, totals
 from fedveil.privacy.accounting.base import Bound
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
-from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Relation, Release, Unit
+from fedveil.privacy.events import Event, LocalRelease, NonPrivate, Relation, Release, Synthetic, Unit
 from fedveil.privacy.ledger import Row
 from fedveil.privacy.statements import Statement
 
@@ -73,6 +73,15 @@ def note_of(federation: Federation) -> str:
     return "" if federation.settings.privacy.test_seed is None else NOT_PRIVATE
 
 
+def tells(federation: Federation, event: Event) -> bool:
+    """Return whether an image's own event belongs among a run's rows: not that of a synthetic one without noise.
+
+    Nobody is on such an image. What its generator told of people is a row of its own (`events.Synthetic`).
+    """
+    nobody = synthetic.uses(federation.settings)[:1] == ("data",) and not isinstance(event, LocalRelease)
+    return federation.counts(event) and not nobody
+
+
 def of_run(federation: Federation, rows: Iterable[Row], grid: float = FINAL_GRID) -> Claims:
     """Return what the rows of a run's ledger support; an interrupted run claims what it has released so far.
 
@@ -98,16 +107,20 @@ def claimed(unit: str, found: Iterable[Statement]) -> tuple[float | None, str]:
     return max((one.epsilon or 0.0 for one in own), default=None), "" if own else "no statement of this unit"
 
 
-def planned(federation: Federation, event: Event, grid: float = FINAL_GRID) -> Claims:
+def planned(
+    federation: Federation, event: Event, grid: float = FINAL_GRID, learnt: Iterable[Synthetic] | None = None
+) -> Claims:
     """Return what a whole run of this configuration would claim.
 
     Args:
         federation: of a planned configuration.
         event: the release of one image (`Federation.release_event`).
         grid: as in `of_run`.
+        learnt: what synthetic faces that it reads were made from, where it is known; None: their files are asked.
     """
     spent: collections.Counter[Event] = collections.Counter()
-    if federation.counts(event):
+    spent.update(synthetic.learnt(federation.settings) if learnt is None else learnt)
+    if tells(federation, event):
         spent[event] += 1
     if federation.private is not None:
         spent.update(federation.private_rounds)
@@ -146,7 +159,11 @@ def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, gr
             found.append(_client(federation, rounds, grid))
         elif rounds:
             found += _training(federation, rounds, grid)
+    learnt = [event for event in spent if isinstance(event, Synthetic)]
     leaks = [event for event in spent if isinstance(event, NonPrivate) and event.view == warm_start.VIEW]
+    leaks += [leak for leak in map(inherited.leak, learnt) if leak is not None]
+    known = {event.use for event in learnt}
+    leaks += [inherited.unknown(use) for use in synthetic.uses(federation.settings) if use not in known]
     start = warm_start.leak(federation.settings)
     if start is not None and start not in leaks:
         leaks.append(start)
@@ -154,12 +171,14 @@ def _derived(federation: Federation, spent: Mapping[Event, int], fixed: bool, gr
     for event in spent:
         if isinstance(event, NonPrivate) and event not in leaks:
             found += statements.price(event)
+    found = inherited.applied(found, learnt)
     # What a start has learnt is in every model that follows.
     for leak in leaks:
         found = [statements.void(one, leak.reason) if "model" in one.view else one for one in found]
     found += [one for leak in leaks for one in statements.price(leak)]
     found = sorted(dict.fromkeys(found), key=lambda one: statements.UNITS.index(one.unit))
-    found = [_within_ceiling(federation, one) for one in found]
+    # What is inherited stands for the units of the generator's training, which its own run has counted.
+    found = [one if one.mechanism.startswith(statements.NOBODY) else _within_ceiling(federation, one) for one in found]
     fixed = fixed or federation.settings.privacy.test_seed is not None
     if fixed:
         found = [statements.void(one, statements.FIXED_NOISE) for one in found]

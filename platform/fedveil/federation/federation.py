@@ -25,7 +25,16 @@ from fedveil.data.faces import FaceSet
 from fedveil.data.pairs import PairSet
 from fedveil.data.partition import Registry, Shares, deal
 from fedveil.data.split import Split
-from fedveil.federation import generating, groups, planning, private_steps, recipe, schedule, training
+from fedveil.federation import (
+    generating,
+    groups,
+    planning,
+    private_steps,
+    recipe,
+    schedule,
+    synthetic,
+    training,
+)  # fmt: skip
 from fedveil.federation.groups import Groups
 from fedveil.federation.schedule import Stage
 from fedveil.generators.base import learnt
@@ -167,19 +176,21 @@ class Federation:
             raise checks.UserError(
                 f"{lonely} of {len(self.registry)} clients have one person, and a softmax over one class learns "
                 "nothing: give every client two people (train.clients, data, partition.max_identities), or set "
-                "train.bank_identities to add procedural faces as negatives."
+                "train.bank_identities to add public faces as negatives."
             )
 
     @functools.cached_property
     def bank(self) -> FaceSet | None:
-        """Public people that every client adds as negatives; None where there are none.
+        """Public or synthetic people that every client adds as negatives; None where there are none.
 
         Raises:
-            fedveil.checks.UserError: the data source has fewer.
+            fedveil.checks.UserError: there are fewer, or the synthetic ones are others than the run was planned with.
         """
         wanted = self.settings.train.bank_identities
         if wanted == 0:
             return None
+        if synthetic.has_bank(self.settings):
+            return synthetic.bank(self.settings)
         public = self.split.public
         if wanted > public.identities.size:
             raise checks.UserError(

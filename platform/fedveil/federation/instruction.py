@@ -58,8 +58,9 @@ def place_of(data: str) -> str | None:
 def to_wire(settings: Config) -> str:
     """Return a configuration as an owner may see it, one line of JSON: what is computed, and nothing of this machine.
 
-    A backbone that starts from an earlier run is the coordinator's alone: an owner is sent its tensors. So is a file of
-    verification pairs: owners evaluate nothing.
+    A backbone that starts from an earlier run or on synthetic faces is the coordinator's alone: an owner is sent its
+    tensors. So is a file of verification pairs: owners evaluate nothing. Where a bank of synthetic faces is, each owner
+    says itself.
     """
     tree = config.to_tree(settings)
     for section in STAY:
@@ -68,6 +69,7 @@ def to_wire(settings: Config) -> str:
         tree["data"].pop(name, None)
     if tree["train"]["warm_start"] != "public":
         tree["train"] |= {"warm_start": None, "warm_start_is_public": False}
+    tree["train"]["synthetic"] = None
     tree["evaluation"] |= {"pairs": None, "pairs_are_public": False}
     return json.dumps(tree, sort_keys=True)
 
@@ -136,6 +138,8 @@ def _settings(tree: dict[str, Any]) -> Config:
     if place is not None:
         data[place] = NOWHERE
     evaluation = {**tree["evaluation"], "pairs": None, "pairs_are_public": False}
+    if isinstance(tree.get("train"), dict):
+        tree["train"] = {**tree["train"], "synthetic": None}
     kept = {key: value for key, value in tree.items() if key not in STAY}
     return config.parse({**kept, **own, "vault": {"root": NOWHERE}, "data": data, "evaluation": evaluation})
 
@@ -144,7 +148,8 @@ def own_keys(data: str) -> tuple[str, ...]:
     """Return what a coordinator's machine says for itself: sections, and settings of others, beside a bundle."""
     place = place_of(data)
     keys: tuple[str, ...] = ("engine", "tracking", "runs", "device", "device_batch")
-    keys += ("train.warm_start", "train.warm_start_is_public", "evaluation.pairs", "evaluation.pairs_are_public")
+    keys += ("train.warm_start", "train.warm_start_is_public", "train.synthetic")
+    keys += ("evaluation.pairs", "evaluation.pairs_are_public")
     return keys if place is None else (*keys, f"data.{place}")
 
 
@@ -186,8 +191,9 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
         data[place] = own.data.settings.get(place, "")
     warm = own.train.warm_start or arrived.train.warm_start
     train = dataclasses.replace(
-        arrived.train, warm_start=warm, warm_start_is_public=own.train.warm_start_is_public
-    )
+        arrived.train, warm_start=warm, warm_start_is_public=own.train.warm_start_is_public,
+        synthetic=own.train.synthetic,
+    )  # fmt: skip
     evaluation = dataclasses.replace(
         arrived.evaluation, pairs=own.evaluation.pairs, pairs_are_public=own.evaluation.pairs_are_public
     )

@@ -8,7 +8,7 @@ import math
 
 from fedveil import checks, config
 from fedveil.configuration.schema import ClientBudget, Cohort, Config
-from fedveil.federation import groups, private_steps, schedule
+from fedveil.federation import groups, private_steps, schedule, synthetic
 from fedveil.federation.groups import Groups
 from fedveil.privacy import banded, calibration, events
 from fedveil.privacy.events import Relation, Release
@@ -125,14 +125,16 @@ def whole_schedule(one: Release | events.NonPrivate, rounds: int) -> Release | e
 
 
 def planned(settings: Config) -> Config:
-    """Return the configuration with the noise multipliers that its budgets need, found once.
+    """Return the configuration with the noise multipliers that its budgets need, found once, and hashes of its files.
 
-    Multipliers become public constants of the run: they are in config.json and reach every client.
+    They become public constants of the run: they are in config.json and reach every client. Of files those are hashed
+    that more than one machine has a copy of (`synthetic`).
 
     Raises:
-        fedveil.checks.UserError: a budget that is incomplete, meaningless or cannot be met.
+        fedveil.checks.UserError: a budget that is incomplete, meaningless or cannot be met, or a set of synthetic faces
+            that cannot be read.
     """
-    settings = _planned_clients(settings)
+    settings = _planned_clients(synthetic.planned(settings))
     if private_steps.budget_of(settings) is None:
         return settings
     return private_steps.planned(settings, _rounds(settings))
@@ -170,11 +172,12 @@ def loudness(settings: Config) -> float:
 
 
 def check_planned(settings: Config) -> None:
-    """Refuse a configuration whose client-level noise was never found.
+    """Refuse a configuration whose client-level noise was never found, or hashes of its files.
 
     Raises:
         fedveil.checks.UserError: naming the remedy.
     """
+    synthetic.check_planned(settings)
     budget = settings.privacy.client
     if budget is not None and budget.noise_multiplier is None and budget.epsilon != math.inf:
         raise checks.UserError(

@@ -1,9 +1,10 @@
 """What happened: frozen events in full mathematical detail, with public parameters only.
 
 Events say nothing about what they cost; `privacy.statements` and `privacy.accounting` price them. Two kinds stand side
-by side: *releases* say who saw what of whom (`LocalRelease`, `Release`, `NonPrivate`), *mechanisms* say what was done
-to the data (`Gaussian`, `Laplace`, `PoissonSampled`, `FixedSize`, `Repeated`, `Composed`, `PostProcessing`). Rules of
-evolution: an event is never removed, the meaning of a field never changes, a new kind of release is a new class.
+by side: *releases* say who saw what of whom (`LocalRelease`, `Release`, `NonPrivate`, `Synthetic`), *mechanisms* say
+what was done to the data (`Gaussian`, `Laplace`, `PoissonSampled`, `FixedSize`, `Repeated`, `Composed`,
+`PostProcessing`). Rules of evolution: an event is never removed, the meaning of a field never changes, a new kind of
+release is a new class.
 """
 
 from __future__ import annotations
@@ -63,6 +64,34 @@ class NonPrivate:
     unit: Unit
     view: str
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+    """A run read synthetic faces: what the training of their generator told of somebody, the run tells, too.
+
+    It is a row of its own in a run's ledger, so that what may be claimed does not depend on the set of faces, which may
+    be gone. `privacy.inherited` says what follows from it.
+
+    Attributes:
+        use: "data": the people who train are synthetic; "start": the backbone was first trained on such faces; "bank":
+            they are every client's negatives.
+        mode: "public": the generator learnt from public people; "federated": under a guarantee; "shared": from private
+            faces without one.
+        generator: SHA-256 of the generator's tensors.
+        learnt_from: whose faces it learnt from, in words.
+        statements: what may be claimed of its training, each as canonical JSON of `statements.Statement.to_dict`.
+    """
+
+    use: Literal["data", "start", "bank"]
+    mode: Literal["public", "federated", "shared"]
+    generator: str
+    learnt_from: str
+    statements: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks.one_of(("data", "start", "bank"), use=self.use)
+        checks.one_of(("public", "federated", "shared"), mode=self.mode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +217,13 @@ def whole_count(count: int) -> None:
 
 # Union, not |: the names inside quotes are defined above, and the alias is used by them as a forward reference.
 Event = Union[  # noqa: UP007
-    LocalRelease, NonPrivate, Gaussian, Laplace, PostProcessing, PoissonSampled, FixedSize, Repeated, Composed, Release
-]
+    LocalRelease, NonPrivate, Synthetic, Gaussian, Laplace, PostProcessing, PoissonSampled, FixedSize, Repeated,
+    Composed, Release
+]  # fmt: skip
 _KINDS: dict[str, Any] = {
     "local_release": LocalRelease,
     "non_private": NonPrivate,
+    "synthetic": Synthetic,
     "gaussian": Gaussian,
     "laplace": Laplace,
     "post_processing": PostProcessing,
@@ -231,6 +262,8 @@ def from_dict(data: dict[str, Any]) -> Event:
     checks.one_of(_KINDS, kind=kind)
     if "detail" in fields:
         fields["detail"] = tuple((name, value) for name, value in fields["detail"])
+    if "statements" in fields:
+        fields["statements"] = tuple(fields["statements"])
     if "event" in fields:
         fields["event"] = from_dict(fields["event"])
     if "events" in fields:

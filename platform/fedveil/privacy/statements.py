@@ -193,6 +193,9 @@ def composed(parts: Sequence[Statement], epsilon: float, delta: float, mechanism
     )
 
 
+NOBODY = "no private face was read"
+"""How the mechanism of a statement about people begins whom a generator of synthetic faces learnt from."""
+
 FIXED_NOISE = "NOT PRIVATE, the noise was fixed (privacy.test_seed)"
 
 
@@ -238,10 +241,12 @@ def odds(statement: Statement, false_alarm: float = 0.01) -> float | None:
 def all_meaningful(statements: Sequence[Statement]) -> bool:
     """Return whether every release of a run has a meaningful guarantee; identity rows follow from the images' ones.
 
+    Not those of people whom a generator of synthetic faces learnt from: no noise of the run protects them.
+
     A missing guarantee for a representation does not count against a run whose only release, the model, is covered at
     client level: nothing but the model leaves in training.
     """
-    rows = [statement for statement in statements if statement.unit != "identity"]
+    rows = [one for one in statements if one.unit != "identity" or one.mechanism.startswith(NOBODY)]
     if any(statement.unit == "client" and statement.meaningful for statement in rows):
         rows = [s for s in rows if s.epsilon is not None or not s.view.startswith("the representation")]
     return bool(rows) and all(statement.meaningful for statement in rows)
@@ -250,6 +255,15 @@ def all_meaningful(statements: Sequence[Statement]) -> bool:
 def headline(statements: Sequence[Statement]) -> str:
     """Return the one line above all others: what image protection this run has, or that it has none."""
     images = [statement for statement in statements if statement.unit == "image"]
+    if learnt := [one for one in statements if one.mechanism.startswith(NOBODY)]:
+        said = f"{NOBODY} beside the training of the generator of the faces, whose guarantee holds"
+        if any(one.epsilon is None for one in learnt):
+            said = f"{NOBODY}; the people whom the generator of the faces learnt from have no guarantee"
+        return f"{_headline(images)}; {said}" if images else said
+    return _headline(images)
+
+
+def _headline(images: Sequence[Statement]) -> str:
     if not images or all(statement.epsilon is None for statement in images):
         return "no image protection: nothing bounds what a face's representation tells"
     worst = max(images, key=lambda s: math.inf if s.epsilon is None else s.epsilon)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fedveil import checks, config, readback, records, runs
 from fedveil.configuration.schema import Config
+from fedveil.data.provenance import Mode
 from fedveil.federation import starting
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
@@ -30,7 +31,7 @@ class Origin:
         statements: of result.json, what is guaranteed to those people; none where nothing is.
     """
 
-    mode: str
+    mode: Mode
     learnt_from: str
     statements: tuple[dict[str, Any], ...] = ()
 
@@ -106,7 +107,8 @@ def _of_file(path: Path) -> Learnt:
     try:
         method, model, origin = (json.loads(meta[name]) for name in ("generator", "model", "origin"))
         size = int(meta["size"])
-        learnt = Origin(str(origin["mode"]), str(origin["learnt_from"]), tuple(origin["statements"]))
+        checks.one_of(get_args(Mode), mode=origin["mode"])
+        learnt = Origin(origin["mode"], str(origin["learnt_from"]), tuple(origin["statements"]))
         bare = config.load(["protection=none", f"data.size={size}"])
         tree = {**config.to_tree(bare), "generator": method, "model": model}
         federation = Federation(config.parse(tree))

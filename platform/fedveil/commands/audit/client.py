@@ -11,7 +11,7 @@ from fedveil import config, engine
 from fedveil.commands.audit import training
 from fedveil.commands.audit.report import LEVEL, Bound
 from fedveil.configuration.schema import ClientBudget, Cohort
-from fedveil.federation import claims
+from fedveil.federation import claims, synthetic
 from fedveil.federation.federation import Federation
 from fedveil.privacy import audit, gaussian
 from fedveil.privacy.accounting.pld import FINAL_GRID, PldAccountant
@@ -58,7 +58,9 @@ def attack(
     attacked, taken = "one noisy sum without sampling, extreme updates", time.perf_counter() - begun
     begun = time.perf_counter()
     seen = engine.load(REPLAY)(replayed, canaries, seed)
-    claim = claims.claimed("client", claims.of_run(federation, rows if booked else seen.booked, FINAL_GRID).statements)
+    learnt = () if booked else synthetic.learnt(federation.settings)  # else rows of the run say it
+    told = rows if booked else [*(Row("", "run", "spent", event) for event in learnt), *seen.booked]
+    claim = claims.claimed("client", claims.of_run(federation, told, FINAL_GRID).statements)
     single = _bounds(attacked, claim, one_sum, delta, values, taken)
     whole = claims.client_epsilon(federation, [(row.event, 1) for row in booked or seen.booked], FINAL_GRID)
     values = [

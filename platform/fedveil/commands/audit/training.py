@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 
@@ -40,8 +41,8 @@ def attack(
     """
     delta, unit, noise = budget.delta or 0.0, budget.unit, budget.noise_multiplier or 0.0
     spent = booked(rows, unit)
-    planned = claims.planned(federation, federation.planned_event, LIVE_GRID)
-    claim = claims.claimed(unit, (claims.of_run(federation, rows) if spent else planned).statements)
+    planned = functools.partial(claims.planned, federation, federation.planned_event, LIVE_GRID)
+    claim = claims.claimed(unit, (claims.of_run(federation, rows) if spent else planned()).statements)
     rounds = [row.event for row in spent] or [*federation.private_rounds]
     steps = (federation.settings.train.local.steps or 0) * len(rounds)
 

@@ -15,13 +15,14 @@ from fedveil import checks
 from fedveil.commands.sweep.sweep import Outcome
 from fedveil.federation import warm_start
 from fedveil.federation.federation import Federation
-from fedveil.privacy import statements
+from fedveil.privacy import inherited, statements
 from fedveil.privacy import totals as privacy_totals
-from fedveil.privacy.events import NonPrivate
+from fedveil.privacy.events import NonPrivate, Synthetic
 from fedveil.privacy.ledger import Ledger, Row
 from fedveil.privacy.spending import History, Past, fixed_noise
 from fedveil.privacy.statements import UNITS, Statement
 from fedveil.privacy.totals import Deltas
+from fedveil.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +69,20 @@ def totals(outcomes: Sequence[Outcome]) -> tuple[list[Total], bool]:
             public[data] = public_benchmark(outcome.cell.federation)
         if not public[data]:
             private[Path(settings.vault.root) / "ledger.sqlite"].add(outcome.run_id)
-            leak = warm_start.leak(settings)
+            leak = warm_start.leak(settings) or _shared(Path(settings.runs.root), outcome.run_id)
             starts |= {outcome.run_id: leak} if leak is not None else {}
     found = []
     for path, run_ids in private.items():
         ledger = Ledger(path)
         found += of_rows(ledger.rows(), run_ids, deltas, ledger.contents(), ledger.draws(), starts)
     return worst(found), not private
+
+
+def _shared(root: Path, run_id: str) -> NonPrivate | None:
+    """Return the event of synthetic faces in a run whose generator guarantees nothing; None where there are none."""
+    rows = Ledger(Run(root, run_id).ledger).rows(run_id)
+    leaks = (inherited.leak(row.event) for row in rows if isinstance(row.event, Synthetic))
+    return next((leak for leak in leaks if leak is not None), None)
 
 
 def of_rows(
@@ -93,7 +101,7 @@ def of_rows(
         deltas: at which totals stand.
         contents: data set -> its pictures, as far as the ledger knows them.
         copies: `Book.draws` of the pictures.
-        starts: run -> the start that nobody declared public; owners are not told where a backbone starts.
+        starts: run -> the start, or synthetic faces, without a guarantee; owners are not told where a backbone starts.
     """
     mine = [dataclasses.replace(row, status="spent") if row.status == "reused" else row
             for row in rows if row.run_id in run_ids]  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedveil.data import archive, files, packed_faces
+from fedveil import checks
+from fedveil.data import archive, files, packed_faces, provenance
 from fedveil.data.faces import FaceSet
 from fedveil.data.held_out import HeldOut
 from fedveil.data.split import Split
@@ -34,12 +35,17 @@ class Packed(HeldOut):
         """Return the split; `size_hint` replaces `size`.
 
         Raises:
-            UserError: a missing or damaged file, missing fields, labels out of range, or evaluation that nobody
-                declared public.
+            UserError: a missing or damaged file, missing fields, labels out of range, synthetic faces, or evaluation
+                that nobody declared public.
         """
         self.require_place("path", self.path, _LAYOUT)
         self.require_declaration()
         opened = archive.open_archive(self.path, packed_faces.FIELDS)
+        if provenance.is_synthetic(opened):  # as photographs they would claim what their generator does not
+            raise checks.UserError(
+                f"data.path={self.path!r} holds synthetic faces, of which no more can be claimed than of their "
+                "generator: read them with data=synthetic."
+            )
         return self.split(packed_faces.faces_of(opened, size_hint or self.size), seed)
 
     def whole(self, seed: int) -> FaceSet:
