@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedveil import randomness
+from fedveil import checks, randomness
 from fedveil.attacks import _judges
 from fedveil.attacks.base import Progress, silent
 from fedveil.data.faces import FaceSet
@@ -18,7 +18,18 @@ from fedveil.pictures import sheet
 from fedveil.synthesis import judging, leakage
 from fedveil.synthesis.sampling import Drawn
 
+_MOST = 400  # strangers, or twice as many as members
 _LEAST = 20  # strangers of whom there have to be two kinds: those a judge learns from, and those it judges by
+
+
+def check(onnx: str | None) -> None:
+    """Refuse a judge that is not there, before anything is computed.
+
+    Raises:
+        fedveil.checks.UserError: no such file.
+    """
+    if onnx is not None and not Path(onnx).is_file():
+        raise checks.UserError(f"synthesis.judge={onnx} is no file; name a recogniser in ONNX, or leave it out.")
 
 
 def of_set(
@@ -43,10 +54,13 @@ def of_set(
     strangers, place, seed = federation.split.strangers, federation.place, federation.settings.seed
     if strangers is None:
         return {"omitted": "this source has no strangers: nobody to learn a judge from, or to compare members with"}
-    strangers = _of_two(strangers)
+    strangers = _some(_of_two(strangers), max(_MOST, 2 * members.identities.size), seed)
     if strangers.identities.size < _LEAST:
         few = f"{strangers.identities.size} strangers have two pictures"
         return {"omitted": f"{few}, and a judgement needs {_LEAST}: choose a source with more"}
+    if members.identities.size < leakage.LEAST:
+        few = f"the generator learnt {members.identities.size} people"
+        return {"omitted": f"{few}, and fewer than {leakage.LEAST} say nothing"}
     if onnx is None:
         learnt, strangers = _halves(strangers, seed)
         _, labels = np.unique(learnt.labels, return_inverse=True)
@@ -62,6 +76,14 @@ def of_set(
     if members.public:
         sheet.neighbours(folder / "nearest.png", drawn.images, found["nearest"], members)
     return {**judged, "leakage": found}
+
+
+def _some(faces: FaceSet, people: int, seed: int) -> FaceSet:
+    """Return the pictures of so many people, or of all; by the seed."""
+    if faces.identities.size <= people:
+        return faces
+    chosen = randomness.public_rng(seed, "judged strangers").choice(faces.identities, people, replace=False)
+    return faces.subset(np.isin(faces.labels, chosen))
 
 
 def _labelled(faces: FaceSet) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -91,7 +91,8 @@ def make(
             or a set that cannot be drawn; naming the setting and the remedy.
     """
     place, faces, seconds = federation.place, federation.split.train, {}
-    origin = _origin(federation, wanted.making)  # refused before anything is computed
+    origin = _origin(federation, wanted.making)  # refused before anything is computed, and so is a judge
+    judgement.check(wanted.making.judge)
     began = time.perf_counter()
     learnt = _learnt(federation, faces, wanted, origin, folder, progress, say)
     seconds["training"] = time.perf_counter() - began

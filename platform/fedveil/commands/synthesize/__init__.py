@@ -47,7 +47,8 @@ def run(chosen: argparse.Namespace) -> int:
     settings, wanted = words_of.of(chosen.words)
     root = Path(settings.runs.root) / STORE
     if chosen.resume is not None:
-        rest = [word for word in chosen.words if word.partition(".")[0] not in ("runs", "tracking", "device")]
+        own = ("runs", "tracking", "device")
+        rest = [word for word in chosen.words if word.partition("=")[0].partition(".")[0] not in own]
         if rest:
             raise checks.UserError(f"--resume {chosen.resume} goes on with its own settings; leave out {rest[0]}.")
         made = runs.open_run(root, chosen.resume)
@@ -68,7 +69,7 @@ def run(chosen: argparse.Namespace) -> int:
         console.complain(f"\ninterrupted; `fedveil synthesize --resume {made.run_id}` goes on where it was")
         return 130
     except checks.UserError:
-        if not (made.folder / "recogniser.npz").exists():
+        if not any((made.folder / name).exists() for name in ("recogniser.npz", "faces")):  # nothing was computed
             runs.take_back(made, before)
         raise
     finally:

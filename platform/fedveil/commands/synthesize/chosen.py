@@ -17,6 +17,7 @@ from fedveil.synthesis.training import Training
 GROUP = "synthesis"
 DEFAULT = "cpu"
 _FIXED = ("generator=id3", "generator.shared=true", "protection=none")  # whose faces may be learnt is asked by `making`
+_OWN = tuple(word.partition("=")[0] for word in _FIXED)
 _PARTS: Mapping[str, type[Any]] = {"making": Making, "training": Training, "sampling": Sampling}
 _TABLE = "attributes"
 """The setting that is a table of numbers by name; in words and files it is a list of `name=number`."""
@@ -45,6 +46,8 @@ def of(words: Iterable[str]) -> tuple[Config, Wanted]:
             tier = value
         elif key.startswith(f"{GROUP}."):
             said[key.removeprefix(f"{GROUP}.")] = value
+        elif key in _OWN and word not in _FIXED:
+            raise checks.UserError(f"{word} is not for this command to choose: it has {' '.join(_FIXED)}.")
         else:
             others.append(word)
     known = kinds()
