@@ -110,6 +110,7 @@ def _of_file(path: Path) -> Learnt:
         checks.one_of(get_args(Mode), mode=origin["mode"])
         learnt = Origin(origin["mode"], str(origin["learnt_from"]), tuple(origin["statements"]))
         bare = config.load(["protection=none", f"data.size={size}"])
+        method = {**method, "shared": True}  # it is not learnt here: `origin` says whose faces it has seen
         tree = {**config.to_tree(bare), "generator": method, "model": model}
         federation = Federation(config.parse(tree))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
