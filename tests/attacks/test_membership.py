@@ -26,6 +26,9 @@ from fedveil.attacks._target import Target
 from fedveil.attacks.base import Finding
 from fedveil.attacks.membership import Membership
 from fedveil.commands import simulate
+from fedveil.data import synthetic_set
+from fedveil.data.provenance import Provenance
+from fedveil.data.sources.procedural import draw_faces
 from fedveil.federation import claims, finished
 from fedveil.federation.federation import Federation
 
@@ -448,3 +451,18 @@ def test_too_few_people_are_refused() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(checks.UserError, match=said):
         Membership(**wrong)  # type: ignore[arg-type]
+
+
+def test_strangers_of_synthetic_people_are_of_the_same_generator(tmp_path: Path) -> None:
+    """Drawn people would be told from a generator's by how they look, and not by who trained."""
+    faces = draw_faces(1, 50, 80, 2, 32)
+    made = Provenance("public", "a" * 64, "drawn faces")
+    synthetic_set.write(tmp_path / "set.npz", faces.images(), faces.labels, made)
+    words = ["data=synthetic", f"data.path={tmp_path / 'set.npz'}", "data.pairs=20", "protection=none",
+             "train.clients=1"]  # fmt: skip
+    with pytest.raises(checks.UserError, match="held_out"):
+        people.asked_of(Federation.of(words), 30, 2, 1)
+    held = Federation.of([*words, "data.evaluation=held_out", "data.evaluation_fraction=0.6"])
+    asked = people.asked_of(held, 30, 2, 1)
+    assert asked.strangers > 0
+    assert all(name.startswith("s0") for name in asked.faces.present_names)

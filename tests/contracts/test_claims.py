@@ -312,6 +312,26 @@ def test_every_door_says_what_synthetic_faces_were_made_from_when_they_are_gone(
     assert result["private"] == (mode == "federated" or (use, mode) == ("start", "public"))
 
 
+def test_a_run_goes_on_without_the_set_that_it_started_from(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row stands in the ledger since the run began."""
+
+    def cut(self: observers.Watch, report: Any) -> None:
+        raise KeyboardInterrupt
+
+    faces = draw_faces(3, 50, 4, 3, 32)
+    made = provenance.Provenance("federated", "a" * 64, "ten clinics", (NOISY.to_dict(),))
+    synthetic_set.write(Path("set.npz"), faces.images(), faces.labels, made)
+    synthetic._faces.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(observers.Watch, "checkpoint", cut)
+        assert cli.main(["simulate", *SMALL, *SYNTHETIC["start"], "--plain"]) == 130
+    Path("set.npz").unlink()
+    (run_id,) = [path.name for path in Path("runs").iterdir() if path.is_dir()]
+    assert cli.main(["simulate", "--resume", run_id, "--json", "o.json", "--plain"]) == 0
+    (client,) = [one for one in json.loads(Path("o.json").read_text())["statements"] if one["unit"] == "client"]
+    assert 3.0 < client["epsilon"] <= 7.0
+
+
 def test_a_gallery_claims_what_its_run_does(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
     result = simulate(*PROTECTIONS["phase"])
     Path("faces").mkdir()
