@@ -78,5 +78,7 @@ def test_people_of_one_picture_are_left_out_of_a_reference(drawn: Drawn) -> None
 def test_what_cannot_be_judged_is_refused(drawn: Drawn) -> None:
     with pytest.raises(checks.UserError, match="Expected real faces of shape"):
         judge(drawn, Eye(), Fake(), {"real": (np.zeros((4, 3, 16, 16), np.uint8), np.array([0, 0, 1, 1]))})
+    with pytest.raises(checks.UserError, match="rename it"):
+        judge(drawn, Eye(), Fake(), {"synthetic": (drawn.images, drawn.labels)})
     with pytest.raises(checks.UserError, match=r"real faces of at least two people .* got 1"):
         judge(drawn, Eye(), Fake(), {"real": (drawn.images[:4], np.array([0, 0, 1, 2]))})

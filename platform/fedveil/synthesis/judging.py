@@ -61,9 +61,12 @@ def judge(
         progress: is shown pictures.
 
     Raises:
-        fedveil.checks.UserError: a set of fewer than two people with two pictures, or a reference of another size.
+        fedveil.checks.UserError: a set of fewer than two people with two pictures, a reference of another size, or one
+            that is named `synthetic`.
     """
-    sets = {**dict(references or {}), "synthetic": (drawn.images, drawn.labels)}
+    if "synthetic" in (references or {}):
+        raise checks.UserError("A reference named 'synthetic' would take the place of the set itself; rename it.")
+    sets = {**(references or {}), "synthetic": (drawn.images, drawn.labels)}
     shown = {name: _usable(name, labelled, generator.size) for name, labelled in sets.items()}
     total, done = 3 * sum(len(labels) for _, labels in shown.values()), 0
 
