@@ -90,12 +90,7 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
     moved = [*trained, classifier.head.weight] if budget.head == "trained" else trained
     rate = rates.factor(train.schedule, site.stage, round_number)
     lengths = [rate * train.lr] * len(trained) + [rate * train.head_lr]
-
-    def rows(part: Drawn, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return site.features(part.images, number), site.labels[site.place.fed(torch.from_numpy(part.images))]
-
-    learner = Learner(classifier, row_losses(site.federation.head), rows, moved)
-    steps(site, round_number, learner, lengths, drift.pull(site, tensors, None))
+    steps(site, round_number, learner(site, classifier, moved), lengths, drift.pull(site, tensors, None))
     ended = classifier.head.weight.detach()
     training.check_finite(0.0, [ended, *trained], **{"train.lr": train.lr, "train.head_lr": train.head_lr})
     update = {}
@@ -127,22 +122,31 @@ class Learner:
     moved: list[torch.nn.Parameter]
 
 
+def learner(site: Site, classifier: Classifier, moved: list[torch.nn.Parameter]) -> Learner:
+    """Return what a client with class centres learns: to tell its people apart."""
+
+    def rows(part: Drawn, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return site.features(part.images, number), site.labels[site.place.fed(torch.from_numpy(part.images))]
+
+    return Learner(classifier, row_losses(site.federation.head), rows, moved)
+
+
 def steps(
-    site: Site, round_number: int, learner: Learner, lengths: list[float], pull: pulls.Pull | None = None
+    site: Site, round_number: int, learnt: Learner, lengths: list[float], pull: pulls.Pull | None = None
 ) -> None:
     """Take a round's private steps in place: all that is moved is moved by noisy sums alone.
 
     Args:
         site: the client.
         round_number: which round, from 1.
-        learner: what is moved.
+        learnt: what is moved.
         lengths: learning rate of each tensor.
         pull: what is added to the step of the first tensors, from public values alone.
     """
     train, rounds = site.federation.settings.train, site.federation.total_rounds
     budget = private_steps.in_round(site.federation.settings, rounds, round_number)
-    streams, moved = Streams.of(_key(site, round_number)), learner.moved
-    gradient = _Gradient(site, budget, learner)
+    streams, moved = Streams.of(_key(site, round_number)), learnt.moved
+    gradient = _Gradient(site, budget, learnt)
     for _ in range(train.local.steps or 0):
         noisy = gradient.noisy(drawn(site, budget, streams), streams)
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """A generator of drawn faces learns photographs from eight owners, under two budgets and without one.
 
 `python experiments/synthesis/federated.py --root lfw112.npz --generator generator.safetensors`: the generator that all
-start from has seen drawn faces alone. A line each in federated.jsonl: what the ledger claims, the accuracy of faces that
-the generator made anew, and its denoising loss on photographs of people whom nobody has learnt.
+start from has seen drawn faces alone. A line each in federated.jsonl: what the ledger claims, the accuracy of faces
+that the generator made anew, and its denoising loss on photographs of people whom nobody has learnt.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from fedveil import checks, frequency
+from fedveil import checks, config, frequency
 from fedveil.configuration.recipe import Augment
 from fedveil.data.faces import FaceSet
 from fedveil.federation import instruction, recipe
@@ -173,7 +175,8 @@ def test_a_flip_that_would_be_a_second_draw_is_refused(monkeypatch) -> None:
 def test_what_changes_a_picture_before_its_noise_is_refused_where_a_copy_is_kept(word) -> None:
     with pytest.raises(checks.UserError, match=rf"{word} changes a picture before its noise, .*another release"):
         federation("dctdp", word)
-    arrived = instruction.to_wire(federation("none", word).settings).replace('"name": "none"', '"name": "dctdp"', 1)
+    tree = json.loads(instruction.to_wire(federation("none", word).settings))
+    arrived = json.dumps({**tree, "protection": config.to_tree(federation("dctdp").settings)["protection"]})
     with pytest.raises(instruction.BadInstruction, match="another release"):  # nor is an owner talked into it
         instruction.from_wire(arrived)
     assert federation("dctdp", word, "protection.memoise=false").planned_event.releases > 1

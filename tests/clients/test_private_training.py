@@ -62,7 +62,8 @@ def gradient_of(site, engine="loop"):
     budget = dataclasses.replace(site.federation.private, noise_multiplier=None, expected_batch=1, gradients=engine)
     classifier = private_training.Classifier(site.backbone, private_training.first_head(site))
     moved = [*(dict(site.backbone.named_parameters())[name] for name in site.allowed), classifier.head.weight]
-    found = private_training._Gradient(site, budget, classifier, moved)
+    learner = private_training.learner(site, classifier, moved)
+    found = private_training._Gradient(site, budget, learner)
     found._divisor = 1
 
     def flat(these):

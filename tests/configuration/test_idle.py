@@ -57,6 +57,10 @@ CASES = [
     ("data.held_fold=3 data=lfw data.view=1", "data.view=2"),
     ("protection.total_epsilon=8 protection.mode=coefficient", "protection.mode=image"),
     ("protection.radius_quantile=0.5 protection.mode=coefficient", "protection.mode=image"),
+    *(
+        (f"{word} generator=id3 generator.shared=true protection=none", "generator=none: a generator has no")
+        for word in ("train.head_lr=0.1", "head.margin=0.1", "head.scale=8")
+    ),
     ("protection.input_layout=pixels protection.mode=coefficient", "protection.mode=image"),
     ("protection.mean_epsilon=8", "protection.mode=coefficient"),
     ("protection.delta=1e-6", "protection.noise=gaussian"),
