@@ -29,7 +29,7 @@ class Ddim:
     """
 
     steps: int = 25
-    eta: float = 0.0
+    eta: float = 1.0
     guidance: float = 1.0
     cheap: bool = True
 
@@ -59,8 +59,10 @@ def sample(
 ) -> torch.Tensor:  # fmt: skip
     """Return pictures (B, 3, H, W) in -1..1, on the host.
 
-    At each step the estimate of the picture is cut to -1..1 and the noise computed anew from it, so that both explain
-    x_t (as in GLIDE, https://arxiv.org/abs/2112.10741).
+    At each step the estimate of the picture is cut to -1..1, and the noise stays as it was predicted: to compute it
+    anew from the cut estimate spreads the colours of a little-trained generator over twice their range. (To leave it
+    and add no fresh noise, eta = 0, washes them out.) What guidance adds to the estimate is cut, too, and only as much
+    of it leaves the noise: else a strong correction would pull the wrong way.
 
     Args:
         generator: on the place, in evaluation mode.
@@ -78,9 +80,12 @@ def sample(
     x, identity, attributes = (part.to(place.device) for part in (start, identity, attributes))
     for t, after in zip(wanted, [*wanted[1:], -1], strict=True):
         share, next_share = shares[t], shares[after] if after >= 0 else 1.0
-        noise = _noise(generator, ddim, x, t, share, identity, attributes, place)
-        picture = ((x - math.sqrt(1 - share) * noise) / math.sqrt(share)).clamp(-1, 1)
-        noise = (x - math.sqrt(share) * picture) / math.sqrt(1 - share)
+        noise, correction = _noise(generator, ddim, x, t, share, identity, attributes, place)
+        spread = math.sqrt(1 - share) / math.sqrt(share)
+        picture = (x / math.sqrt(share) - spread * noise).clamp(-1, 1)
+        if correction is not None:
+            guided = (picture + spread * correction).clamp(-1, 1)
+            noise, picture = noise - (guided - picture) / spread, guided
         sigma = ddim.eta * math.sqrt((1 - next_share) / (1 - share) * (1 - share / next_share))
         x = math.sqrt(next_share) * picture + math.sqrt(max(0.0, 1 - next_share - sigma**2)) * noise
         if sigma > 0 and fresh is not None:
@@ -91,8 +96,8 @@ def sample(
 def _noise(
     generator: Generator, ddim: Ddim, x: torch.Tensor, t: int, share: float, identity: torch.Tensor,
     attributes: torch.Tensor, place: Place,
-) -> torch.Tensor:  # fmt: skip
-    """Return the predicted noise, adjusted by the identity's gradient; the correction is never longer than the noise.
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """Return the predicted noise, and what it loses to the identity's gradient, never longer than the noise itself.
 
     The adjusted score adds guidance * grad_x <y, phi(estimate)> to -noise / sqrt(1 - share), so the noise loses
     guidance * sqrt(1 - share) times the gradient.
@@ -104,13 +109,11 @@ def _noise(
             return generator.noise(pictures, when, identity, attributes).float()
 
     if ddim.guidance == 0 or (ddim.cheap and t >= CHEAP_UNTIL * len(generator.alphas)):
-        return predicted(x)
+        return predicted(x), None
     noise, gradient = identity_gradient(generator, predicted, x, share, identity, ddim.cheap)
     correction = ddim.guidance * math.sqrt(1 - share) * gradient
     longest, length = (part.flatten(1).norm(dim=1) for part in (noise, correction))
-    part = (longest / length.clamp_min(1e-12)).clamp_max(1.0).view(-1, 1, 1, 1)
-    adjusted: torch.Tensor = noise - part * correction
-    return adjusted
+    return noise, correction * (longest / length.clamp_min(1e-12)).clamp_max(1.0).view(-1, 1, 1, 1)
 
 
 def identity_gradient(

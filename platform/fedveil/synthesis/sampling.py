@@ -31,7 +31,7 @@ class Sampling:
         identities: K synthetic people.
         images: m pictures of each; an identity that keeps fewer than 2 is dropped.
         ddim_steps: calls of the noise predictor for one picture.
-        eta: fresh noise during the steps, 0 (none) to 1 (as much as in DDPM).
+        eta: fresh noise during the steps, 0 (none) to 1 (as much as in DDPM, which forgives a generator's mistakes).
         guidance: kappa, the weight of the identity's score; 0: none.
         cheap: leave the noise predictor out of the guidance's chain rule, and the noisiest 40 % of the times too.
         nearest: largest cosine between a picture's embedding and its anchor, as asked of the generator.
@@ -48,7 +48,7 @@ class Sampling:
     identities: int = 100
     images: int = 10
     ddim_steps: int = 25
-    eta: float = 0.0
+    eta: float = 1.0
     guidance: float = 1.0
     cheap: bool = True
     nearest: float = 0.95
