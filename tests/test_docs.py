@@ -18,6 +18,7 @@ import yaml
 
 from fedveil import checks, cli, config
 from fedveil.attacks import _chosen
+from fedveil.commands.synthesize import chosen as synthesize
 from fedveil.configuration import files, plugins
 from fedveil.configuration.words import METHOD_GROUPS
 
@@ -92,6 +93,9 @@ def test_commands_parse_and_their_words_are_accepted(page: Path) -> None:
         if len(words) == 1 or words[-1] == "--help" or "protection=pixelate" in words:  # named, or this page's example
             continue
         chosen = cli.parser().parse_args(words)
+        if words[0] == "synthesize":
+            assert synthesize.of(chosen.words)
+            continue
         mine, others = _chosen.apart(getattr(chosen, "words", []))
         assert _chosen.of(mine) or not mine
         for cell in cells(others, sweep=words[0] == "sweep"):

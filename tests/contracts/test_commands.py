@@ -12,6 +12,7 @@ import pytest
 from fedveil import cli, commands, config, console
 from fedveil.attacks import _chosen
 from fedveil.commands.sweep import grid
+from fedveil.commands.synthesize import chosen as synthesize
 from fedveil.configuration import settings, words
 
 NAMES = commands.names()
@@ -79,6 +80,9 @@ def test_examples_parse_and_their_words_are_accepted(name: str) -> None:
     for example in shown:
         chosen = cli._chosen(example[1:])
         assert chosen.command == name
+        if name == "synthesize":
+            assert synthesize.of(chosen.words)
+            continue
         mine, others = _chosen.apart(getattr(chosen, "words", []))
         assert grid.expand(others).cells if name == "sweep" else config.load(others)
         assert [*_chosen.of(mine)] or not mine

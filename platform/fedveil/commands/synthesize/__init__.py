@@ -1,4 +1,4 @@
-"""Make labelled synthetic faces of nobody: learn a generator from public people, draw, judge.
+"""Make labelled faces of nobody: learn public people, draw, judge.
 
 What a generator learnt can show in its faces: the search for faces that it was trained on is part of every set.
 """
@@ -18,12 +18,12 @@ from fedveil.synthesis import making
 from fedveil.tracking import synthesized
 
 EXAMPLES = """examples:
-  fedveil synthesize synthesis=quick                  # drawn faces, a minute or two
-  fedveil synthesize data=lfw data.root=lfw           # 32 pixels, an hour of one core
-  fedveil synthesize synthesis.generator=RUN_ID       # of a federated generator
-  fedveil synthesize synthesis=gpu device=cuda data=folder data.root=faces synthesis.public=true
+  fedveil synthesize synthesis=quick               # drawn faces, minutes
+  fedveil synthesize data=lfw data.root=lfw        # 32 pixels, an hour of a core
+  fedveil synthesize synthesis.generator=RUN_ID    # of a federated generator
+  fedveil synthesize synthesis=gpu device=cuda data=lfw data.root=lfw
   fedveil synthesize --resume 20260102-030405-id3-1f2e3d
-  Then: fedveil simulate data=synthetic data.path=runs/synthetic/ID/faces.npz protection=none
+  Then: fedveil simulate data=synthetic data.path=faces.npz protection=none
 """
 
 TRACKS = True
