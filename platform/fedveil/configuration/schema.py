@@ -303,3 +303,8 @@ class Config:
     def method(self) -> str:
         """The name by which a run's method is known: its protection, or the generator that it trains."""
         return self.protection.name if self.generator.name == "none" else self.generator.name
+
+    @property
+    def title(self) -> str:
+        """The method as tables of runs name it: what trains on nobody's faces is another one."""
+        return f"{self.method} on synthetic faces" if self.data.name == "synthetic" else self.method

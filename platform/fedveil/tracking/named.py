@@ -27,10 +27,12 @@ def method(settings: Config, also: Iterable[str] = ()) -> str:
 
     >>> method(config.load(["protection=dctdp", "protection.total_epsilon=8"]))
     'dctdp eps 8 (image)'
+    >>> method(config.load(["protection=none", "data=synthetic"]))
+    'none on synthetic faces'
     >>> method(config.load(["protection=none", "privacy.client.epsilon=inf", "train.lr=0.2"]), ["train.lr"])
     'none clip only (client) lr=0.2'
     """
-    parts = [settings.method, *_releases(settings), *_training(settings)]
+    parts = [settings.title, *_releases(settings), *_training(settings)]
     if settings.privacy.test_seed is not None:
         parts.append("fixed noise")
     return " ".join([*parts, *_others(settings, also)])

@@ -168,7 +168,7 @@ def method(values: Mapping[str, str], settings: Config) -> str:
         if not (key.endswith("epsilon") and key.split(".")[0] in ("protection", "privacy"))
     }
     private = [f"{unit}-level training" for unit in UNITS if getattr(settings.privacy, unit) is not None]
-    return ", ".join([grid.label({**kept, "protection": settings.protection.name}), *private])
+    return ", ".join([grid.label({**kept, "protection": settings.method if "data" in kept else settings.title}), *private])
 
 
 def methods(found: Sequence[Row]) -> dict[str, int]:

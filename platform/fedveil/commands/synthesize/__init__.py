@@ -19,7 +19,7 @@ from fedveil.tracking import synthesized
 
 EXAMPLES = """examples:
   fedveil synthesize synthesis=quick               # drawn faces, minutes
-  fedveil synthesize data=lfw data.root=lfw        # 32 pixels, an hour of a core
+  fedveil synthesize data=lfw data.root=lfw        # 32 pixels, an hour
   fedveil synthesize synthesis.generator=RUN_ID    # of a federated generator
   fedveil synthesize synthesis=gpu device=cuda data=lfw data.root=lfw
   fedveil synthesize --resume 20260102-030405-id3-1f2e3d
