@@ -168,7 +168,8 @@ def method(values: Mapping[str, str], settings: Config) -> str:
         if not (key.endswith("epsilon") and key.split(".")[0] in ("protection", "privacy"))
     }
     private = [f"{unit}-level training" for unit in UNITS if getattr(settings.privacy, unit) is not None]
-    return ", ".join([grid.label({**kept, "protection": settings.method if "data" in kept else settings.title}), *private])
+    own = settings.method if "data" in kept else settings.title
+    return ", ".join([grid.label({**kept, "protection": own}), *private])
 
 
 def methods(found: Sequence[Row]) -> dict[str, int]:
