@@ -134,3 +134,13 @@ def test_tensors_of_another_shape_and_runs_of_recognisers_are_refused(tmp_path: 
         checkpoint.read(str(path), config.load([]))
     with pytest.raises(checks.UserError, match="there-is-none"):
         checkpoint.read("there-is-none", config.load([f"runs.root={tmp_path}"]))
+
+
+def test_half_precision_learns_and_keeps_its_parameters_whole(tmp_path: Path) -> None:
+    generator = fresh()
+    before = loss(generator)
+    place = device.place("cpu", "bf16")
+    wanted = Training(steps=40, batch_size=8, lr=3e-3, average=0.5)
+    training.train(generator, FACES, wanted, 1, tmp_path / "a.npz", place)
+    assert loss(generator) < 0.9 * before
+    assert {tensor.dtype for tensor in generator.parameters()} == {torch.float32}

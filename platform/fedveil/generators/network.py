@@ -57,7 +57,7 @@ class Generator(Network):
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return identities (B, D) of length one of pixels (B, 3, H, W) in [-1, 1], differentiable in the pixels."""
-        return functional.normalize(self.recogniser(pixels), dim=1, eps=1e-6)
+        return functional.normalize(self.recogniser(pixels).to(pixels.dtype), dim=1, eps=1e-6)
 
     def describe(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return attributes (B, A) of pixels, standardised."""
@@ -93,7 +93,7 @@ class Generator(Network):
         """Return the noise (B, 3, H, W) in x_t at times (B,) int64; `kept` (B, 2) is 1 for a condition that is told."""
         kept = noisy.new_ones(len(noisy), 2) if kept is None else kept
         found: torch.Tensor = self.denoiser(noisy, time, identity, described, kept)
-        return found
+        return found.to(noisy.dtype)  # which autocast may have lowered
 
     def at(self, time: torch.Tensor) -> torch.Tensor:
         """Return abar_t (B, 1, 1, 1)."""

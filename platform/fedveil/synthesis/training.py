@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedveil import checks, config, randomness, runs
 from fedveil.attacks.base import Progress, silent
 from fedveil.data.faces import FaceSet
-from fedveil.device import Place
+from fedveil.device import Place, autocast
 from fedveil.federation import training
 from fedveil.generators.network import Generator
 
@@ -87,7 +87,8 @@ def train(
         with torch.no_grad():
             mean = means[torch.from_numpy(labels[index]).to(means.device)]
             identity = torch.where(own[:, None].to(mean.device), generator.embed(pixels), mean)
-        loss = generator.losses(generator.drawn(pixels, coins), identity).mean()
+        with autocast(place.precision, place.device):
+            loss = generator.losses(generator.drawn(pixels, coins), identity).mean()
         state.take(loss)
         progress("training the generator", step + 1, wanted.steps)
         if state.step % wanted.every == 0 or state.step == wanted.steps:
