@@ -24,7 +24,8 @@ Mode = Literal["public", "federated", "shared"]
 FIELD, KEY = "provenance", "synthetic"
 """The field of a packed file, and the block of its JSON."""
 _HASH = re.compile(r"[0-9a-f]{64}")
-_LONGEST = 300  # characters of words
+LONGEST = 300
+"""Characters of words, at most."""
 _FIELDS = ("mode", "generator", "learnt_from", "statements", "seed", "settings")
 
 
@@ -56,8 +57,8 @@ class Provenance:
         if not isinstance(self.generator, str) or not _HASH.fullmatch(self.generator):
             raise checks.UserError(f"Expected generator={self.generator!r} to be a SHA-256, 64 hexadecimal digits.")
         words = self.learnt_from
-        if not isinstance(words, str) or not 0 < len(words.strip()) <= len(words) <= _LONGEST:
-            raise checks.UserError(f"Expected learnt_from={words!r} to say whose faces, in at most {_LONGEST} letters.")
+        if not isinstance(words, str) or not 0 < len(words.strip()) <= len(words) <= LONGEST:
+            raise checks.UserError(f"Expected learnt_from={words!r} to say whose faces, in at most {LONGEST} letters.")
         if printable(words) != words:
             raise checks.UserError(f"Expected learnt_from={printable(words)!r} of letters that can be printed.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):

@@ -23,7 +23,7 @@ from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
 from fedveil.generators.network import Generator
 from fedveil.pictures import sheet
-from fedveil.synthesis import checkpoint, judgement, recogniser, sampling, training
+from fedveil.synthesis import _whose, checkpoint, judgement, recogniser, sampling, training
 from fedveil.synthesis.checkpoint import Learnt, Origin
 from fedveil.synthesis.sampling import Drawn, Sampling
 from fedveil.synthesis.training import Training
@@ -39,6 +39,7 @@ class Making:
     Attributes:
         generator: a file, or a run of generator=id3, that draws; none: one learns from the data's people.
         recogniser: a file or a run whose recogniser says who somebody is to a new generator; none: it learns, too.
+        recogniser_is_public: your word that this recogniser learnt from public faces alone.
         recogniser_steps: of its own training.
         far: false accept rate at which an anchor is too near a real person's embedding.
         public: your word that the pictures of the data's people are public.
@@ -48,6 +49,7 @@ class Making:
 
     generator: str | None = None
     recogniser: str | None = None
+    recogniser_is_public: bool = False
     recogniser_steps: int = 1500
     far: float = 1e-4
     public: bool = False
@@ -91,7 +93,7 @@ def make(
             or a set that cannot be drawn; naming the setting and the remedy.
     """
     place, faces, seconds = federation.place, federation.split.train, {}
-    origin = _origin(federation, wanted.making)  # refused before anything is computed, and so is a judge
+    origin = _whose.origin(federation, wanted.making)  # refused before anything is computed, and so is a judge
     judgement.check(wanted.making.judge)
     began = time.perf_counter()
     learnt = _learnt(federation, faces, wanted, origin, folder, progress, say)
@@ -102,6 +104,13 @@ def make(
             f"The generator makes faces of {generator.size[0]} pixels and data.size={faces.size[0]}; set "
             f"data.size={generator.size[0]}."
         )
+    if wanted.making.generator is not None:
+        learnt = dataclasses.replace(learnt, origin=_whose.together(learnt.origin, origin))
+    sampled = {**dataclasses.asdict(wanted.sampling), "attributes": dict(wanted.sampling.attributes)}
+    made = Provenance(  # a generator's account that cannot be kept is refused before anything is drawn
+        learnt.origin.mode, learnt.sha256, learnt.origin.learnt_from, learnt.origin.statements,
+        federation.settings.seed, sampled,
+    )  # fmt: skip
     real, people = _embedded(generator, faces, place)
     threshold = _threshold(real, people, wanted.making.far, federation.settings.seed)
     began = time.perf_counter()
@@ -109,11 +118,6 @@ def make(
         generator, wanted.sampling, real, threshold, folder / "faces", federation.settings.seed, place, progress
     )
     seconds["sampling"] = time.perf_counter() - began
-    sampled = {**dataclasses.asdict(wanted.sampling), "attributes": dict(wanted.sampling.attributes)}
-    made = Provenance(
-        learnt.origin.mode, learnt.sha256, learnt.origin.learnt_from, learnt.origin.statements,
-        federation.settings.seed, sampled,
-    )  # fmt: skip
     synthetic_set.write(folder / "faces.npz", drawn.images, drawn.labels, made)
     sheet.people(folder / "sheet.png", drawn.images, drawn.labels, _SHOWN)
     say(f"{len(drawn.images):,} faces of {len(drawn.anchors)} people: {folder / 'faces.npz'}")
@@ -123,27 +127,6 @@ def make(
     result = _result(federation, wanted, learnt, drawn, judged, threshold, seconds)
     runs.write_json(folder / "result.json", result)
     return result
-
-
-def _origin(federation: Federation, making: Making) -> Origin:
-    """Return whose faces a new generator would learn from.
-
-    Raises:
-        fedveil.checks.UserError: nobody declared them public, and nobody said that they may be shared.
-    """
-    name = federation.settings.data.name
-    if federation.split.public_benchmark or making.public:
-        return Origin("public", f"people of data={name}, whose pictures are public")
-    if making.shared:
-        return Origin("shared", f"people of data={name}, whose owner shares what was learnt of them")
-    if making.generator is not None:
-        return Origin("public", "nobody here")  # the generator's own origin counts
-    raise checks.UserError(
-        f"Nobody declared the people of data={name} public, and a generator hands out what they look like: epsilon is "
-        "infinite. Say synthesis.public=true if their pictures are public; train it among owners under a budget "
-        "(fedveil simulate generator=id3 privacy.identity.epsilon=8); or say synthesis.shared=true if showing them is "
-        "meant."
-    )
 
 
 def _learnt(
