@@ -6,6 +6,7 @@ public recogniser says. So nothing is kept between rounds, and only the update l
 
 from __future__ import annotations
 
+import collections
 from typing import cast
 
 import numpy as np
@@ -60,13 +61,21 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
 
 
 def _drawn(site: Site) -> private_training.Rows:
-    """Return how images become rows: varied and noised by coins that a secret number names."""
+    """Return how images become rows: varied and noised by coins that a secret number names.
+
+    A view's coins depend on that number, its picture and which view it is, and not on its place in the batch: so that a
+    picture more or less changes the row of no other picture, whatever the number.
+    """
     network = cast(Network, site.backbone)
 
     def rows(part: Drawn, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        coins = torch.Generator().manual_seed(number)
-        inputs = network.drawn(site.features(part.images, number), coins)
-        return inputs, torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
+        pixels, seen = site.features(part.images, number), collections.Counter[int]()
+        found = []
+        for row, image in zip(torch.split(pixels, 1), part.images.tolist(), strict=True):
+            coins = randomness.public_torch(number, "generator draws", image, seen[image])
+            found.append(network.drawn(row, coins))
+            seen[image] += 1
+        return torch.cat(found), torch.zeros(len(found), dtype=torch.int64, device=pixels.device)
 
     return rows
 

@@ -13,7 +13,7 @@ import torch
 from fedveil import records
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
-from fedveil_clients import generating, local, policy, sites
+from fedveil_clients import generating, local, policy, private_training, sites
 
 sys.path.append(str(Path(__file__).parents[1] / "generators"))
 
@@ -110,3 +110,19 @@ def test_views_are_other_draws_of_time_and_noise(tmp_path: Path, monkeypatch: py
     assert len(rows) == 3
     assert torch.equal(rows[0, :3], rows[1, :3])
     assert not torch.equal(rows[0, 3:6], rows[1, 3:6])
+
+
+def test_a_picture_more_changes_no_other_pictures_draws(tmp_path: Path) -> None:
+    """Whatever the secret number is, so that what one picture moves is bounded without a word about the coins."""
+    site = opened(tmp_path, *IMAGE)
+    rows = generating._drawn(site)
+
+    def drawn(*images: int) -> torch.Tensor:
+        index = np.repeat(np.array(images), 2)
+        weight = np.full(len(index), 0.5, np.float32)
+        return rows(private_training.Drawn(index, np.repeat(np.arange(len(images)), 2), weight, len(images)), 7)[0]
+
+    fewer, more = drawn(1, 4), drawn(0, 1, 2, 4)
+    assert torch.equal(fewer, more[[2, 3, 6, 7]])
+    assert not torch.equal(more[0, 3:], more[1, 3:])
+    assert not torch.equal(more[0, 3:], more[2, 3:])
