@@ -96,7 +96,7 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
 
 
 def _limits(rule: Policy) -> list[str]:
-    found = [f"protections: {', '.join(rule.floor)}"] if rule.floor is not None else []
+    found = [f"methods: {', '.join(rule.floor)}"] if rule.floor is not None else []
     for limit, delta, what in (
         (rule.max_epsilon, rule.image_delta, "one image in one run"),
         (rule.max_total_epsilon, rule.image_delta, "one image over all runs"),

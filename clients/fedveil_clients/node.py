@@ -35,7 +35,7 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "data-root": (str, "folder or file of the owner's own faces"),
     "identity-bank": (str, "the owner's copy of the synthetic faces of a run with train.identity_bank=synthetic"),
     "vault-root": (str, "the owner's private folder: key, noisy copies, class centres, ledger"),
-    "floor": (str, "protections that the owner accepts, with commas between them"),
+    "floor": (str, "protections, and generators, that the owner accepts, with commas between them"),
     "max-epsilon": (float, "largest image-level epsilon of one run"),
     "max-total-epsilon": (float, "largest image-level epsilon of all runs together"),
     "max-client-epsilon": (
@@ -301,10 +301,10 @@ def _truth(word: str, value: Any) -> bool:
 
 
 def _floor(value: Any) -> tuple[str, ...]:
-    """Return the protections of a floor; a mistyped one would refuse every run, or accept what it was to refuse."""
+    """Return the protections and generators of a floor; a mistyped one would refuse all, or accept the wrong ones."""
     if not isinstance(value, str):
         raise NodeError(f"Expected floor={value!r} to be names of protections, e.g. floor = \"dctdp, none\".")
-    names, known = value.replace(",", " ").split(), plugins.names("protection")
+    names, known = value.replace(",", " ").split(), plugins.acceptable()
     if not names:
         raise NodeError(f"floor={value!r} names no protection; leave it out, or choose from {', '.join(known)}.")
     for name in names:

@@ -114,6 +114,11 @@ def test_two_words_for_who_a_node_is_may_not_differ():
         node.client_of(run, {"client-id": "c0001", "partition-id": 1})
 
 
+def test_a_floor_may_name_a_generator(tmp_path):
+    (tmp_path / "node.toml").write_text('floor = "none, id3"\n')
+    assert node.node_of("c0001", node.read(tmp_path / "node.toml"), "").policy.floor == ("none", "id3")
+
+
 def test_a_floor_may_be_a_list_and_nothing_else_may(tmp_path):
     (tmp_path / "node.toml").write_text('floor = ["dctdp", "none"]\n')
     assert node.node_of("c1", node.read(tmp_path / "node.toml"), "d").policy == Policy(("dctdp", "none"), None)

@@ -62,7 +62,7 @@ def test_it_says_what_is_there_what_would_leave_and_the_verdict(place, capsys):
     assert "verdict: accepted" in words
     assert "4 people and 12 pictures would be used" in words
     assert "broken.png" in words
-    assert "protections: dctdp" in words
+    assert "methods: dctdp" in words
     assert "epsilon of at most 20 at delta 1e-05 for one image over all runs" in words
     assert "image: epsilon = 8 at delta = 0 (replace-one), against anyone who sees the noisy copies" in words
     assert "identity: epsilon = 160" in words

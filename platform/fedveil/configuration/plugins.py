@@ -41,6 +41,15 @@ def names(group: str) -> list[str]:
     return sorted(name for name in found if name not in _NO_METHODS and not name.startswith("_"))
 
 
+def acceptable() -> list[str]:
+    """Return what an owner's floor may name: what a run's method is called (`schema.Config.method`).
+
+    >>> "none" in acceptable(), "id3" in acceptable()
+    (True, True)
+    """
+    return [*names("protection"), *(name for name in names("generator") if name != "none")]
+
+
 def method(group: str, name: str) -> type[Any]:
     """Return the dataclass that the file `name` of a group declares; an unknown name is refused with the nearest."""
     known = names(group)

@@ -203,8 +203,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name in self.floor or ():
-            known = [*plugins.names("protection"), *(one for one in plugins.names("generator") if one != "none")]
-            checks.one_of(known, **{"policy.floor": name})
+            checks.one_of(plugins.acceptable(), **{"policy.floor": name})
         for name in ("max_epsilon", "max_total_epsilon", "max_client_epsilon"):
             value = getattr(self, name)
             if value is not None:
