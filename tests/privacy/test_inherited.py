@@ -43,7 +43,7 @@ def test_shares_of_the_same_unit_and_relation_add(mine, theirs, delta, other, un
     assert found.epsilon == pytest.approx(mine + theirs)
     assert found.delta == pytest.approx(delta + other, abs=1e-18)
     assert found.meaningful == (mine + theirs <= statements.MEANINGFUL)
-    assert {"trusted"} == set(found.assumptions)
+    assert set(found.assumptions) == {"trusted"} | ({inherited.ONE_CLIENT} if unit == "client" else set())
 
 
 @given(losses, losses, small, small, st.sampled_from(UNITS), st.sampled_from(UNITS), *[st.sampled_from(RELATIONS)] * 2)
@@ -152,6 +152,9 @@ DAMAGED = {
     "less than nothing": {**GOOD, "epsilon": -1.0}, "a number without a guarantee": {**GOOD, "guarantee": "none"},
     "a missing view": {key: value for key, value in GOOD.items() if key != "view"},
     "infinite": {**GOOD, "epsilon": math.inf}, "a truth value": {**GOOD, "epsilon": True},
+    "more than any number": {**GOOD, "epsilon": 10**400, "meaningful": False},
+    "too large to mean something": {**GOOD, "epsilon": 21.0}, "letters of a terminal": {**GOOD, "view": "all\x1b[2J"},
+    "an assumption of two lines": {**GOOD, "assumptions": ["trusted\nprivate: yes"]},
     "a guarantee without a number": {**GOOD, "epsilon": None}, "a word": {**GOOD, "assumptions": "trusted"},
 }  # fmt: skip
 

@@ -27,6 +27,9 @@ _SHAPE: disk.Shape = {
     "unit": str, "relation": str, "view": str, "mechanism": str, "epsilon": _OPTIONAL, "delta": _OPTIONAL,
     "guarantee": str, "meaningful": bool, "assumptions": [str], "not_covered": [str],
 }  # fmt: skip
+ONE_CLIENT = "what is one client here was in one client at most of the generator's training"
+"""Without it the generator's share would be that of a group."""
+_LARGEST = 1e300  # nats, so that sums are numbers
 _WIDER = {"image": ("image", "identity", "client"), "identity": ("identity", "client"), "client": ("client",)}
 """Whose guarantee bounds what is told of a unit, the closest first: one image is a part of one person of one client."""
 _USES = {"data": "the training data", "start": "the start", "bank": "the identity bank"}
@@ -50,6 +53,10 @@ def statement_of(plain: object) -> Statement:
     complete = formal == (found.delta is not None) == (found.guarantee == "formal")
     if not complete or epsilon < 0 or not 0 <= delta < 1:
         raise checks.UserError(f"says epsilon {found.epsilon} at delta {found.delta}, guarantee {found.guarantee!r}")
+    if epsilon > _LARGEST or (found.meaningful and not (formal and epsilon <= statements.MEANINGFUL)):
+        raise checks.UserError("claims an epsilon that is not what it calls it: meaningful is at most 20, and a number")
+    if not all(text.isprintable() for text in (found.view, found.mechanism, *found.assumptions, *found.not_covered)):
+        raise checks.UserError("has letters that cannot be printed: on a terminal they would say something else")
     return found
 
 
@@ -138,8 +145,10 @@ def added(one: Statement, event: Synthetic) -> Statement:
         return statements.void(one, f"with the generator's share, both for a replaced {one.unit}, delta is 1 or more")
     said = f"{one.mechanism}; beside it {_USES[event.use]}, of a generator {_named(event)}: {share.mechanism}"
     total = statements.composed([one, share], epsilon, delta, f"{said}; epsilons and deltas add")
+    more = () if ONE_CLIENT in total.assumptions or (one.unit, share.unit) != ("client", "client") else (ONE_CLIENT,)
     return dataclasses.replace(
         total,
+        assumptions=(*total.assumptions, *more),
         relation=one.relation if same else "replace-one",
         meaningful=one.meaningful and share.meaningful and epsilon <= statements.MEANINGFUL,
     )
