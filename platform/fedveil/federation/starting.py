@@ -6,6 +6,7 @@ own reader of weights alone.
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedveil import checks, runs
+from fedveil.data.names import printable
 from fedveil.models import published
 from fedveil.storage import safetensors
 
@@ -40,6 +42,28 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         return _of_torch(path)
     arrays, _ = runs.unpack(path)
     return {name[7:]: value for name, value in arrays.items() if name.startswith("tensor/")}
+
+
+def check_public(path: Path) -> None:
+    """Refuse a file that is declared public and says itself that it is not: a generator's file says whom it learnt.
+
+    Raises:
+        fedveil.checks.UserError: naming the file, what it says, and the remedy.
+    """
+    if path.suffix != safetensors.SUFFIX:
+        return
+    _, meta = safetensors.unpack(path)
+    try:
+        said = json.loads(meta["origin"])
+        mode, learnt_from = said["mode"], said["learnt_from"]
+    except (KeyError, TypeError, ValueError, RecursionError):  # a file of somebody else
+        return
+    if mode != "public":
+        raise checks.UserError(
+            f"{path} says that it learnt from {printable(str(learnt_from))} (mode {printable(str(mode))}), and "
+            "train.warm_start_is_public=true contradicts it. Start from a public generator, or leave that word out: "
+            "then the run claims nothing."
+        )
 
 
 def fitted(path: Path, backbone: nn.Module, model: str) -> dict[str, NDArray[np.float32]]:

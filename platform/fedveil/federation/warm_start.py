@@ -43,10 +43,13 @@ def checkpoint(settings: Config) -> Path | None:
     """Return the file that the backbone starts from; None where it starts from none.
 
     Raises:
-        fedveil.checks.UserError: no such run or file, or a network that cannot start without one.
+        fedveil.checks.UserError: no such run or file, one that is declared public and says that it is not, or a network
+            that cannot start without one.
     """
     warm = settings.train.warm_start
     generating.check_start(settings)
+    if warm is not None and settings.train.warm_start_is_public and Path(warm).is_file():
+        starting.check_public(Path(warm))
     if warm is None or warm in _TRAINED:
         if settings.model.settings.get("norm") == "affine":
             raise checks.UserError(
