@@ -35,7 +35,7 @@ def test_a_file_that_says_whom_it_learnt_from_is_not_contradicted(mode: str, tmp
     if mode == "public":
         assert warm_start.checkpoint(declared) == path
     else:
-        with pytest.raises(checks.UserError, match="ten clinics.*contradicts"):
+        with pytest.raises(checks.UserError, match=r"ten clinics.*contradicts"):
             warm_start.checkpoint(declared)
     assert warm_start.checkpoint(config.load([f"train.warm_start={path}"])) == path
 
