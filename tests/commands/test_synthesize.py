@@ -134,6 +134,8 @@ def test_private_faces_are_refused_unless_sharing_them_is_meant(tmp_path: Path, 
         (["synthesis.identities=0"], "identities=0"),
         (["synthesis.attributes=[yow=1]"], "yaw"),
         (["synthesis.attributes=[yaw]"], "name=number"),
+        (["synthesis.attributes=[yaw=1,yaw=2]"], "yaw twice"),
+        (["synthesis.ddim_steps=5000"], "ddim_steps=5000"),
         (["synthesis.ddim_stps=3"], "Did you mean 'ddim_steps'"),
         (["synthesis=cpus"], "choose from ['cpu', 'gpu', 'quick']"),
         (["synthesis.generator=nowhere"], "nowhere"),
@@ -146,7 +148,16 @@ def test_private_faces_are_refused_unless_sharing_them_is_meant(tmp_path: Path, 
 def test_mistakes_are_named(words: list[str], said: str, capsys: Any) -> None:
     assert cli.main(["synthesize", *SMALL, *words]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
-    assert not list(Path().rglob("faces.npz"))
+    assert not [*Path().rglob("faces.npz"), *Path().rglob("recogniser.npz")]  # nothing was trained before
+
+
+def test_a_picture_that_cannot_be_read_costs_itself_alone(tmp_path: Path, capsys: Any) -> None:
+    words = private_folder(tmp_path / "faces")
+    broken = tmp_path / "faces" / "person0" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert cli.main(["synthesize", *words, "synthesis.shared=true"]) == 0
+    said = capsys.readouterr()
+    assert "cannot be read: 1 pictures" in said.out + said.err
 
 
 def test_a_full_disk_leaves_no_half_of_a_set(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

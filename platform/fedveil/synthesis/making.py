@@ -21,6 +21,7 @@ from fedveil.device import Place
 from fedveil.evaluation import identification
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
+from fedveil.generators import attributes
 from fedveil.generators.network import Generator
 from fedveil.pictures import sheet
 from fedveil.synthesis import _whose, checkpoint, judgement, recogniser, sampling, training
@@ -92,9 +93,14 @@ def make(
         fedveil.checks.UserError: faces that nobody declared public, a generator, recogniser or judge that does not fit,
             or a set that cannot be drawn; naming the setting and the remedy.
     """
-    place, faces, seconds = federation.place, federation.split.train, {}
-    origin = _whose.origin(federation, wanted.making)  # refused before anything is computed, and so is a judge
+    place, seconds = federation.place, {}
+    origin = _whose.origin(federation, wanted.making)  # refused before anything is computed, and so is what follows
     judgement.check(wanted.making.judge)
+    if wanted.making.generator is None and federation.generator is not None:
+        sampling.check(wanted.sampling, federation.generator.times, attributes.NAMES)
+    faces = federation.split.train.without_unreadable()
+    if lost := len(federation.split.train) - len(faces):
+        say(f"left out, because they cannot be read: {lost:,} pictures; `fedveil data inspect` names them")
     began = time.perf_counter()
     learnt = _learnt(federation, faces, wanted, origin, folder, progress, say)
     seconds["training"] = time.perf_counter() - began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,16 @@ class Drawn:
     packing: Mapping[str, float]
 
 
+def check(sampling: Sampling, total: int, names: Sequence[str]) -> None:
+    """Refuse settings that do not go with a generator of `total` times and of attributes of these names.
+
+    Raises:
+        fedveil.checks.UserError: an unknown attribute, or more steps than times.
+    """
+    variation.numbered(sampling.attributes, names)
+    times(total, sampling.ddim_steps)
+
+
 def generate(
     generator: Generator, sampling: Sampling, real: NDArray[Any], threshold: float, folder: Path, seed: int,
     place: Place = HOST, progress: Progress = silent,
@@ -129,8 +139,8 @@ def generate(
             person with two pictures left; with the remedy.
         OSError: a file cannot be written; nothing half-written is left.
     """
+    check(sampling, len(generator.alphas), generator.attribute_names)
     fixed = variation.numbered(sampling.attributes, generator.attribute_names)
-    times(len(generator.alphas), sampling.ddim_steps)
     generator.to(place.device)
     generator.eval()
     digest = _folder.digest_of(generator, dataclasses.asdict(sampling), real, threshold, seed, place)

@@ -90,6 +90,8 @@ def _numbers(listed: Iterable[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for item in listed:
         name, _, number = str(item).partition("=")
+        if name.strip() in found:
+            raise checks.UserError(f"{GROUP}.{_TABLE} has {name.strip()} twice; keep one.")
         try:
             found[name.strip()] = float(number)
         except ValueError:
