@@ -62,9 +62,8 @@ class Sampling:
     attributes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        checks.positive(
-            identities=self.identities, packing_steps=self.packing_steps, attempts=self.attempts, batch=self.batch
-        )  # fmt: skip
+        checks.positive(packing_steps=self.packing_steps, attempts=self.attempts, batch=self.batch)
+        checks.within(1, 1e6, identities=self.identities)
         checks.within(_LEAST, 1e6, images=self.images)
         checks.within(0, 1, farthest=self.farthest)
         checks.within(self.farthest, 1, nearest=self.nearest)
