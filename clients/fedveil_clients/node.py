@@ -47,6 +47,7 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "device": (str, "where this node computes: auto, cpu, cuda, cuda:1 or mps"),
     "device-batch": (int, "images that pass a network together, where a device's memory asks for fewer than a batch"),
     "allow-test-seed": (bool, "accept fixed noise, which protects nobody"),
+    "allow-shared-generator": (bool, "accept a generator that learns this owner's faces without any budget"),
     "simulated": (bool, "data-root and vault-root serve all nodes of a simulation; each takes its share of the data"),
 }
 """Word of a node's configuration -> its type and meaning."""
@@ -76,6 +77,7 @@ class Node:
     Attributes:
         data_set: the owner's stable id of the data set.
         allow_test_seed: fixed noise is acceptable (simulations, tests).
+        allow_shared_generator: a generator may learn this owner's faces without any budget.
         policy: the node's policy; None takes the run configuration's, as a simulation does.
         data_root: where this owner's own pictures are; None where the source draws its faces.
         identity_bank: where this owner's copy of the run's synthetic negatives is; None: nowhere.
@@ -94,6 +96,12 @@ class Node:
     device: str = "auto"
     device_batch: int | None = None
     identity_bank: str | None = None
+    allow_shared_generator: bool = False
+
+    @property
+    def shares_generators(self) -> bool:
+        """Whether a generator may learn without a budget: by the owner's own word, and in a simulation by the run's."""
+        return self.simulated or self.allow_shared_generator
 
     def place(self, run: Federation) -> devices.Place:
         """Return where this node computes, in the precision that the run asks for.
@@ -249,6 +257,7 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
         device=str(words.get("device", "auto")),
         device_batch=read.get("device-batch"),
         identity_bank=read.get("identity-bank"),
+        allow_shared_generator=read.get("allow-shared-generator", False),
     )
 
 

@@ -11,7 +11,7 @@ import math
 
 from fedveil import checks
 from fedveil.configuration.schema import Policy
-from fedveil.federation import planning
+from fedveil.federation import generating, planning
 from fedveil.federation.federation import Federation
 from fedveil.privacy import statements
 from fedveil.privacy.accounting import filters
@@ -60,6 +60,11 @@ def check(federation: Federation, node: Node, event: Event, training: bool = Tru
     if settings.privacy.test_seed is not None and not node.allow_test_seed:
         raise PolicyRefusal.of_instruction(
             "the run fixes its noise (privacy.test_seed) and this node does not allow that"
+        )
+    if federation.generator is not None and not generating.has_budget(settings) and not node.shares_generators:
+        raise PolicyRefusal.of_instruction(
+            f"the run trains generator={settings.generator.name} without any budget, which hands out what the owner's "
+            "faces look like, and this node does not allow that (allow-shared-generator)"
         )
     for unit, (setting, delta) in planning.deltas(settings).items():
         try:

@@ -52,6 +52,20 @@ def test_fixed_noise_needs_the_nodes_own_permission():
         policy.check(chosen, Node("d"), NOISED)
 
 
+@pytest.mark.parametrize("more", [[], ["privacy.identity.epsilon=inf"]])
+def test_a_generator_without_a_budget_needs_the_owners_own_word(more):
+    """`generator.shared` comes with the coordinator's configuration: it says nothing about the owner."""
+    shared = settings("generator=id3", "generator.shared=true", "protection=none", "train.local.steps=1", *more)
+    with pytest.raises(PolicyRefusal, match="allow-shared-generator") as refused:
+        policy.check(shared, Node("d"), shared.planned_event)
+    assert refused.value.told == str(refused.value)
+    policy.check(shared, Node("d", allow_shared_generator=True), shared.planned_event)
+    policy.check(shared, Node("d", simulated=True), shared.planned_event)
+    assert policy.node_of("c1", {"allow-shared-generator": True}, "folder").shares_generators
+    bounded = settings("generator=id3", "protection=none", "privacy.client.epsilon=8")
+    policy.check(bounded, Node("d"), bounded.planned_event)
+
+
 def test_the_nodes_policy_beats_the_runs():
     lax = settings("policy.floor=[none,dctdp]", "policy.max_epsilon=1000000", "protection=none")
     with pytest.raises(PolicyRefusal):

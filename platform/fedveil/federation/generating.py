@@ -22,6 +22,12 @@ UNBOUNDED = NonPrivate(
 _BUDGETS = "privacy.image, privacy.identity or privacy.client"
 
 
+def has_budget(settings: Config) -> bool:
+    """Return whether noise is asked for by a budget of any unit."""
+    budgets = (settings.privacy.image, settings.privacy.identity, settings.privacy.client)
+    return any(one is not None and bool(one.noise_multiplier or 0 < (one.epsilon or 0) < math.inf) for one in budgets)
+
+
 def check(settings: Config) -> None:
     """Refuse settings that a generator cannot follow.
 
@@ -36,9 +42,7 @@ def check(settings: Config) -> None:
             f"generator={name} learns what faces look like, which protection={settings.protection.name} hides. Set "
             f"protection=none, and protect the faces that are learnt from by {_BUDGETS}."
         )
-    budgets = (settings.privacy.image, settings.privacy.identity, settings.privacy.client)
-    noisy = any(one is not None and (one.noise_multiplier or 0 < (one.epsilon or 0) < math.inf) for one in budgets)
-    if not noisy and not settings.generator.settings.get("shared"):
+    if not has_budget(settings) and not settings.generator.settings.get("shared"):
         raise checks.UserError(
             f"generator={name} without {_BUDGETS} hands out what its owners' faces look like: epsilon is infinite. Set "
             "a budget, or say generator.shared=true if that is meant."
