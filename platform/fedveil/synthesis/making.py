@@ -130,6 +130,8 @@ def make(
     began = time.perf_counter()
     judged = judgement.of_set(federation, generator, drawn, faces, wanted.making.judge, folder, progress)
     seconds["judgement"] = time.perf_counter() - began
+    if wanted.making.generator is not None:
+        judged["members"] = f"people of data={federation.settings.data.name}, who need not be whom the generator learnt"
     result = _result(federation, wanted, learnt, drawn, judged, threshold, seconds)
     runs.write_json(folder / "result.json", result)
     return result

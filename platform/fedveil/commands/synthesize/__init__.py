@@ -1,6 +1,6 @@
 """Make labelled faces of nobody: learn public people, draw, judge.
 
-What a generator learnt can show in its faces: the search for faces that it was trained on is part of every set.
+What a generator learnt can show in its faces: a set whose source has strangers is searched for whom it was trained on.
 """
 
 from __future__ import annotations

@@ -108,6 +108,8 @@ def _judged(judged: Mapping[str, Any]) -> Iterator[str]:
     leak = judged["leakage"]
     yield ""
     yield wrapped(leak["verdict"])
+    if "members" in judged:
+        yield wrapped(f"  This holds of {judged['members']}: of others the search says nothing.")
     area, share = leak["membership"], leak["nearest_is_member"]
     yield wrapped(
         f"  Of a member and a stranger the member is the nearer one {percent(area['value']).strip()} of the time (50 % "
