@@ -9,6 +9,7 @@ import torch
 from tiny_generator import SMALL, built
 
 from fedveil import checks, config
+from fedveil.federation import generating
 from fedveil.federation.federation import Federation
 from fedveil.generators.id3 import ID3
 from fedveil.models.backbones.tiny_ir import TinyIR
@@ -105,3 +106,12 @@ def test_a_run_without_a_generator_is_the_default() -> None:
     assert config.load([]).generator.name == "none"
     assert config.load(["protection=dct"]).method == "dct"
     assert config.load(WORDS).method == "id3"
+
+
+def test_a_client_level_budget_leaves_the_updates_alone_without_a_bound() -> None:
+    """What is released is bounded; what the coordinator sees before its noise is not, and both are said."""
+    bounded = Federation.of([*BARE, "privacy.client.epsilon=8"])
+    assert bounded.planned_event == bounded.release_event({}) == generating.UPDATES
+    clipped = Federation.of([*BARE, "generator.shared=true", "privacy.client.epsilon=inf"])
+    assert clipped.planned_event == generating.UNBOUNDED
+    assert Federation.of([*BARE, "generator.shared=true"]).planned_event == generating.UNBOUNDED

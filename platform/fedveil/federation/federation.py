@@ -306,7 +306,7 @@ class Federation:
             fedveil.checks.UserError: images of a size that the protection cannot serve.
         """
         if self.generator is not None:
-            return generating.UNBOUNDED
+            return generating.event(self.settings)
         event: Event = self.protection.planned(
             self.size, self.releases_per_image, self.settings.partition.max_images_per_identity
         )
@@ -315,7 +315,7 @@ class Federation:
     def release_event(self, state: Mapping[str, torch.Tensor]) -> Event:
         """Return the event of one client's images over the whole run: the same on both sides."""
         if self.generator is not None:
-            return generating.UNBOUNDED
+            return generating.event(self.settings)
         event: Event = self.protection.event(
             self.size, state, self.releases_per_image, self.settings.partition.max_images_per_identity
         )

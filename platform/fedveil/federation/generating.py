@@ -19,13 +19,28 @@ UNBOUNDED = NonPrivate(
 )
 """What a generator that learns without noise tells of an image."""
 
+UPDATES = NonPrivate(
+    "image",
+    "every update that a client sends, as the coordinator sees it",
+    "the coordinator adds its noise to a sum: nothing bounds what one update shows of a face",
+)
+"""The same where a client-level budget bounds what the generator shows."""
+
 _BUDGETS = "privacy.image, privacy.identity or privacy.client"
 
 
 def has_budget(settings: Config) -> bool:
     """Return whether noise is asked for by a budget of any unit."""
-    budgets = (settings.privacy.image, settings.privacy.identity, settings.privacy.client)
-    return any(one is not None and bool(one.noise_multiplier or 0 < (one.epsilon or 0) < math.inf) for one in budgets)
+    return any(map(_noisy, (settings.privacy.image, settings.privacy.identity, settings.privacy.client)))
+
+
+def _noisy(budget: Any) -> bool:
+    return budget is not None and bool(budget.noise_multiplier or 0 < (budget.epsilon or 0) < math.inf)
+
+
+def event(settings: Config) -> NonPrivate:
+    """Return what a generator tells of an image where no private steps of a client bound it."""
+    return UPDATES if _noisy(settings.privacy.client) else UNBOUNDED
 
 
 def check(settings: Config) -> None:
