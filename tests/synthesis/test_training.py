@@ -79,6 +79,8 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     training.train(fresh(), FACES, SMALL, 1, tmp_path / "state.npz", device.HOST)
     with pytest.raises(checks.UserError, match="another training"):
         training.train(fresh(), FACES, SMALL, 2, tmp_path / "state.npz", device.HOST)
+    with pytest.raises(checks.UserError, match="another training"):  # as many faces, of other people
+        training.train(fresh(), draw_faces(2, 0, 6, 4, 32), SMALL, 1, tmp_path / "state.npz", device.HOST)
     (tmp_path / "state.npz").write_bytes(b"PK")
     with pytest.raises(checks.UserError, match=r"state\.npz"):
         training.train(fresh(), FACES, SMALL, 1, tmp_path / "state.npz", device.HOST)

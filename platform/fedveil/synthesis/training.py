@@ -73,7 +73,7 @@ def train(
     people, labels = np.unique(faces.labels, return_inverse=True)
     generator = place.module(generator)
     means = _means(generator, faces, labels, int(people.size), place)
-    state = _State(generator, wanted, config.hashed([dataclasses.asdict(wanted), seed, _shapes(generator), len(faces)]))
+    state = _State(generator, wanted, _recipe(generator, wanted, faces, seed))
     state.load(kept)
     indices = training.batch_indices(
         len(faces), wanted.batch_size, seed, "generator", start_step=state.step, steps=wanted.steps - state.step
@@ -118,8 +118,11 @@ def _means(
     return torch.nn.functional.normalize(total, dim=1, eps=1e-6)
 
 
-def _shapes(generator: Generator) -> dict[str, list[int]]:
-    return {name: [*tensor.shape] for name, tensor in generator.named_parameters()}
+def _recipe(generator: Generator, wanted: Training, faces: FaceSet, seed: int) -> str:
+    """Return what stands for everything that a training depends on."""
+    own = [generator.dropout, generator.kappa, generator.reconstruction, generator.share, len(generator.alphas)]
+    shapes = {name: [*tensor.shape] for name, tensor in generator.named_parameters()}
+    return config.hashed([dataclasses.asdict(wanted), seed, own, shapes, faces.keys, faces.labels.tolist()])
 
 
 class _State:

@@ -68,8 +68,8 @@ def run(chosen: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         console.complain(f"\ninterrupted; `fedveil synthesize --resume {made.run_id}` goes on where it was")
         return 130
-    except checks.UserError:
-        if not any((made.folder / name).exists() for name in ("recogniser.npz", "faces")):  # nothing was computed
+    except (checks.UserError, OSError):
+        if not any((made.folder / name).exists() for name in ("recogniser.npz", "faces")):  # nothing to go on from
             runs.take_back(made, before)
         raise
     finally:
