@@ -24,7 +24,8 @@ def tell(settings: Config, made: Run, result: Mapping[str, Any]) -> None:
         result: its result.json.
     """
     tracker = tracking.open_tracker(settings.tracking, Path(settings.runs.root))
-    name = f"id3 faces of {settings.data.name} seed {settings.seed}"
+    group = f"id3 faces of {settings.data.name}, guidance {result['settings']['guidance']:g}"
+    name = f"{group} seed {settings.seed}"
     tracker.start(
         tracking.RunInfo(
             run_id=made.run_id,
@@ -33,7 +34,7 @@ def tell(settings: Config, made: Run, result: Mapping[str, Any]) -> None:
             params={**config.flat(settings), **{f"synthesis.{k}": _plain(v) for k, v in result["settings"].items()}},
             tags={
                 view.KIND: "synthetic set",
-                view.GROUP: f"id3 faces of {settings.data.name}",
+                view.GROUP: group,
                 view.ORDER: name,
                 "fedveil.mode": str(result["mode"]),
                 "fedveil.generator": str(result["generator_sha256"]),
@@ -50,21 +51,31 @@ def tell(settings: Config, made: Run, result: Mapping[str, Any]) -> None:
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a set by name: every one that `judged` holds, nested names joined, counts and seconds."""
-    found: dict[str, float] = {}
+    """Return the numbers of a set that a table of runs has room for; result.json, an artefact, has all.
 
-    def walk(tree: Mapping[str, Any], before: str) -> None:
-        for key, value in tree.items():
-            name = f"{before}_{key}" if before else str(key)
-            if isinstance(value, Mapping):
-                walk(value, name)
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                found[name] = float(value)
-
-    walk(result["judged"], "")
-    walk(result["counts"], "")
-    walk(result["seconds"], "seconds")
-    return {"people": float(result["people"]), "images": float(result["images"]), **found}
+    `one_person` and `two_people` are mean cosines by the judge, of a person's pictures and of people's centres;
+    `set_eer` is the equal error rate by the judge, `set_eer_circular` by the generator's own recogniser; `members_auc`
+    and `nearest_is_member` are 0.5 where the set shows nothing of whom its generator learnt.
+    """
+    counts, judged = result["counts"], result["judged"]
+    missing = sum(counts[name] for name in ("dropped_identity", "dropped_nearest", "dropped_duplicate", "dropped_few"))
+    found = {
+        "people": result["people"],
+        "images": result["images"],
+        "dropped": missing / max(1, counts["asked"]),
+        **{f"seconds_{what}": spent for what, spent in result["seconds"].items()},
+    }
+    if "omitted" not in judged:
+        own = judged["sets"]["synthetic"]
+        found |= {
+            "one_person": own["by_judge"]["consistency"]["pair_cosine"]["value"],
+            "two_people": own["by_judge"]["between"]["mean_cosine"]["value"],
+            "set_eer": own["by_judge"]["consistency"]["eer"],
+            "set_eer_circular": own["by_generator"]["consistency"]["eer"],
+            "members_auc": judged["leakage"]["membership"]["value"],
+            "nearest_is_member": judged["leakage"]["nearest_is_member"]["value"],
+        }
+    return {name: float(value) for name, value in found.items()}
 
 
 def described(result: Mapping[str, Any]) -> str:
