@@ -19,7 +19,7 @@ import torch
 from fedveil import config
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 from fedveil.privacy.ledger import Ledger
 from fedveil.runs import Run
 from fedveil.synthesis import checkpoint

@@ -116,7 +116,7 @@ def test_each_owner_decides_for_itself_and_the_run_goes_on(tmp_path):
     assert found["missing_updates"] == {"excluded": 7, "refused": 0, "late": 0, "failed": 0}  # 3 + 2 + 2
     assert [entry["missing"] for entry in found["rounds"]] == [{"excluded": 3}, {"excluded": 2}, {"excluded": 2}]
     text = log()
-    assert "client c0002 (node 12): the owner's floor accepts the protections ['none']" in text
+    assert "client c0002 (node 12): the owner's floor accepts ['none']" in text
     assert "node 13: Unknown word 'max-epsilonn' in the node's configuration. Did you mean 'max-epsilon'?" in text
     assert "client c0004 (node 14) takes part from now on" in text
     assert "round 1 client c0004: not connected" in text

@@ -268,7 +268,7 @@ def test_methods_lists_every_method_with_a_line(place):
     lines = done.out.splitlines()
     for group in plugins.GROUPS:
         assert f"{group}=" in lines
-    for name in ("dctdp", "none", "tiny_ir", "arcface", "procedural", "lfw", "fedavgm"):
+    for name in ("dctdp", "dct", "id3", "tiny_ir", "arcface", "procedural", "lfw", "fedavgm"):
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         assert len(line.split()) > 3
     assert max(map(len, lines)) <= 80

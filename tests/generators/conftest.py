@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedveil.data.sources.procedural import draw_faces
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 
 sys.path.append(str(Path(__file__).parent))  # for `tiny_generator`, which tests of several folders share
 

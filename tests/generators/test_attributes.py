@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 
 from fedveil.data import people
 from fedveil.data.sources.procedural import draw_faces
-from fedveil.generators.attributes import NAMES, Attributes
+from fedveil.generators._attributes import NAMES, Attributes
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as functional
 from tiny_generator import SMALL, built
 
+from fedveil.generators._network import schedule
 from fedveil.generators.base import Losses, constants, learnt, row_losses
-from fedveil.generators.network import schedule
 
 
 def test_the_schedule_is_that_of_ddpm() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fedveil.generators._network import Generator
 from fedveil.generators.id3 import ID3
-from fedveil.generators.network import Generator
 from fedveil.models.backbones.tiny_ir import TinyIR
 
 SMALL = {"width": 8, "multipliers": (1, 2), "attention": 0, "context": 16, "times": 50, "kappa": 0.5, "share": 0.2}

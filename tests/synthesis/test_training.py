@@ -14,7 +14,7 @@ from fedveil import checks, config, device, records
 from fedveil.data.sources.procedural import draw_faces
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 from fedveil.storage import safetensors
 from fedveil.synthesis import checkpoint, recogniser, training
 from fedveil.synthesis.training import Training

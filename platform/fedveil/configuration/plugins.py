@@ -27,18 +27,15 @@ GROUPS: Mapping[str, str] = {
 """Configuration group -> the package whose files are its methods. An attack is no part of a run's configuration."""
 
 
-_NO_METHODS = ("base", "attributes", "network")
-
-
 def names(group: str) -> list[str]:
-    """Return the sorted names of a group's methods: its package's files, without those that several methods share.
+    """Return the sorted names of a group's methods: its package's files, without base.py and private ones.
 
     >>> "arcface" in names("head")
     True
     """
     package = importlib.import_module(GROUPS[group])
     found = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name for name in found if name not in _NO_METHODS and not name.startswith("_"))
+    return sorted(name for name in found if name != "base" and not name.startswith("_"))
 
 
 def acceptable() -> list[str]:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fedveil import checks
-from fedveil.generators import attributes
+from fedveil.generators import _attributes as attributes
 from fedveil.generators._denoiser import GROUPS, Denoiser, initialised
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fedveil.data.provenance import Mode
 from fedveil.federation import starting
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 from fedveil.storage import safetensors
 
 _FORMAT = "fedveil generator 1"

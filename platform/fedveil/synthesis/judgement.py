@@ -13,7 +13,7 @@ from fedveil.attacks import _judges
 from fedveil.attacks.base import Progress, silent
 from fedveil.data.faces import FaceSet
 from fedveil.federation.federation import Federation
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 from fedveil.pictures import sheet
 from fedveil.synthesis import judging, leakage
 from fedveil.synthesis.sampling import Drawn

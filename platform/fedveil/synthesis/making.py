@@ -21,8 +21,8 @@ from fedveil.device import Place
 from fedveil.evaluation import identification
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors, set_tensors
-from fedveil.generators import attributes
-from fedveil.generators.network import Generator
+from fedveil.generators import _attributes as attributes
+from fedveil.generators._network import Generator
 from fedveil.pictures import sheet
 from fedveil.synthesis import _whose, checkpoint, judgement, recogniser, sampling, training
 from fedveil.synthesis.checkpoint import Learnt, Origin

@@ -16,7 +16,7 @@ from fedveil.attacks.base import Progress, silent
 from fedveil.data.faces import FaceSet
 from fedveil.device import Place, autocast
 from fedveil.federation import training
-from fedveil.generators.network import Generator
+from fedveil.generators._network import Generator
 
 _DECAYS = (0.9, 0.99)
 _WARM_UP = 100  # steps over which the learning rate rises

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from fedveil.generators import attributes
+from fedveil.generators import _attributes as attributes
 from fedveil.generators._denoiser import Denoiser
 from fedveil.generators.base import Network
 
@@ -25,7 +25,7 @@ class Generator(Network):
     """A conditional diffusion model of faces: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps, and eps_theta(x_t, t, y, a).
 
     Conditions are an identity y, of length one, by a frozen recogniser phi, and attributes a
-    (`generators.attributes.NAMES`). See `generators.id3` for the loss.
+    (`generators._attributes.NAMES`). See `generators.id3` for the loss.
 
     Attributes:
         size: height and width, pixels.
