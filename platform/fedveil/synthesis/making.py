@@ -30,6 +30,7 @@ from fedveil.synthesis.sampling import Drawn, Sampling
 from fedveil.synthesis.training import Training
 
 _PAIRS = 500_000  # of different people, at which the recogniser's threshold is found
+_USUAL = 10_000  # pictures, at most, from which it is learnt what is usual: all of them are in memory at once
 _SHOWN = 10  # people on the contact sheet
 
 
@@ -166,7 +167,11 @@ def _learnt(
         generator.recogniser.load_state_dict(own.state_dict())
         runs.write_packed(known, get_tensors(own), {})
     generator = place.module(generator)
-    generator.fit(torch.cat([pixels for _, pixels in training.pixels_of(faces, place)]))
+    usual = faces
+    if len(faces) > _USUAL:
+        chosen = randomness.public_rng(settings.seed, "usual faces").choice(len(faces), _USUAL, replace=False)
+        usual = faces.subset(np.sort(chosen))
+    generator.fit(torch.cat([pixels for _, pixels in training.pixels_of(usual, place)]))
     training.train(generator, faces, wanted.training, settings.seed, folder / "training.npz", place, progress)
     digest = checkpoint.write(path, generator, settings, origin)
     return Learnt(generator, origin, digest)
