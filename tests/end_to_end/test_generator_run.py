@@ -51,6 +51,9 @@ def test_a_budget_for_pictures_is_booked_claimed_and_printed(capsys: pytest.Capt
     text = capsys.readouterr().out
     assert "faces that the generator made anew" in text
     assert f"fedveil synthesize synthesis.generator={result['run_id']}" in text
+    for command in (["attack", run.run_id], ["export", run.run_id, "--safetensors", "a.safetensors"]):
+        assert cli.main(command) == 2  # it recognises nobody
+        assert "trained a generator of faces" in " ".join(capsys.readouterr().err.split())
     learnt = checkpoint.read(result["run_id"], readback.settings_of(run))
     assert learnt.origin.mode == "federated"
     assert [one["epsilon"] for one in learnt.origin.statements] == [said["epsilon"]]
