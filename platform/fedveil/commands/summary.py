@@ -195,7 +195,7 @@ def closing(
         "",
         "next",
         f"  {ui:<52} runs in the MLflow UI",
-        *([] if result.get("private") else [tighter]),
+        *([] if result.get("private") or settings.data.name == "synthetic" else [tighter]),
         after,
     ]
     return "\n".join(lines)
