@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -21,11 +22,12 @@ from fedveil.engine.pool import PoolGrid
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     resource_tracker.ensure_running()  # Python's own, once per process that spawns
+    gc.collect()  # what tests of other files left to be collected is no concern of this one
     threads, handles = torch.get_num_threads(), len(os.listdir("/proc/self/fd"))
     yield
     torch.set_num_threads(threads)
     assert multiprocessing.active_children() == []
-    assert len(os.listdir("/proc/self/fd")) == handles
+    assert len(os.listdir("/proc/self/fd")) <= handles
     assert not [name for name in os.listdir("/dev/shm") if "fedveil" in name]
 
 
