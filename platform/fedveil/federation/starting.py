@@ -87,7 +87,10 @@ def fitted(path: Path, backbone: nn.Module, model: str) -> dict[str, NDArray[np.
             )
         tensors = published.converted(tensors, [units for _, units in stages])
     wanted = {name: tuple(tensor.shape) for name, tensor in backbone.named_parameters()}
-    remedy = f"Choose the model, data.size and protection that it was trained with, or another file than {path.name}."
+    what = "model, data.size and protection"
+    if hasattr(backbone, "denoiser"):
+        what = "generator.* settings, model and data.size"
+    remedy = f"Choose the {what} that it was trained with, or another file than {path.name}."
     for name, shape in wanted.items():
         if name not in tensors:
             raise checks.UserError(f"{path} does not fit model={model}: it has no tensor {name} {shape}. {remedy}")
