@@ -100,4 +100,5 @@ def test_a_start_of_another_size_is_refused_before_anything_is_written(capsys: p
     assert cli.main(["simulate", *RUN, *IMAGE, "generator.width=16"]) == 2
     said = capsys.readouterr().err
     assert "start.safetensors does not fit" in said
+    assert "generator.* settings" in said
     assert not Path("runs").exists()
