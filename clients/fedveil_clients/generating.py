@@ -63,8 +63,9 @@ def train_round(site: Site, round_number: int, tensors: Tensors, room: Room = an
 def _drawn(site: Site) -> private_training.Rows:
     """Return how images become rows: varied and noised by coins that a secret number names.
 
-    A view's coins depend on that number, its picture and which view it is, and not on its place in the batch: so that a
-    picture more or less changes the row of no other picture, whatever the number.
+    A view's time, noise and conditions depend on that number, its picture and which view it is, and not on its place in
+    the batch: a picture more or less changes them for no other picture, whatever the number. Which views are mirrored
+    (`train.augment.flip`) goes by place, by coins that are as secret.
     """
     network = cast(Network, site.backbone)
 

@@ -1,4 +1,4 @@
-"""A generator of drawn faces learns photographs from eight owners, under two budgets and without one.
+"""A generator of drawn faces learns photographs from four owners, under two budgets and without one.
 
 `python experiments/synthesis/federated.py --root lfw112.npz --generator generator.safetensors`: the generator that all
 start from has seen drawn faces alone. A line each in federated.jsonl: what the ledger claims, the accuracy of faces
@@ -29,10 +29,11 @@ HERE = Path(__file__).parent
 RECIPE = [
     "generator=id3", "generator.width=32", "generator.multipliers=[1,2]", "protection=none", "data=lfw",
     "data.size=32",
-    "data.min_images=2", "train.warm_start_is_public=true", "train.clients=8", "train.rounds=12", "train.local.steps=1",
+    "data.min_images=2", "train.warm_start_is_public=true", "train.clients=4", "train.rounds=40", "train.local.steps=1", "train.lr=10",
     "train.weight_decay=0", "train.average=0.5", "partition.max_images_per_identity=10",
-    "partition.max_identities=200", "evaluation.every=12", "evaluation.bootstrap=0", "evaluation.draws=1",
+    "partition.max_identities=200", "evaluation.every=40", "evaluation.bootstrap=0", "evaluation.draws=1",
     "evaluation.reference=false", "tracking=none", "aggregation=fedadam",
+    "aggregation.server_lr=0.001",
 ]  # fmt: skip
 BUDGET = ["privacy.image.sampling_rate=0.05", "privacy.image.expected_batch=50", "privacy.image.views=2",
           "privacy.image.clip=0.2"]  # fmt: skip

@@ -56,3 +56,12 @@ def test_light_contrast_and_sharpness_are_those_of_the_picture(learnt: Attribute
 
 def test_black_pictures_have_finite_attributes(learnt: Attributes) -> None:
     assert bool(torch.isfinite(learnt(torch.zeros(2, 3, 32, 32))).all())
+
+
+def test_red_green_and_blue_are_told_apart(learnt: Attributes) -> None:
+    shares = []
+    for colour in range(3):
+        pixels = torch.zeros(1, 3, 32, 32)
+        pixels[:, colour] = 1.0
+        shares.append(float(of(learnt, "light", pixels)))
+    assert shares == pytest.approx([0.299, 0.587, 0.114], abs=1e-5)

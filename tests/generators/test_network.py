@@ -135,3 +135,11 @@ def test_every_engine_clips_what_the_loop_clips(generator, pixels) -> None:
     torch.testing.assert_close(found.norms, expected.norms, rtol=1e-3, atol=1e-5)
     for one, other in zip(found.tensors, expected.tensors, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_plausible_identities_have_the_mean_and_covariance_of_public_ones(generator, pixels) -> None:
+    with torch.no_grad():
+        known = generator.embed(pixels)
+    torch.testing.assert_close(generator.identity_mean, known.mean(0), atol=1e-5, rtol=0)
+    factor = generator.identity_factor
+    torch.testing.assert_close(factor @ factor.T, torch.cov(known.T, correction=0), atol=1e-5, rtol=0)

@@ -146,3 +146,20 @@ def test_half_precision_learns_and_keeps_its_parameters_whole(tmp_path: Path) ->
     training.train(generator, FACES, wanted, 1, tmp_path / "a.npz", place)
     assert loss(generator) < 0.9 * before
     assert {tensor.dtype for tensor in generator.parameters()} == {torch.float32}
+
+
+def test_what_is_left_is_the_average_of_the_steps_and_not_the_last(tmp_path: Path) -> None:
+    generator, seen = fresh(), []
+    first = get_tensors(generator)["denoiser.first.weight"]
+
+    def look(what: str, done: int, total: int) -> None:
+        seen.append(get_tensors(generator)["denoiser.first.weight"])
+
+    training.train(generator, FACES, SMALL, 1, tmp_path / "a.npz", device.HOST, look)
+    mean = first.astype(np.float64)
+    for step, value in enumerate(seen, 1):
+        past = min(SMALL.average, step / (step + 10))
+        mean = past * mean + (1 - past) * value
+    left = get_tensors(generator)["denoiser.first.weight"]
+    np.testing.assert_allclose(left, mean, atol=1e-6)
+    assert np.abs(left - seen[-1]).max() > 1e-4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fedveil import config, console, runs
 from fedveil.attacks import _chosen
+from fedveil.commands._steps import Steps
 from fedveil.commands.attack import attack, report
-from fedveil.commands.attack.live import Steps
 
 EXAMPLES = """examples:
   fedveil attack 20260102-030405-dctdp-1f2e3d        # linear and distillation

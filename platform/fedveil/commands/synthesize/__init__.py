@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from fedveil import checks, console, runs
+from fedveil.commands._steps import Steps
 from fedveil.commands.synthesize import chosen as words_of
 from fedveil.commands.synthesize import report
-from fedveil.commands.synthesize.live import Steps
 from fedveil.federation.federation import Federation
 from fedveil.runs import Run
 from fedveil.synthesis import making
@@ -63,7 +63,7 @@ def run(chosen: argparse.Namespace) -> int:
         if not made.config.exists():
             report.write(made, settings, wanted, _ASKED)
         console.tell(f"set {made.run_id} in {root}/")
-        with Steps(chosen.plain) as steps:
+        with Steps(chosen.plain, lines=True) as steps:
             result = making.make(federation, wanted, made.folder, steps.show, steps.say)
     except KeyboardInterrupt:
         console.complain(f"\ninterrupted; `fedveil synthesize --resume {made.run_id}` goes on where it was")

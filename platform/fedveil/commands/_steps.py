@@ -1,4 +1,4 @@
-"""How far a set is: a bar with images a second on a terminal, a line now and then elsewhere."""
+"""How far long work is: a bar with steps a second on a terminal; elsewhere nothing, or a line now and then."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _EVERY = 30.0  # seconds between two lines where there is no terminal
 
 
 class Steps:
-    """What is being done, how fast, and how long it still takes; the shape of `attacks.base.Progress`."""
+    """What is being done, how fast, and how long it still takes; `show` has the shape of `attacks.base.Progress`."""
 
-    def __init__(self, plain: bool = False) -> None:
+    def __init__(self, plain: bool = False, lines: bool = False) -> None:
+        """Say whether a terminal gets no bar, and whether there are lines where there is no bar."""
+        self._lines = lines
         self._out = RichConsole(highlight=False)
         self._live = self._out.is_terminal and not plain
         self._bar: Progress | None = None
@@ -46,7 +48,7 @@ class Steps:
         rate = (done - self._first) / max(now - self._began, 1e-9)
         if self._live:
             self._show(what, done, total, rate)
-        elif now - self._said > _EVERY and rate > 0:
+        elif self._lines and now - self._said > _EVERY and rate > 0:
             self._said = now
             left = clock((total - done) / rate)
             self._out.print(f"{what} {done:,}/{total:,}, {rate:.3g} a second, {left} left", soft_wrap=True)
