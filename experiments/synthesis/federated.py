@@ -29,7 +29,8 @@ HERE = Path(__file__).parent
 RECIPE = [
     "generator=id3", "generator.width=32", "generator.multipliers=[1,2]", "protection=none", "data=lfw",
     "data.size=32",
-    "data.min_images=2", "train.warm_start_is_public=true", "train.clients=4", "train.rounds=40", "train.local.steps=1", "train.lr=10",
+    "data.min_images=2", "train.warm_start_is_public=true", "train.clients=4", "train.rounds=40", "train.local.steps=1",
+    "train.lr=10",
     "train.weight_decay=0", "train.average=0.5", "partition.max_images_per_identity=10",
     "partition.max_identities=200", "evaluation.every=40", "evaluation.bootstrap=0", "evaluation.draws=1",
     "evaluation.reference=false", "tracking=none", "aggregation=fedadam",
