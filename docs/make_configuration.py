@@ -92,7 +92,8 @@ def kind(hint: Any) -> str:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return {marks.INFINITE: "number or inf", marks.FOLDER: "folder"}[arguments[1]]
+        named = {marks.INFINITE: "number or inf", marks.FOLDER: "folder"}
+        return next((named[mark] for mark in arguments[1:] if mark in named), kind(arguments[0]))
     if origin in (types.UnionType, typing.Union):
         return " or ".join(["none" if part is type(None) else kind(part) for part in arguments])
     if origin is Literal:
@@ -110,7 +111,7 @@ def hint_of(kind_: Any, key: str) -> Any:
     """Return the type of a dotted key."""
     first, _, rest = key.partition(".")
     hint = typed.hints(kind_)[first]
-    return hint_of(hint, rest) if rest else hint
+    return hint_of(typed.marks(hint)[0], rest) if rest else hint
 
 
 def table(rows: list[tuple[str, str, str, str]]) -> str:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from fedveil import checks
+from fedveil.configuration import places
 from fedveil.configuration.recipe import Augment
 from fedveil.data.faces import FaceSet
-from fedveil.federation import instruction, private_steps, rates
+from fedveil.federation import private_steps, rates
 from fedveil.federation.federation import Federation
 from fedveil.records import Tensors
 from fedveil_clients import local, sites, training
@@ -203,7 +204,7 @@ def _staged(federation: Federation, steps: int, seed: int) -> Federation:
 
 def _node(federation: Federation, folder: str) -> Node:
     settings = federation.settings
-    place = instruction.place_of(settings.data.name)
+    place = places.of_source(settings.data.name)
     return Node(
         "inspected", allow_test_seed=True, data_root=None if place is None else settings.data.settings.get(place),
         vault_root=f"{folder}/vault", simulated=True, device=settings.device, device_batch=settings.device_batch,

@@ -18,7 +18,7 @@ from typing import Any
 
 from fedveil import checks
 from fedveil import device as devices
-from fedveil.configuration import plugins, text
+from fedveil.configuration import places, plugins, text
 from fedveil.configuration.schema import Group, Policy
 from fedveil.federation import instruction, synthetic
 from fedveil.federation.federation import Federation
@@ -152,7 +152,7 @@ def _home(run: Federation, data_root: str | None, alone: bool, bank: str | None)
     if synthetic.has_bank(settings) and settings.train.synthetic != bank:
         settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, synthetic=bank))
         run = Federation(settings)
-    place = instruction.place_of(settings.data.name)
+    place = places.of_source(settings.data.name)
     if place is None and data_root is not None:
         raise NodeError(f"data={settings.data.name} has no place that this node's data-root could be.")
     if place is None or data_root is None:
@@ -165,8 +165,11 @@ def _home(run: Federation, data_root: str | None, alone: bool, bank: str | None)
     own = Group(settings.data.name, {**settings.data.settings, place: data_root})
     if own == settings.data and not alone:  # it is there already, maybe over other people (`Federation.over`)
         return run
-    train = dataclasses.replace(settings.train, clients=1) if alone else settings.train
-    return Federation(dataclasses.replace(settings, data=own, train=train))
+    if not alone:
+        return Federation(dataclasses.replace(settings, data=own))
+    if "evaluation" in own.settings:  # the coordinator evaluates on its own people: of an owner's nobody is held out
+        own = Group(own.name, {**own.settings, "evaluation": "procedural"})
+    return Federation(dataclasses.replace(settings, data=own, train=dataclasses.replace(settings.train, clients=1)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedveil.federation import instruction
+from fedveil.configuration import places
 from fedveil.federation.federation import Federation
 from fedveil.records import Tensors, Update
 from fedveil_clients import local, rows
@@ -46,7 +46,7 @@ def clients(federation: Federation, run_id: str) -> Transport:
         run_id: of the run.
     """
     settings = federation.settings
-    where = instruction.place_of(settings.data.name)
+    where = places.of_source(settings.data.name)
     node = Node(
         "references", allow_test_seed=True, vault_root=settings.vault.root, simulated=True, device=settings.device,
         device_batch=settings.device_batch, data_root=None if where is None else str(settings.data.settings[where]),

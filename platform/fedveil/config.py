@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedveil import checks
-from fedveil.configuration import files, idle, plugins, settings, studies, text, typed
+from fedveil.configuration import files, idle, places, plugins, settings, studies, text, typed
 from fedveil.configuration.schema import Config, Group
 from fedveil.configuration.words import GROUPS, METHOD_GROUPS, later, one, put, split
 from fedveil.storage import addresses
@@ -209,7 +209,7 @@ def digest(config: Config) -> str:
     A device is where: it changes the rounding, as another processor does, and result.json says which it was.
     """
     tree = to_tree(config)
-    for section in ("engine", "tracking", "runs", "vault", "device", "device_batch"):
+    for section in places.sections():
         tree.pop(section)
     return hashed(tree)
 

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedveil import checks, runs
 from fedveil.engine import arrays
-from fedveil.federation import instruction, planning, registered, variates
+from fedveil.federation import coordinating, instruction, planning, registered, variates
 from fedveil.records import Failure, Tensors, Update
 from fedveil_strategies import coordinator, replies
 from fedveil_strategies.attendance import Attendance
@@ -28,10 +28,14 @@ def main(grid: Grid, context: Context) -> None:
     """Run a federation over the nodes of `grid`.
 
     Run configuration: `config` (JSON), `run-id` (empty: a new run), `progress`, `parent`, `nodes` (see
-    `federation.registered`), `round-timeout` in seconds; from a simulation `began`, when it did (`time.perf_counter`).
+    `federation.registered`), `own-settings` (see `federation.coordinating`), `round-timeout` in seconds; from a
+    simulation `began`, when it did (`time.perf_counter`).
     """
     given = context.run_config
-    run = instruction.completed(str(given["config"]), shlex.split(os.environ.get(instruction.COORDINATOR_WORDS, "")))
+    uniform = bool(getattr(grid, "uniform", False))  # a simulation's; the people of real nodes are not this machine's
+    text, words = str(given["config"]), shlex.split(os.environ.get(instruction.COORDINATOR_WORDS, ""))
+    wanted = str(given.get("own-settings", "")).split()
+    run = instruction.completed(text, words) if uniform else coordinating.completed(text, words, wanted)
     planning.check_planned(run.settings)
     run_id = str(given.get("run-id", "")) or runs.new_run_id(run.settings.method)
     instruction.plain_name(run_id, "run-id")
@@ -42,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     local = bool(getattr(grid, "local", False))
     called: RollCall = Uniform(questions)
     began = time.perf_counter()
-    if getattr(grid, "uniform", False):
+    if uniform:
         began = float(given.get("began", began))
     else:
         called = Attendance(questions, registered.from_text(str(given.get("nodes", ""))))

@@ -79,7 +79,7 @@ def _opened(
     began: float,
 ) -> Session:  # fmt: skip
     console = Console(progress)
-    settings, protection, public = federation.settings, federation.protection, federation.split.public
+    settings, protection, public = federation.settings, federation.protection, federation.public
     _claim(run, settings)
     arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}

@@ -170,8 +170,8 @@ def draw(session: Session, history: Sequence[Mapping[str, Any]], found: protocol
     shape = session.federation.protection.shape_picture(session.state)
     if shape is not None:
         made.append(pictures.budget_shape(folder / "budget_shape.png", shape))
-    if session.federation.split.public.synthetic:
-        rows = faces.sample(session.federation.protection, session.state, session.federation.split.public)
+    if session.federation.public.synthetic:
+        rows = faces.sample(session.federation.protection, session.state, session.federation.public)
         made.append(faces.face_grid(folder / "faces.png", rows))
     return made
 

@@ -65,7 +65,7 @@ def advance(session: Session, end: rounds.State) -> Session:
         raise ValueError("The recogniser's rounds are the last stage.")
     done = end.round - session.stage.first + 1
     session.console.say(f"learnt: {session.stage.name} ({done} of {phase.rounds} rounds)")
-    public = federation.split.public
+    public = federation.public
     state, given = phase.finish(
         end.tensors, session.state, public.images(), public.labels, settings.seed, session.console.progress,
         federation.place.exact,

@@ -167,6 +167,16 @@ def test_only_the_nodes_own_places_are_used():
     assert "the-coordinators" not in repr(found)
 
 
+def test_of_an_owners_own_people_nobody_is_held_out():
+    """The coordinator evaluates on people of its own; its word that people are public is not about an owner's."""
+    held = [*(word for word in FOLDER if "evaluation" not in word), "data.declared_public_evaluation=true"]
+    words = {"client-id": "c0001", "data-root": "mine", "vault-root": "v"}
+    assert received(*held).settings.data.settings["evaluation"] == "held_out"
+    assert node.here(received(*held), words).home.settings.data.settings["evaluation"] == "procedural"
+    dealt = node.here(received(*held), {**words, "simulated": True}).home  # one person's: a share of it is evaluated
+    assert dealt.settings.data.settings["evaluation"] == "held_out"
+
+
 @pytest.mark.parametrize("words", [{"client-id": "c0099"}, {"client-id": "../c0001"}, {"partition-id": 10},
                                    {"partition-id": -1}, {"partition-id": "x"}, {}])  # fmt: skip
 def test_a_node_that_is_no_client_of_the_registry_refuses(words):

@@ -151,7 +151,8 @@ def test_a_list_of_any_words_is_written_and_read_again(items: list[str]) -> None
 
 def every_value(tree: Any, kind: Any) -> Any:
     for name, hint in typed.hints(kind).items():
-        blocks = [option for option in typed.options(hint) if dataclasses.is_dataclass(option)]
+        bare = [typed.marks(option)[0] for option in typed.options(hint)]
+        blocks = [option for option in bare if dataclasses.is_dataclass(option)]
         if not blocks:
             yield hint, tree[name]
         elif isinstance(tree[name], dict) and "name" not in tree[name]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(observers, "draw", lambda *_: [])
     monkeypatch.setattr(attendance, "_LONGEST", 0.2)
-    monkeypatch.setenv("FEDVEIL_COORDINATOR", "runs.root=coordinators-runs tracking=none data.root=empty")
+    monkeypatch.setenv("FEDVEIL_COORDINATOR", "runs.root=coordinators-runs tracking=none")
     yield
     torch.set_num_threads(threads)
 
@@ -82,10 +83,6 @@ def run(grid, *words, run_id="run", **given):
     if not Path("app").exists():
         assert cli.main(["bundle", "app", *WORDS, *words]) == 0
     config = tomllib.loads(Path("app/pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    # The coordinator evaluates on drawn faces, and needs some two people of its own to open the source.
-    owner(9)
-    if not Path("empty").exists():
-        os.rename("owner9/faces", "empty")
     context = Context(1, 1, {}, RecordDict(), {**config, "run-id": run_id, "progress": "quiet", **given})
     engine.load(engine.SERVER_APP)(grid, context)
     return json.loads(Path("coordinators-runs", run_id, "result.json").read_text())
@@ -158,6 +155,31 @@ def test_names_that_are_bound_to_nodes_are_enforced(tmp_path):
     assert "node 14): no node is registered for this client" in text
     assert "what each node says of itself" not in text
     assert "client c0001:" not in text  # it takes part in every round
+
+
+def test_a_coordinator_evaluates_on_two_public_people_of_its_own_and_owners_train_on_all_of_theirs(monkeypatch):
+    """Neither needs another's number of people: two are evaluated, an owner has two, and four clients are registered."""
+    for number in (8, 9):
+        owner(number)
+    public, few = Path("public"), owner(2)
+    public.mkdir()
+    for person in (80, 90):
+        os.rename(f"owner{person // 10}/faces/person{person}", public / f"person{person}")
+    for person in (22, 23):
+        shutil.rmtree(f"owner2/faces/person{person}")
+    monkeypatch.setenv("FEDVEIL_COORDINATOR", "runs.root=coordinators-runs tracking=none data.root=public")
+    words = ["data.evaluation=held_out", "data.declared_public_evaluation=true", "data.evaluation_fraction=1"]
+    found = run(OwnersGrid({11: owner(1), 12: few}), *words)
+    assert found["missing_updates"]["refused"] == found["missing_updates"]["failed"] == 0
+    assert [entry["missing"] for entry in found["rounds"]] == [{"excluded": 2}] * 3  # c0003 and c0004 are not there
+    assert found["final"]["accuracy"] is not None
+
+
+def test_a_coordinator_that_lacks_its_public_people_says_the_word_and_leaves_nothing():
+    grid = OwnersGrid({11: owner(1), 12: owner(2)})
+    with pytest.raises(checks.UserError, match=r'set FEDVEIL_COORDINATOR="data\.root=PLACE"'):
+        run(grid, "data.evaluation=held_out", "data.declared_public_evaluation=true")
+    assert not Path("coordinators-runs").exists()
 
 
 def test_a_run_without_anybody_left_leaves_nothing_and_says_why():

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import fedveil
 from fedveil import checks, config, console, engine
+from fedveil.configuration import places
 from fedveil.configuration.schema import Config
-from fedveil.federation import instruction, planning, registered
+from fedveil.federation import coordinating, instruction, planning, registered
 from fedveil.federation.federation import Federation
 from fedveil.storage import addresses, disk
 
@@ -49,6 +50,7 @@ clientapp = "{client}"
 
 [tool.flwr.app.config]
 config = {config}
+own-settings = "{own}"     # left out here, to be said by the coordinator's machine ({variable})
 nodes = {nodes}            # client ids and the registered nodes that may claim them; empty: nobody checks
 round-timeout = {seconds}  # seconds that a client may take in a round
 run-id = ""                # empty: a new run; an id goes on with that run
@@ -59,8 +61,7 @@ _NEXT = """\
 Install fedveil {version} on the coordinator's machine and on every node. Nothing of
 this machine is in the folder; each machine says for itself:
   coordinator   {own}={words}
-                (of engine, tracking, runs, data.root or data.path,
-                train.warm_start, train.synthetic)
+                ({faces})
   owner's node  --node-config or {file}=node.toml: client-id, data-root,
                 identity-bank, vault-root, floor, max-epsilon;
                 `fedveil node check node.toml --config {folder}` tells what it
@@ -95,6 +96,8 @@ def bundle(settings: Config, folder: Path, nodes: Mapping[str, str] | None = Non
         server=engine.SERVER_APP,
         client=engine.CLIENT_APP,
         config=json.dumps(instruction.to_wire(planned.settings)),
+        own=" ".join(coordinating.left_out(planned.settings)),
+        variable=instruction.COORDINATOR_WORDS,
         nodes=json.dumps(registered.to_text(nodes or {})),
         seconds=planned.settings.engine.round_timeout,
     )
@@ -116,10 +119,11 @@ def run(chosen: argparse.Namespace) -> int:
     settings = config.load(chosen.words)
     nodes = None if chosen.nodes is None else registered.read(chosen.nodes)
     console.tell(f"{bundle(settings, chosen.folder, nodes)} for {settings.train.clients} clients")
-    own = shlex.join(_own(chosen.words, settings)) or "runs.root=runs"
-    words = shlex.quote(own)
+    words = shlex.quote(shlex.join(_own(chosen.words, settings)) or "runs.root=runs")
     file, variable = instruction.NODE_FILE, instruction.COORDINATOR_WORDS
-    more = _NEXT.format(version=fedveil.__version__, own=variable, words=words, file=file, folder=chosen.folder)
+    more = _NEXT.format(
+        version=fedveil.__version__, own=variable, words=words, file=file, folder=chosen.folder, faces=_faces(settings)
+    )
     print(addresses.redacted(more))
     if addresses.MARK in (settings.tracking.uri or ""):
         console.tell("The secret of tracking.uri stays out: where the coordinator runs, set MLFLOW_TRACKING_URI.")
@@ -127,6 +131,18 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _own(words: Sequence[str], settings: Config) -> list[str]:
-    """Return the words that were not written into the folder: for the coordinator's machine alone."""
-    own = instruction.own_keys(settings.data.name)
-    return [word for word in words if instruction.is_own(word, own)]
+    """Return the words for the coordinator's machine: what was not written into the folder and it reads."""
+    own, needed = instruction.own_keys(settings.data.name), coordinating.left_out(settings)
+    unread = {f"data.{places.of_source(settings.data.name)}"} - {*needed}
+    said = [word for word in words if instruction.is_own(word, own) and word.partition("=")[0] not in unread]
+    there = {word.partition("=")[0] for word in said}
+    return [*said, *(f"{key}=PLACE" for key in needed if key not in there)]
+
+
+def _faces(settings: Config) -> str:
+    """Return which faces a coordinator opens."""
+    if coordinating.needed(settings):
+        return "with its own public faces alone; it opens nobody who trains"
+    if settings.evaluation.pairs is not None:
+        return "with the file of pairs alone; it opens nobody who trains"
+    return "it needs no faces: what it evaluates on is drawn"

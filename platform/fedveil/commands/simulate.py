@@ -14,8 +14,9 @@ from typing import Any
 
 from fedveil import checks, config, console, engine, readback, runs
 from fedveil.commands import summary
+from fedveil.configuration import places
 from fedveil.configuration.schema import Config, Group
-from fedveil.federation import instruction, planning, synthetic, warm_start
+from fedveil.federation import planning, synthetic, warm_start
 from fedveil.federation.federation import Federation
 from fedveil.tracking import mirror
 
@@ -29,7 +30,7 @@ EXAMPLES = """examples:
 
 TRACKS = True
 
-_FREE = ("runs", "engine", "tracking", "vault", "device", "device_batch")
+_FREE = places.sections()
 """Sections that a resumed run may change: they say where it runs and is kept, not what it computes."""
 
 
@@ -108,7 +109,7 @@ def node_words(settings: Config) -> dict[str, Any]:
         words["device-batch"] = settings.device_batch
     if synthetic.has_bank(settings):
         words["identity-bank"] = settings.train.synthetic
-    place = instruction.place_of(settings.data.name)
+    place = places.of_source(settings.data.name)
     return words if place is None else {**words, "data-root": settings.data.settings.get(place, "")}
 
 

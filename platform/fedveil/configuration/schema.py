@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fedveil import checks
 from fedveil.configuration import plugins
-from fedveil.configuration.marks import FOLDER, INFINITE
+from fedveil.configuration.marks import FOLDER, HERE, INFINITE, NO_PLACE, PLACE, Place
 from fedveil.configuration.recipe import Augment, Schedule
 from fedveil.configuration.training_budget import IdentityBudget, ImageBudget
 from fedveil.storage import addresses
@@ -84,16 +84,16 @@ class Train:
     lr: float
     head_lr: float
     weight_decay: float
-    trainable: str
-    warm_start: str | None
+    trainable: Annotated[str, NO_PLACE]
+    warm_start: Annotated[str, Place(words=("public",), beside=("warm_start_is_public",))] | None
     warm_start_is_public: bool
     warm_steps: int
     warm_lr: float
     bank_identities: int
     min_clients: int = 1
     identity_bank: Literal["public", "synthetic"] = "public"
-    synthetic: str | None = None
-    bank_sha256: str | None = None
+    synthetic: Annotated[str, PLACE] | None = None
+    bank_sha256: Annotated[str, NO_PLACE] | None = None
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     augment: Augment = dataclasses.field(default_factory=Augment)
     proximal: float = 0.0
@@ -175,7 +175,7 @@ class Evaluation:
     every: int
     bootstrap: int
     reference: bool
-    pairs: str | None = None
+    pairs: Annotated[str, Place(beside=("pairs_are_public",))] | None = None
     pairs_are_public: bool = False
     flip: Literal["none", "auto", "always"] = "none"
 
@@ -193,7 +193,7 @@ class Policy:
     Limits on epsilon are compared at `image_delta` and `client_delta`, to which every offer is converted first.
     """
 
-    floor: tuple[str, ...] | None
+    floor: tuple[Annotated[str, NO_PLACE], ...] | None
     max_epsilon: float | None
     max_total_epsilon: float | None = None
     max_client_epsilon: float | None = None
@@ -285,13 +285,13 @@ class Config:
     privacy: Privacy
     evaluation: Evaluation
     policy: Policy
-    engine: Engine
-    tracking: Tracking
-    vault: Root
-    runs: Root
+    engine: Annotated[Engine, HERE]
+    tracking: Annotated[Tracking, HERE]
+    vault: Annotated[Root, HERE]
+    runs: Annotated[Root, HERE]
     generator: Group = Group("none")
-    device: str = "auto"
-    device_batch: int | None = None
+    device: Annotated[str, HERE] = "auto"
+    device_batch: Annotated[int, HERE] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:

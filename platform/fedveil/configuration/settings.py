@@ -52,8 +52,14 @@ def kind(key: str, chosen: Mapping[str, str]) -> Any:
 
 def _fields(kind: Any) -> Mapping[str, Any]:
     """Return the fields of a block, optional or not; of anything else none."""
-    blocks = [option for option in typed.options(kind) if dataclasses.is_dataclass(option)]
-    return typed.hints(blocks[0]) if blocks else {}
+    block = _block(kind)
+    return typed.hints(block) if block is not None else {}
+
+
+def _block(kind: Any) -> Any | None:
+    """Return the dataclass that a type is, or may be, whatever it is marked with; None for any other type."""
+    bare = (typed.marks(option)[0] for option in typed.options(kind))
+    return next((option for option in bare if dataclasses.is_dataclass(option)), None)
 
 
 def _nearest(key: str, done: list[str], step: str, fields: Mapping[str, Any]) -> str:
@@ -116,7 +122,7 @@ def every() -> tuple[str, ...]:
                 methods = [plugins.method(key, each) for each in plugins.names(key)]
                 yield from (f"{key}.{setting}" for method in methods for setting in typed.hints(method))
             elif _fields(inner):
-                yield from walk(next(o for o in typed.options(inner) if dataclasses.is_dataclass(o)), f"{key}.")
+                yield from walk(_block(inner), f"{key}.")
             elif not (prefix.rstrip(".") in GROUPS and name == "name"):
                 yield key
 

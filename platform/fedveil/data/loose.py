@@ -59,11 +59,8 @@ def read_loose(listed: Loose, size: int, where: str, layout: str, checked: bool 
         names=listed.names,
         size=(size, size),
     )
-    kept, problems = [np.empty(0, np.int64)], [*listed.problems]
-    for batch, _, found in faces.batches(64) if checked else ():
-        kept.append(batch)
-        problems += found
-    broken = ~np.isin(faces.index, np.concatenate(kept)) & checked
+    broken, found = tried(faces) if checked else (np.zeros(len(faces), bool), [])
+    problems = [*listed.problems, *found]
     if broken.all():
         raise checks.UserError(f"{where} holds no picture ({decode.summary(problems)}); {layout}.")
     read.state[broken] = _BROKEN
@@ -73,6 +70,21 @@ def read_loose(listed: Loose, size: int, where: str, layout: str, checked: bool 
         unreadable=broken if broken.any() else None,
         notes=(*listed.notes, *read.notes(), *alike(listed.records)),
     )
+
+
+def tried(faces: FaceSet) -> tuple[NDArray[np.bool_], list[Problem]]:
+    """Return (N,) which pictures cannot be read, after reading each once, and why."""
+    broken, problems = np.ones(len(faces), bool), []
+    for batch, _, found in faces.batches(64):
+        broken[batch] = False
+        problems += found
+    return broken, problems
+
+
+def marked(faces: FaceSet) -> FaceSet:
+    """Return the same faces with those marked that cannot be read, after reading each once."""
+    broken, _ = tried(faces)
+    return dataclasses.replace(faces, unreadable=broken if broken.any() else None)
 
 
 class _Pictures:

@@ -38,15 +38,25 @@ class Split:
         checked = [*itertools.combinations(parts.items(), 2)]
         if self.strangers is not None:  # the split's rule holds for them too, but for evaluated people
             checked += [(("strangers", self.strangers), (name, parts[name])) for name in ("train", "public")]
-        for (a, first), (b, second) in checked:
-            shared = shared_people(first, second)
-            if shared:
-                raise checks.UserError(
-                    f"{len(shared)} identities are in both {a} and {b}, for example {shared[:3]}; "
-                    "every person may be in one of train, evaluation and public only."
-                )
-            if first.size != second.size:
-                raise checks.UserError(f"Expected one image size, got {a}={first.size} and {b}={second.size}.")
+        for one, other in checked:
+            apart(one, other)
+
+
+def apart(one: tuple[str, FaceSet], other: tuple[str, FaceSet]) -> None:
+    """Refuse two named sets with a person in common, or of two sizes.
+
+    Raises:
+        fedveil.checks.UserError: naming the sets and the people.
+    """
+    (a, first), (b, second) = one, other
+    shared = shared_people(first, second)
+    if shared:
+        raise checks.UserError(
+            f"{len(shared)} identities are in both {a} and {b}, for example {shared[:3]}; "
+            "every person may be in one of train, evaluation and public only."
+        )
+    if first.size != second.size:
+        raise checks.UserError(f"Expected one image size, got {a}={first.size} and {b}={second.size}.")
 
 
 def shared_people(first: FaceSet, second: FaceSet) -> list[str]:

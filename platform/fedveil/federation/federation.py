@@ -123,8 +123,21 @@ class Federation:
         """The verification pairs: those of `evaluation.pairs`, else the source's; read once per process."""
         wanted = self.settings.evaluation
         if wanted.pairs is None:
-            return self.split.evaluation
-        return _pairs(wanted.pairs, self.size[0], wanted.pairs_are_public, self.data.place(self.settings.seed))
+            return self._evaluated()
+        return _pairs(wanted.pairs, self.size[0], wanted.pairs_are_public, self.training_place)
+
+    def _evaluated(self) -> PairSet:
+        return self.split.evaluation
+
+    @property
+    def training_place(self) -> str:
+        """Where the people are who train, by its absolute name; empty where that is not known."""
+        return str(self.data.place(self.settings.seed))
+
+    @functools.cached_property
+    def public(self) -> FaceSet:
+        """Public or drawn faces, from which budgets, radii and starts may be learnt."""
+        return self.split.public
 
     @property
     def size(self) -> tuple[int, int]:
@@ -149,6 +162,15 @@ class Federation:
         Raises:
             fedveil.checks.UserError: naming the setting and the remedy.
         """
+        self.check_evaluation()
+        _ = self.shares  # once, and not by every client
+
+    def check_evaluation(self) -> None:
+        """Refuse what cannot be trained or evaluated, whoever has faces.
+
+        Raises:
+            fedveil.checks.UserError: naming the setting and the remedy.
+        """
         _ = self.place
         self.protection.representation(self.size)
         self.trainable([name for name, _ in self.backbone().named_parameters()])
@@ -158,7 +180,6 @@ class Federation:
                 f"Evaluation needs two pairs of one person and two of different people, and has {int(pairs.sum())} and "
                 f"{int((~pairs).sum())}: raise data.pairs, or add people with two pictures or more."
             )
-        _ = self.shares  # once, and not by every client
 
     def check_clients(self) -> None:
         """Refuse a simulation of which most clients could not train: owners' nodes have faces of their own instead.
@@ -191,7 +212,7 @@ class Federation:
             return None
         if synthetic.has_bank(self.settings):
             return synthetic.bank(self.settings)
-        public = self.split.public
+        public = self.public
         if wanted > public.identities.size:
             raise checks.UserError(
                 f"train.bank_identities={wanted} exceeds the {public.identities.size} public people of this source."

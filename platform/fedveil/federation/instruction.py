@@ -1,13 +1,12 @@
 """What crosses between coordinator and owners: stripped where it is sent, checked where it is received.
 
 An owner's node acts on nothing that arrives but an instruction that it has checked. What says where something runs or
-is kept (`engine`, `tracking`, `runs`, `vault`, places of data) never leaves the coordinator, and is not read if it
-arrives all the same. This file knows nothing of Flower; both apps use it.
+is kept (`configuration.places`) never leaves the coordinator, and is not read if it arrives all the same. This file
+knows nothing of Flower; both apps use it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -16,15 +15,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedveil import checks, config
-from fedveil.configuration import plugins
+from fedveil.configuration import places
 from fedveil.configuration.schema import Config
 from fedveil.federation import federation
 from fedveil.federation.federation import Federation
 
-STAY = ("engine", "tracking", "runs", "vault", "device", "device_batch")
-"""Sections that say where something runs or is kept."""
-PLACES = ("root", "path")
-"""Settings of a data source that name a place."""
 NODE_FILE = "FEDVEIL_NODE"
 """The environment variable of an owner's machine that names its file of words (see `fedveil_clients.node`)."""
 COORDINATOR_WORDS = "FEDVEIL_COORDINATOR"
@@ -32,6 +27,7 @@ COORDINATOR_WORDS = "FEDVEIL_COORDINATOR"
 NOWHERE = "\0"
 """Stands where a place has to be and none came: no system call accepts it, so what forgets to ask for one fails."""
 
+_OWNERS = "vault"  # the section that a coordinator has nothing in
 _LONGEST = 1 << 16  # characters of a configuration; a real one has about three thousand
 _LARGEST = 10**9  # of any whole number but a seed
 _REASON = 300  # characters
@@ -45,16 +41,6 @@ class BadInstruction(checks.UserError):
 # --- configurations --------------------------------------------------------------------------------------------------
 
 
-def place_of(data: str) -> str | None:
-    """Return which setting of a data source names its place on a machine; None for a source that draws its faces.
-
-    >>> place_of("folder"), place_of("packed"), place_of("procedural")
-    ('root', 'path', None)
-    """
-    fields = {field.name for field in dataclasses.fields(plugins.method("data", data))}
-    return next((name for name in PLACES if name in fields), None)
-
-
 def to_wire(settings: Config) -> str:
     """Return a configuration as an owner may see it, one line of JSON: what is computed, and nothing of this machine.
 
@@ -62,16 +48,7 @@ def to_wire(settings: Config) -> str:
     tensors. So is a file of verification pairs: owners evaluate nothing. Where a bank of synthetic faces is, each owner
     says itself.
     """
-    tree = config.to_tree(settings)
-    for section in STAY:
-        del tree[section]
-    for name in PLACES:
-        tree["data"].pop(name, None)
-    if tree["train"]["warm_start"] != "public":
-        tree["train"] |= {"warm_start": None, "warm_start_is_public": False}
-    tree["train"]["synthetic"] = None
-    tree["evaluation"] |= {"pairs": None, "pairs_are_public": False}
-    return json.dumps(tree, sort_keys=True)
+    return json.dumps(places.emptied(config.to_tree(settings)), sort_keys=True)
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,24 +110,15 @@ def _leaves(value: Any, path: str) -> Iterable[tuple[str, Any]]:
 def _settings(tree: dict[str, Any]) -> Config:
     """Return the typed configuration of a tree, with what a machine has to say itself left open."""
     own = {"engine": {"name": "inline"}, "tracking": {"name": "none"}, "runs": {"root": NOWHERE}}
-    place = place_of(str(tree["data"].get("name")))
-    data = {key: value for key, value in tree["data"].items() if key not in PLACES}
-    if place is not None:
-        data[place] = NOWHERE
-    evaluation = {**tree["evaluation"], "pairs": None, "pairs_are_public": False}
-    if isinstance(tree.get("train"), dict):
-        tree["train"] = {**tree["train"], "synthetic": None}
-    kept = {key: value for key, value in tree.items() if key not in STAY}
-    return config.parse({**kept, **own, "vault": {"root": NOWHERE}, "data": data, "evaluation": evaluation})
+    return config.parse({**places.emptied(tree, NOWHERE), **own, _OWNERS: {"root": NOWHERE}})
 
 
 def own_keys(data: str) -> tuple[str, ...]:
-    """Return what a coordinator's machine says for itself: sections, and settings of others, beside a bundle."""
-    place = place_of(data)
-    keys: tuple[str, ...] = ("engine", "tracking", "runs", "device", "device_batch")
-    keys += ("train.warm_start", "train.warm_start_is_public", "train.synthetic")
-    keys += ("evaluation.pairs", "evaluation.pairs_are_public")
-    return keys if place is None else (*keys, f"data.{place}")
+    """Return what a coordinator's machine says for itself beside a bundle: sections, and settings of others."""
+    found = [section for section in places.sections() if section != _OWNERS]
+    for setting in places.settings({"data": data}):
+        found += [setting.key, *(f"{setting.block}.{name}" for name in setting.mark.beside)]
+    return tuple(found)
 
 
 def is_own(word: str, keys: Sequence[str]) -> bool:
@@ -174,7 +142,7 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
         fedveil.checks.UserError: words of anything else, or a configuration that cannot be read.
     """
     try:
-        whole = any(section in json.loads(text) for section in STAY)
+        whole = any(section in json.loads(text) for section in places.sections())
     except ValueError as error:
         raise checks.UserError(f"The run configuration's `config` is no JSON: {error}") from error
     if whole:
@@ -184,26 +152,9 @@ def completed(text: str, words: Sequence[str] = ()) -> Federation:
     for word in words:
         if not is_own(word, keys):
             raise checks.UserError(f"{COORDINATOR_WORDS}: {word} is for the bundle to say; here go {', '.join(keys)}.")
-    own = config.compose([f"data={arrived.data.name}", *words])  # words that stand beside the bundle
-    place = place_of(arrived.data.name)
-    data = dict(arrived.data.settings)
-    if place is not None:
-        data[place] = own.data.settings.get(place, "")
-    warm = own.train.warm_start or arrived.train.warm_start
-    train = dataclasses.replace(
-        arrived.train, warm_start=warm, warm_start_is_public=own.train.warm_start_is_public,
-        synthetic=own.train.synthetic,
-    )  # fmt: skip
-    evaluation = dataclasses.replace(
-        arrived.evaluation, pairs=own.evaluation.pairs, pairs_are_public=own.evaluation.pairs_are_public
-    )
-    return Federation(
-        dataclasses.replace(
-            arrived, engine=own.engine, tracking=own.tracking, runs=own.runs, train=train, evaluation=evaluation,
-            device=own.device, device_batch=own.device_batch,
-            data=dataclasses.replace(arrived.data, settings=data),
-        )
-    )  # fmt: skip
+    own = config.to_tree(config.compose([f"data={arrived.data.name}", *words]))  # words that stand beside the bundle
+    here = {section: own[section] for section in places.sections() if section != _OWNERS}
+    return Federation(config.parse({**places.filled(config.to_tree(arrived), own), **here}))
 
 
 # --- what comes with a configuration ----------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def initial(
 def _faces(federation: Federation) -> FaceSet:
     """Return the faces on which a start is trained, of two people or more."""
     named = federation.settings.train.warm_start
-    faces = federation.split.public
+    faces = federation.public
     if named == synthetic.NAME:
         faces = synthetic.faces(federation.settings, "train.warm_start=synthetic")
     if faces.identities.size < 2:

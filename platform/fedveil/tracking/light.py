@@ -1,7 +1,7 @@
 """The light model in MLflow: named tensors and the run's configuration, which say which network it is.
 
 `data/backbone.npz` holds float32 arrays under the network's own names and opens with NumPy alone; `data/config.json` is
-the run's configuration. Where fedveil is installed, `mlflow.pyfunc.load_model("models:/MODEL_ID")` gives the network,
+the run's configuration without any place of the machine that trained it. Where fedveil is installed, `mlflow.pyfunc.load_model("models:/MODEL_ID")` gives the network,
 which embeds what the protection releases: float32 (N, C, H, W), to (N, D).
 """
 
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 import fedveil
-from fedveil import checks, config
+from fedveil import checks
+from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import set_tensors
 from fedveil.records import Tensors
@@ -33,7 +34,7 @@ def save(federation: Federation, tensors: Tensors, folder: Path) -> None:
     drawer = io.BytesIO()
     np.savez(drawer, allow_pickle=False, **tensors)
     write_atomic(data / _TENSORS, drawer.getvalue(), durable=False)
-    write_atomic(data / _CONFIG, config.to_json(federation.settings).encode(), durable=False)
+    write_atomic(data / _CONFIG, instruction.to_wire(federation.settings).encode(), durable=False)
     requirements = f"fedveil=={fedveil.__version__}\n"
     write_atomic(folder / "requirements.txt", requirements.encode(), durable=False)
 
@@ -58,7 +59,7 @@ def _load_pyfunc(path: str) -> Embedder:
     """
     folder = Path(path)
     try:
-        backbone = Federation(config.from_json((folder / _CONFIG).read_text(encoding="utf-8"))).backbone()
+        backbone = instruction.from_wire((folder / _CONFIG).read_text(encoding="utf-8")).backbone()
         with np.load(folder / _TENSORS, allow_pickle=False) as file:
             set_tensors(backbone, {name: file[name] for name in file.files})
     except Exception as error:  # bytes that anything may have happened to: whatever reading them raises means damage

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from fedveil import checks
+from fedveil.configuration.marks import PLACE
 from fedveil.data import decode, files
 from fedveil.data.faces import FaceSet
 from fedveil.data.held_out import HeldOut
-from fedveil.data.loose import Loose, read_loose
+from fedveil.data.loose import Loose, marked, read_loose
 from fedveil.data.names import Names, fault
 from fedveil.data.split import Split
 from fedveil.data.stores import Problem
@@ -33,7 +35,7 @@ class Folder(HeldOut):
     The other settings are those of `HeldOut`.
     """
 
-    root: str = ""
+    root: Annotated[str, PLACE] = ""
 
     def place(self, seed: int) -> str:
         """Return where the pictures are, by its absolute name."""
@@ -53,6 +55,10 @@ class Folder(HeldOut):
         """Return everybody, nobody left out or held out; pictures are not read yet."""
         self.require_place("root", self.root, _LAYOUT)
         return read_folder(self.root, self.size, checked=False)
+
+    def tried(self, faces: FaceSet) -> FaceSet:
+        """Return the faces with those marked that cannot be read."""
+        return marked(faces)
 
 
 def read_folder(root: str, size: int, checked: bool = True) -> FaceSet:

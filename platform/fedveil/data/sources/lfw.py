@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedveil import checks
+from fedveil.configuration.marks import PLACE
 from fedveil.data import benchmark, files
 from fedveil.data.caps import cap_images, enough_images
 from fedveil.data.faces import FaceSet
@@ -38,7 +40,7 @@ class Lfw:
         public: `procedural` drawn faces, or `people_fold`: people of the fold after `held_fold`, who do not train.
     """
 
-    root: str = ""
+    root: Annotated[str, PLACE] = ""
     view: int = 2
     held_fold: int = 0
     size: int = 48
@@ -70,25 +72,9 @@ class Lfw:
             UserError: no root, lists that are damaged or do not fit, or an evaluated picture that is known to be
                 unreadable. One that turns out to be is refused when it is read.
         """
-        if not self.root:
-            raise checks.UserError(
-                f"data.root={self.root!r} says nothing: where is the benchmark? Write data.root=PLACE; "
-                f"{benchmark.LAYOUT}."
-            )
-        data = benchmark.read(self.root, self.view, size_hint or self.size)
-        faces, pairs = data.faces, data.pairs
-        chosen = pairs.folds == self.held_fold if self.view == 2 else np.ones(pairs.folds.size, bool)
-        if not chosen.any():
-            raise checks.UserError(f"data.root={self.root!r} has no pairs for view={self.view}, fold {self.held_fold}.")
-        group = data.person_group
-        if self.view == 2:
-            faces = dataclasses.replace(faces, folds=group)
+        faces, pairs, group = self._read(size_hint or self.size)
         public_fold = (self.held_fold + 1) % _FOLDS
-        if self.public == "people_fold":
-            fold = faces.subset((group[faces.labels] == public_fold) & faces.readable)
-            public = dataclasses.replace(fold, public=True, unreadable=None)
-        else:
-            public = Procedural().load(seed, size_hint=faces.size[0]).public
+        public = self._public_faces(faces, group, seed)
         trains = (group != self.held_fold) & (group != benchmark.NOT_LISTED) if self.view == 2 else group == 1
         if self.public == "people_fold":
             trains &= group != public_fold
@@ -100,10 +86,55 @@ class Lfw:
         if self.public == "people_fold":
             known |= group[faces.labels] == public_fold
         strangers = dataclasses.replace(faces.subset(~known), public=True, skipped=(), notes=())
-        return Split(train, _evaluation(faces, pairs, chosen), public, public_benchmark=True, strangers=strangers)
+        return Split(train, self._evaluated(faces, pairs), public, public_benchmark=True, strangers=strangers)
+
+    @property
+    def evaluates_own(self) -> bool:
+        """Whether verification pairs are at this source's place: the official ones are."""
+        return True
+
+    @property
+    def shows_own(self) -> bool:
+        """Whether the public faces are at this source's place."""
+        return self.public == "people_fold"
+
+    def evaluated(self, seed: int) -> PairSet:
+        """Return the official pairs alone; no other picture is opened."""
+        faces, pairs, _ = self._read(self.size)
+        return self._evaluated(faces, pairs)
+
+    def public_faces(self, seed: int) -> FaceSet:
+        """Return the public faces alone; drawn ones need no place."""
+        if not self.shows_own:
+            return Procedural().public_faces(seed, self.size)
+        faces, _, group = self._read(self.size)
+        return self._public_faces(faces, group, seed)
+
+    def _read(self, size: int) -> tuple[FaceSet, Pairs, NDArray[np.int64]]:
+        """Return all faces, the pairs of the view, and each person's group; no picture is decoded."""
+        if not self.root:
+            raise checks.UserError(
+                f"data.root={self.root!r} says nothing: where is the benchmark? Write data.root=PLACE; "
+                f"{benchmark.LAYOUT}."
+            )
+        data = benchmark.read(self.root, self.view, size)
+        faces = dataclasses.replace(data.faces, folds=data.person_group) if self.view == 2 else data.faces
+        return faces, data.pairs, data.person_group
+
+    def _public_faces(self, faces: FaceSet, group: NDArray[np.int64], seed: int) -> FaceSet:
+        if not self.shows_own:
+            return Procedural().public_faces(seed, faces.size[0])
+        fold = faces.subset((group[faces.labels] == (self.held_fold + 1) % _FOLDS) & faces.readable)
+        return dataclasses.replace(fold, public=True, unreadable=None)
+
+    def _evaluated(self, faces: FaceSet, pairs: Pairs) -> PairSet:
+        chosen = pairs.folds == self.held_fold if self.view == 2 else np.ones(pairs.folds.size, bool)
+        if not chosen.any():
+            raise checks.UserError(f"data.root={self.root!r} has no pairs for view={self.view}, fold {self.held_fold}.")
+        return _evaluation(faces, pairs, chosen)
 
 
-def _evaluation(faces: FaceSet, pairs: Pairs, chosen: np.typing.NDArray[np.bool_]) -> PairSet:
+def _evaluation(faces: FaceSet, pairs: Pairs, chosen: NDArray[np.bool_]) -> PairSet:
     """Return the chosen pairs over only the images that they use."""
     left, right = pairs.left[chosen], pairs.right[chosen]
     used = np.unique(np.concatenate([left, right]))

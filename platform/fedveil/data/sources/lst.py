@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from fedveil import checks
+from fedveil.configuration.marks import PLACE
 from fedveil.data import files
 from fedveil.data.faces import FaceSet
 from fedveil.data.held_out import HeldOut
 from fedveil.data.image_list import read_list
-from fedveil.data.loose import Loose, read_loose
+from fedveil.data.loose import Loose, marked, read_loose
 from fedveil.data.numbered import Numbered
 from fedveil.data.split import Split
 
@@ -29,7 +31,7 @@ class Lst(HeldOut):
     The other settings are those of `HeldOut`.
     """
 
-    path: str = ""
+    path: Annotated[str, PLACE] = ""
     size: int = 112
 
     def place(self, seed: int) -> str:
@@ -50,6 +52,10 @@ class Lst(HeldOut):
         """Return everybody, nobody left out or held out; pictures are not read yet."""
         self.require_place("path", self.path, _LAYOUT)
         return read_lst(self.path, self.size, checked=False)
+
+    def tried(self, faces: FaceSet) -> FaceSet:
+        """Return the faces with those marked that cannot be read."""
+        return marked(faces)
 
 
 def read_lst(path: str, size: int, checked: bool = True) -> FaceSet:

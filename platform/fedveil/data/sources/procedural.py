@@ -11,7 +11,7 @@ from fedveil import checks
 from fedveil.data import drawing, people
 from fedveil.data.faces import FaceSet, whole_numbers
 from fedveil.data.numbered import Numbered
-from fedveil.data.pairs import balanced_pairs
+from fedveil.data.pairs import PairSet, balanced_pairs
 from fedveil.data.split import Split
 from fedveil.data.stores import CachedStore
 from fedveil.randomness import public_rng
@@ -121,6 +121,16 @@ class Procedural:
             raise checks.UserError(f"Expected difficulty={self.difficulty} <= 2; beyond it faces leave the picture.")
 
     @property
+    def evaluates_own(self) -> bool:
+        """Whether verification pairs are of people at a place of some machine: these are drawn."""
+        return False
+
+    @property
+    def shows_own(self) -> bool:
+        """Whether the public faces are at a place of some machine: these are drawn."""
+        return False
+
+    @property
     def _used_images(self) -> int:
         return min(self.images_per_identity, self.max_images_per_identity or self.images_per_identity)
 
@@ -135,18 +145,24 @@ class Procedural:
     def load(self, seed: int, size_hint: int | None = None) -> Split:
         """Return the three disjoint sets of people; nothing is drawn yet. `size_hint` replaces `size`."""
         size = size_hint or self.size
-
-        def faces(first: int, identities: int, pictures: int) -> FaceSet:
-            return draw_faces(seed, first, identities, pictures, size, self.difficulty)
-
-        evaluation = faces(_EVALUATION_START, self.evaluation_identities, self.evaluation_images)
         return Split(
-            train=faces(0, self.identities, self._used_images),
-            evaluation=balanced_pairs(evaluation, self.pairs, public_rng(seed, "pairs"), declared_public=True),
-            public=faces(_PUBLIC_START, self.public_identities, self.public_images),
+            train=draw_faces(seed, 0, self.identities, self._used_images, size, self.difficulty),
+            evaluation=self.evaluated(seed, size),
+            public=self.public_faces(seed, size),
             public_benchmark=True,
-            strangers=faces(_STRANGERS_START, _STRANGERS, _STRANGERS_IMAGES),
+            strangers=draw_faces(seed, _STRANGERS_START, _STRANGERS, _STRANGERS_IMAGES, size, self.difficulty),
         )
+
+    def evaluated(self, seed: int, size_hint: int | None = None) -> PairSet:
+        """Return the verification pairs alone."""
+        people, pictures = self.evaluation_identities, self.evaluation_images
+        drawn = draw_faces(seed, _EVALUATION_START, people, pictures, size_hint or self.size, self.difficulty)
+        return balanced_pairs(drawn, self.pairs, public_rng(seed, "pairs"), declared_public=True)
+
+    def public_faces(self, seed: int, size_hint: int | None = None) -> FaceSet:
+        """Return the public faces alone."""
+        people, pictures = self.public_identities, self.public_images
+        return draw_faces(seed, _PUBLIC_START, people, pictures, size_hint or self.size, self.difficulty)
 
 
 METHOD = Procedural

@@ -7,11 +7,13 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
+from fedveil.configuration.marks import PLACE
 from fedveil.data import decode, files, recordio
 from fedveil.data.faces import FaceSet
 from fedveil.data.held_out import HeldOut
@@ -38,7 +40,7 @@ class Rec(HeldOut):
     The other settings are those of `HeldOut`.
     """
 
-    path: str = ""
+    path: Annotated[str, PLACE] = ""
     size: int = 112
 
     def place(self, seed: int) -> str:

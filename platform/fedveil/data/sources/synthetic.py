@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from fedveil import checks
+from fedveil.configuration.marks import NO_PLACE, PLACE
 from fedveil.data import files, synthetic_set
+from fedveil.data.faces import FaceSet
 from fedveil.data.held_out import HeldOut
+from fedveil.data.pairs import PairSet
+from fedveil.data.provenance import Provenance
 from fedveil.data.split import Split
 
 
@@ -29,14 +33,14 @@ class Synthetic:
             on every machine.
     """
 
-    path: str = ""
+    path: Annotated[str, PLACE] = ""
     size: int = 32
     min_images: int = 2
     max_images_per_identity: int | None = 50
     evaluation: Literal["procedural", "held_out"] = "procedural"
     evaluation_fraction: float = 0.2
     pairs: int = 2000
-    origin: str | None = None
+    origin: Annotated[str, NO_PLACE] | None = None
 
     def __post_init__(self) -> None:
         _ = self._rule
@@ -59,7 +63,38 @@ class Synthetic:
             fedveil.checks.UserError: a missing or damaged file, one of another origin, fewer than two people, or pairs
                 of a shared set, whose faces private people may be on.
         """
-        faces, made = synthetic_set.read(self.path, size_hint or self.size)
+        faces, made = self._read(size_hint or self.size)
+        split = self._rule.split(faces, seed)
+        if split.train.identities.size < 2:
+            raise checks.UserError(
+                f"data.path={self.path!r} leaves {split.train.identities.size} synthetic people to train on, and "
+                f"telling people apart needs two: sample more, or lower data.min_images={self.min_images}."
+            )
+        return dataclasses.replace(split, public_benchmark=made.is_public)
+
+    @property
+    def evaluates_own(self) -> bool:
+        """Whether verification pairs are of the file's people."""
+        return self._rule.evaluates_own
+
+    @property
+    def shows_own(self) -> bool:
+        """Whether the public faces are of the file's people: they are drawn."""
+        return self._rule.shows_own
+
+    def evaluated(self, seed: int) -> PairSet:
+        """Return the verification pairs alone; drawn ones need no file."""
+        if not self.evaluates_own:
+            return self._rule.evaluated(seed)
+        return self._rule.held_pairs(self._read(self.size)[0], seed)
+
+    def public_faces(self, seed: int) -> FaceSet:
+        """Return the public faces alone: drawn ones."""
+        return self._rule.public_faces(seed)
+
+    def _read(self, size: int) -> tuple[FaceSet, Provenance]:
+        """Return the faces, and what they were made from, of the file that the run was planned with."""
+        faces, made = synthetic_set.read(self.path, size)
         if self.origin is not None and made.origin != self.origin:
             raise checks.UserError(
                 f"data.path={self.path!r} holds faces of another generator than this run was planned with: what is "
@@ -70,13 +105,7 @@ class Synthetic:
                 "data.evaluation=held_out measures accuracy on pairs of these faces in the open, and private people "
                 "may be on them: their generator was trained without a guarantee. Choose data.evaluation=procedural."
             )
-        split = self._rule.split(faces, seed)
-        if split.train.identities.size < 2:
-            raise checks.UserError(
-                f"data.path={self.path!r} leaves {split.train.identities.size} synthetic people to train on, and "
-                f"telling people apart needs two: sample more, or lower data.min_images={self.min_images}."
-            )
-        return dataclasses.replace(split, public_benchmark=made.is_public)
+        return faces, made
 
 
 METHOD = Synthetic
