@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # for `deployed`, which several tests share
+sys.path.append(str(Path(__file__).parent))  # for `daemons` and `deployed`, which several tests share
 
 
 def _fields(stat: Path) -> list[str]:

@@ -17,19 +17,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shlex
 import signal
-import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from daemons import Daemons, command, free_port, until
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
 from PIL import Image
 
@@ -37,34 +35,12 @@ from fedveil.data.sources.procedural import draw_faces
 
 FORGOTTEN = HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
 """Seconds after its last heartbeat until a SuperLink takes a SuperNode for gone; a heartbeat comes every 17 to 23."""
-BIN = Path(sys.executable).parent
 SMALL = (
     "data=folder", "data.size=32", "data.evaluation=procedural", "data.pairs=20", "partition.max_identities=12",
     "protection.fit_steps=0", "protection.init=zeros", "protection.total_epsilon=8", "model.width=8",
     "model.embedding=16", "train.clients=3", "train.rounds=2", "train.local.steps=2", "train.batch_size=6",
     "evaluation.draws=1", "evaluation.bootstrap=0", "evaluation.reference=false",
 )  # fmt: skip
-_PART = "FEDVEIL_TEST_PART"
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "COLUMNS": "200",
-}  # fmt: skip
-
-
-def free_port() -> str:
-    """Return a port that nobody listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
-
-
-def until(true: Callable[[], Any], seconds: float, what: str, pause: float = 0.2) -> Any:
-    """Return what `true` returns once it is true."""
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, f"{what} took more than {seconds} s"
-        time.sleep(pause)
-    return found
 
 
 def faces(folder: Path, first: int, people: int = 4, pictures: int = 3, size: int = 32) -> Path:
@@ -96,7 +72,7 @@ class Owner:
         return (self.folder / "supernode.log").read_text()
 
 
-class Deployment:
+class Deployment(Daemons):
     """One SuperLink with TLS, a database and registered keys, and a SuperNode for each owner.
 
     Args:
@@ -107,11 +83,11 @@ class Deployment:
     """
 
     def __init__(self, root: Path, words: Sequence[str] = (), owners: int = 3, floor: str = "dctdp, none") -> None:
-        self.root, self.words = root.absolute(), (*SMALL, f"train.clients={owners}", *words)
+        super().__init__(root)
+        self.words = (*SMALL, f"train.clients={owners}", *words)
         self.home, self.port = self.root / "coordinator", free_port()
         self.runs = self.home / "runs"
         self.owners: dict[str, Owner] = {}
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
         for number in range(1, owners + 1):
             name = f"c{number:04d}"
             own = {"client-id": name, "data-root": "faces", "vault-root": "vault", "floor": floor}
@@ -157,10 +133,8 @@ class Deployment:
 
     def environment(self, part: str, **more: str) -> dict[str, str]:
         """Return what a process of a part (superlink, an owner's name, or a command) finds in its environment."""
-        path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
-        home = self.owners[part].folder / "flwr" if part in self.owners else self.home / "flwr"
-        mine = {_PART: f"{self.root}:{part}", "FLWR_HOME": str(home), "PATH": path}
-        return {**os.environ, **QUIET, **mine, **more}
+        folder = self.owners[part].folder if part in self.owners else self.home
+        return super().environment(part, FLWR_HOME=str(folder / "flwr"), **more)
 
     def call(self, *words: str, ok: bool = True) -> str:
         """Return what a command of the operator's prints."""
@@ -174,40 +148,6 @@ class Deployment:
         found: dict[str, Any] = json.loads(text[text.index("{") :])
         return found
 
-    def processes(self, part: str | None = None) -> list[int]:
-        """Return a part's processes, or all of them."""
-        mark = f"{_PART}={self.root}:".encode() + (part or "").encode()
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                lines = path.read_bytes().split(b"\0")
-                if any(line == mark if part else line.startswith(mark) for line in lines):
-                    found.append(int(path.parent.name))
-        return found
-
-    def _spawn(self, part: str, log: Path, words: Iterable[str], **more: str) -> int:
-        with log.open("ab") as out:
-            started = subprocess.Popen(
-                list(words), env=self.environment(part, **more), cwd=log.parent, stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        self._started[part] = started
-        return started.pid
-
-    def _end(self, part: str, sign: signal.Signals, seconds: float = 30) -> None:
-        """Signal a part's first process, then end what it has left; the order is what a supervisor does."""
-        started = self._started.pop(part, None)
-        if started is not None and started.poll() is None:
-            started.send_signal(sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                started.wait(0 if sign == signal.SIGKILL else seconds)
-        for pid in self.processes(part):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if started is not None:
-            started.wait()
-        until(lambda: not self.processes(part), 10, f"ending {part}")
-
     # --- the SuperLink -------------------------------------------------------------------------------------------
 
     def start_superlink(self) -> None:
@@ -219,25 +159,26 @@ class Deployment:
         own = {"FEDVEIL_COORDINATOR": shlex.join(
             [f"runs.root={self.runs}", "tracking=none", f"data.root={self.home / 'placeholder'}"]
         )}  # fmt: skip
-        self._spawn("superlink", self.home / "superlink.log", map(str, words), **own)
+        self.spawn("superlink", self.home / "superlink.log", map(str, words), **own)
         until(self._answers, 60, "starting the SuperLink")
 
     def _answers(self) -> bool:
-        assert self._started["superlink"].poll() is None, (self.home / "superlink.log").read_text()
+        assert self.running("superlink"), (self.home / "superlink.log").read_text()
         context = ssl.create_default_context(cafile=self.root / "tls" / "ca.crt")
-        with contextlib.suppress(OSError), urllib.request.urlopen(
-            f"https://127.0.0.1:{self.port}/health", timeout=5, context=context
-        ) as reply:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"https://127.0.0.1:{self.port}/health", timeout=5, context=context) as reply,
+        ):
             return bool(reply.status == 200)
         return False
 
     def stop_superlink(self) -> None:
         """End it by SIGTERM, with the coordinator that it runs."""
-        self._end("superlink", signal.SIGTERM)
+        self.end("superlink", signal.SIGTERM)
 
     def kill_superlink(self) -> None:
         """End it and the coordinator that it runs by SIGKILL."""
-        self._end("superlink", signal.SIGKILL)
+        self.end("superlink", signal.SIGKILL)
 
     def restart_superlink(self) -> None:
         """Kill and start it."""
@@ -246,7 +187,7 @@ class Deployment:
 
     def coordinator(self) -> list[int]:
         """Return the processes of the coordinator's app, of the run that is going on."""
-        return [pid for pid in self.processes("superlink") if "serverapp" in _command(pid)]
+        return [pid for pid in self.processes("superlink") if "serverapp" in command(pid)]
 
     def register(self, name: str) -> str:
         """Register an owner's public key and return the node's id."""
@@ -262,11 +203,11 @@ class Deployment:
                  "--root-certificates", str(self.root / "tls" / "ca.crt"),
                  "--auth-supernode-private-key", str(owner.folder / "node"), "--port", owner.port]  # fmt: skip
         own = {"FEDVEIL_NODE": str(owner.folder / "node.toml")}
-        pid = self._spawn(name, owner.folder / "supernode.log", words, **own)
+        pid = self.spawn(name, owner.folder / "supernode.log", words, **own)
         if wait:
 
             def accepted() -> bool:
-                assert self._started[name].poll() is None, owner.log
+                assert self.running(name), owner.log
                 return owner.log.count("SuperNode ID:") > seen
 
             until(accepted, 60, f"connecting {name}")
@@ -274,11 +215,11 @@ class Deployment:
 
     def stop(self, name: str) -> None:
         """End a SuperNode by SIGTERM: it says goodbye, and may be started again at once."""
-        self._end(name, signal.SIGTERM)
+        self.end(name, signal.SIGTERM)
 
     def kill(self, name: str) -> None:
         """End a SuperNode and all that it runs by SIGKILL: the SuperLink takes it for connected for FORGOTTEN s."""
-        self._end(name, signal.SIGKILL)
+        self.end(name, signal.SIGKILL)
 
     def restart(self, name: str, wait: float | None = None) -> None:
         """Kill and start a SuperNode, with the wait between that the guide's unit has."""
@@ -341,19 +282,3 @@ class Deployment:
     def __exit__(self, *_: object) -> None:
         """Leave no process."""
         self.close()
-
-    def close(self) -> None:
-        """End everything; a process that is left is an error."""
-        for part in [*self.owners, "superlink"]:
-            self._end(part, signal.SIGTERM, seconds=10)
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.processes(), 10, "ending the deployment")
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
