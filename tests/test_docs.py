@@ -36,7 +36,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """Return every `fedveil ...` command, in a bash block or as inline code, split into words."""
-    lines = [line for body in blocks(text, "bash") for line in body.splitlines()]
+    lines = [line for body in blocks(text, "bash") for line in body.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(fedveil [^`]+)`", FENCE.sub("", text))
     found = [line[line.index("fedveil ") :] for line in lines if re.match(r"(\S*/)?fedveil ", line)] + inline
     return [shlex.split(line, comments=True)[1:] for line in found]
