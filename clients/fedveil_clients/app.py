@@ -18,7 +18,7 @@ import fedveil
 from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
-from fedveil.federation.instruction import BadInstruction, one_line
+from fedveil.federation.instruction import BadInstruction, plain_name
 from fedveil_clients import booking, local, policy, received, refusals
 from fedveil_clients import node as nodes
 from fedveil_clients.node import Here, NodeError
@@ -129,22 +129,36 @@ def _on_disk(site: Site) -> None:
 def _refused(
     message: Message, context: Context, asked: Instruction | None, error: Exception, name: str = ""
 ) -> Message:
-    """Return the reason as an answer, and write it down for the owner in full.
+    """Return the reason as an answer, and write it down for the owner in full; it never fails itself.
 
     Reasons about the instruction or the owner's limits are told (`told`). Others may speak of what the owner has, so
     they are told to the same person alone (a simulation), and not even there under a client-level claim.
     """
     words: dict[str, Any] = dict(context.node_config)
-    with contextlib.suppress(NodeError):  # it may be the very reason
+    with contextlib.suppress(Exception):  # it may be the very reason
         words = nodes.words_of(words)
     refused = isinstance(error, (policy.PolicyRefusal, BadInstruction, NodeError))
     bare = str(error) if isinstance(error, (policy.PolicyRefusal, checks.UserError)) else ""
-    full = bare or f"{type(error).__name__}: {error}"
-    refusals.record(refusals.log_of(words), "" if asked is None else asked.run_id, full)
+    full = bare or f"{type(error).__name__}: {_text(error)}"
     claimed = asked is not None and asked.run.settings.privacy.client is not None
     if isinstance(error, BadInstruction) or (words.get("simulated") is True and not claimed):
         told = full
     else:
         told = error.told if isinstance(error, (policy.PolicyRefusal, NodeError)) else _SILENT
-    reason: dict[str, Any] = {"reason": one_line(told), "kind": "refused" if refused else "failed", "client_id": name}
-    return Message(RecordDict({"refusal": ConfigRecord(reason)}), reply_to=message)
+    run_id = _named(message) if asked is None else asked.run_id
+    return refusals.answer(message, words, run_id, full, told, refused, name)
+
+
+def _text(error: Exception) -> str:
+    """Return what an exception of anybody's code says."""
+    try:
+        return str(error)
+    except Exception as inner:
+        return f"it cannot say why ({type(inner).__name__})"
+
+
+def _named(message: Message) -> str:
+    """Return the run that an instruction names which cannot be followed, for the owner's log; empty unless plain."""
+    with contextlib.suppress(Exception):
+        return plain_name(message.content["instruction"]["run_id"], "run_id")
+    return ""
