@@ -19,7 +19,7 @@ from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction, plain_name
-from fedveil_clients import booking, local, policy, received, refusals
+from fedveil_clients import booking, local, policy, received, refusals, witness
 from fedveil_clients import node as nodes
 from fedveil_clients.node import Here, NodeError
 from fedveil_clients.received import Content, Instruction
@@ -61,10 +61,13 @@ def describe(message: Message, context: Context) -> Message:
         here = nodes.here(asked.run, nodes.words_of(context.node_config))
         name = here.client_id
         policy.check(here.run, here.node, here.run.planned_event)
+        vault = Vault(here.node.vault())
+        witness.of_node(here.node).check(vault)
+        vault.not_ended(asked.run_id)
         answer: dict[str, Any] = {
             "client_id": name,
             "version": fedveil.__version__,
-            "vault": Vault(here.node.vault()).identity(),
+            "vault": vault.identity(),
             "run_id": asked.run_id,
         }
     except Exception as error:  # told apart in one place
@@ -87,9 +90,12 @@ def train(message: Message, context: Context) -> Message:
         state, content = Content(found["state"], lasting=True), Content(found["tensors"])  # type: ignore[arg-type]
         received.state_of(asked.run, state)
         tensors, sent = received.tensors_of(asked.run, asked.round, state, content)
-        vault = Vault(here.node.vault())
+        vault, seen = Vault(here.node.vault()), witness.of_node(here.node)
+        seen.check(vault)
+        vault.not_ended(asked.run_id)
         vault.in_order(asked.run_id, name, asked.round, sent)
         identity = vault.identity()
+        seen.begin(vault)
         site = _site_of(here, asked, state, identity)
         # One simulation's clients are thousands, and its coordinator is no stranger.
         again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
@@ -97,6 +103,7 @@ def train(message: Message, context: Context) -> Message:
             booking.repeated(site.federation, asked.run_id, vault, site.joining, asked.round)
         update = local.train_round(site.federation)(site, asked.round, tensors, arrays.room)
         _on_disk(site)
+        seen.advance(vault)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
     about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": identity}
