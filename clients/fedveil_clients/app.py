@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
 from fedveil.federation.instruction import BadInstruction, plain_name
+from fedveil_clients import asked as memory
 from fedveil_clients import booking, local, policy, received, refusals, witness
 from fedveil_clients import node as nodes
 from fedveil_clients.node import Here, NodeError
@@ -70,6 +72,8 @@ def describe(message: Message, context: Context) -> Message:
             "vault": vault.identity(),
             "run_id": asked.run_id,
         }
+        if not here.node.simulated:
+            memory.called(vault, asked, name)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
     return Message(RecordDict({"client": ConfigRecord(answer)}), reply_to=message)
@@ -99,6 +103,8 @@ def train(message: Message, context: Context) -> Message:
         site = _site_of(here, asked, state, identity)
         # One simulation's clients are thousands, and its coordinator is no stranger.
         again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
+        if not here.node.simulated:
+            memory.called(vault, asked, name)
         if again and site.federation.private is not None:
             booking.repeated(site.federation, asked.run_id, vault, site.joining, asked.round)
         update = local.train_round(site.federation)(site, asked.round, tensors, arrays.room)
@@ -153,6 +159,9 @@ def _refused(
     else:
         told = error.told if isinstance(error, (policy.PolicyRefusal, NodeError)) else _SILENT
     run_id = _named(message) if asked is None else asked.run_id
+    with contextlib.suppress(Exception):  # it is in the log, whatever this meets
+        if words.get("simulated") is not True:
+            memory.refused(Path(words["vault-root"]).expanduser(), run_id, full, asked, name)
     return refusals.answer(message, words, run_id, full, told, refused, name)
 
 
