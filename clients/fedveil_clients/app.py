@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ import fedveil
 from fedveil import checks
 from fedveil.engine import arrays
 from fedveil.federation.federation import Federation
-from fedveil.federation.instruction import BadInstruction, one_line
-from fedveil_clients import booking, local, policy, received, refusals
+from fedveil.federation.instruction import BadInstruction, plain_name
+from fedveil_clients import asked as memory
+from fedveil_clients import booking, local, policy, received, refusals, witness
 from fedveil_clients import node as nodes
 from fedveil_clients.node import Here, NodeError
 from fedveil_clients.received import Content, Instruction
@@ -61,12 +63,17 @@ def describe(message: Message, context: Context) -> Message:
         here = nodes.here(asked.run, nodes.words_of(context.node_config))
         name = here.client_id
         policy.check(here.run, here.node, here.run.planned_event)
+        vault = Vault(here.node.vault())
+        witness.of_node(here.node).check(vault)
+        vault.not_ended(asked.run_id)
         answer: dict[str, Any] = {
             "client_id": name,
             "version": fedveil.__version__,
-            "vault": Vault(here.node.vault()).identity(),
+            "vault": vault.identity(),
             "run_id": asked.run_id,
         }
+        if not here.node.simulated:
+            memory.called(vault, asked, name)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
     return Message(RecordDict({"client": ConfigRecord(answer)}), reply_to=message)
@@ -87,16 +94,22 @@ def train(message: Message, context: Context) -> Message:
         state, content = Content(found["state"], lasting=True), Content(found["tensors"])  # type: ignore[arg-type]
         received.state_of(asked.run, state)
         tensors, sent = received.tensors_of(asked.run, asked.round, state, content)
-        vault = Vault(here.node.vault())
+        vault, seen = Vault(here.node.vault()), witness.of_node(here.node)
+        seen.check(vault)
+        vault.not_ended(asked.run_id)
         vault.in_order(asked.run_id, name, asked.round, sent)
         identity = vault.identity()
+        seen.begin(vault)
         site = _site_of(here, asked, state, identity)
         # One simulation's clients are thousands, and its coordinator is no stranger.
         again = vault.begin(asked.run_id, name, asked.round, sent, durable=not here.node.simulated)
+        if not here.node.simulated:
+            memory.called(vault, asked, name)
         if again and site.federation.private is not None:
             booking.repeated(site.federation, asked.run_id, vault, site.joining, asked.round)
         update = local.train_round(site.federation)(site, asked.round, tensors, arrays.room)
         _on_disk(site)
+        seen.advance(vault)
     except Exception as error:  # told apart in one place
         return _refused(message, context, asked, error, name)
     about: dict[str, Any] = {"run_id": asked.run_id, "round": asked.round, "vault": identity}
@@ -129,22 +142,39 @@ def _on_disk(site: Site) -> None:
 def _refused(
     message: Message, context: Context, asked: Instruction | None, error: Exception, name: str = ""
 ) -> Message:
-    """Return the reason as an answer, and write it down for the owner in full.
+    """Return the reason as an answer, and write it down for the owner in full; it never fails itself.
 
     Reasons about the instruction or the owner's limits are told (`told`). Others may speak of what the owner has, so
     they are told to the same person alone (a simulation), and not even there under a client-level claim.
     """
     words: dict[str, Any] = dict(context.node_config)
-    with contextlib.suppress(NodeError):  # it may be the very reason
+    with contextlib.suppress(Exception):  # it may be the very reason
         words = nodes.words_of(words)
     refused = isinstance(error, (policy.PolicyRefusal, BadInstruction, NodeError))
     bare = str(error) if isinstance(error, (policy.PolicyRefusal, checks.UserError)) else ""
-    full = bare or f"{type(error).__name__}: {error}"
-    refusals.record(refusals.log_of(words), "" if asked is None else asked.run_id, full)
+    full = bare or f"{type(error).__name__}: {_text(error)}"
     claimed = asked is not None and asked.run.settings.privacy.client is not None
     if isinstance(error, BadInstruction) or (words.get("simulated") is True and not claimed):
         told = full
     else:
         told = error.told if isinstance(error, (policy.PolicyRefusal, NodeError)) else _SILENT
-    reason: dict[str, Any] = {"reason": one_line(told), "kind": "refused" if refused else "failed", "client_id": name}
-    return Message(RecordDict({"refusal": ConfigRecord(reason)}), reply_to=message)
+    run_id = _named(message) if asked is None else asked.run_id
+    with contextlib.suppress(Exception):  # it is in the log, whatever this meets
+        if words.get("simulated") is not True:
+            memory.refused(Path(words["vault-root"]).expanduser(), run_id, full, asked, name)
+    return refusals.answer(message, words, run_id, full, told, refused, name)
+
+
+def _text(error: Exception) -> str:
+    """Return what an exception of anybody's code says."""
+    try:
+        return str(error)
+    except Exception as inner:
+        return f"it cannot say why ({type(inner).__name__})"
+
+
+def _named(message: Message) -> str:
+    """Return the run that an instruction names which cannot be followed, for the owner's log; empty unless plain."""
+    with contextlib.suppress(Exception):
+        return plain_name(message.content["instruction"]["run_id"], "run_id")
+    return ""

@@ -64,7 +64,7 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
         f"protection={settings.protection.name}, generator={settings.generator.name}",
     ]
     lines += ["", "floor and limits" if own else "floor and limits (the coordinator's: the node has none of its own)"]
-    lines += _indented(_limits(rule) or ["none: everything is accepted"])
+    lines += _indented(limits(rule) or ["none: everything is accepted"])
     schedule = settings.privacy.client is not None
     learnt = synthetic.learnt(here.home.settings)  # of this machine's files: where a backbone starts is not told
     lines += ["", "the run would release" + (", and reserve at client level" if schedule else "")]
@@ -95,7 +95,8 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
     return Found("\n".join(lines), refusal)
 
 
-def _limits(rule: Policy) -> list[str]:
+def limits(rule: Policy) -> list[str]:
+    """Return an owner's floor and limits in words, one each; none without any."""
     found = [f"methods: {', '.join(rule.floor)}"] if rule.floor is not None else []
     for limit, delta, what in (
         (rule.max_epsilon, rule.image_delta, "one image in one run"),

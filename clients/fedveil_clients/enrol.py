@@ -29,7 +29,7 @@ from fedveil.privacy import statements
 from fedveil.privacy.events import NonPrivate, Synthetic
 from fedveil.privacy.ledger import EVERYBODY, Row, checked_name, deal_of
 from fedveil.randomness import SecretStream, os_key
-from fedveil_clients import booking, policy
+from fedveil_clients import adopting, booking, policy, witness
 from fedveil_clients.memo import content_hashes
 from fedveil_clients.vault import Vault
 
@@ -88,12 +88,16 @@ def enrol(own: Config, run_id: str, owner: str, source: Path, out: Path) -> str:
         inputs, convert, contents = torch.from_numpy(pixels), protection.release, content_hashes(pixels)
     vault = Vault(Path(own.vault.root))
     vault.create()
+    seen = witness.of_vault(vault)
+    seen.check(vault)
     node = policy.Node(owner, allow_test_seed=True)  # the gallery's own draws are never fixed
     try:
         policy.check(federation, node, event, training=False)
+        adopting.ensure(vault, owner)
         booking.enrolled(own.policy, run_id, node, vault, event, vault.picture_tags(contents))
     except policy.PolicyRefusal as refusal:
         raise checks.UserError(f"Refused: {refusal}.") from refusal
+    seen.advance(vault)
     learnt = [one for one in readback.ledger_of(run).rows(run_id) if isinstance(one.event, Synthetic)]
     rows = [*learnt, Row(run_id, owner, "spent", event)]
     features = _released(convert, inputs, state)

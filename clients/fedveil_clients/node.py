@@ -35,6 +35,7 @@ WORDS: Mapping[str, tuple[type, str]] = {
     "data-root": (str, "folder or file of the owner's own faces"),
     "identity-bank": (str, "the owner's copy of the synthetic faces of a run with train.identity_bank=synthetic"),
     "vault-root": (str, "the owner's private folder: key, noisy copies, class centres, ledger"),
+    "vault-witness": (str, "file outside the vault that notices an older state of it; beside the vault by default"),
     "floor": (str, "protections, and generators, that the owner accepts, with commas between them"),
     "max-epsilon": (float, "largest image-level epsilon of one run"),
     "max-total-epsilon": (float, "largest image-level epsilon of all runs together"),
@@ -52,7 +53,7 @@ WORDS: Mapping[str, tuple[type, str]] = {
 }
 """Word of a node's configuration -> its type and meaning."""
 
-_PLACES = ("data-root", "identity-bank", "vault-root")
+_PLACES = ("data-root", "identity-bank", "vault-root", "vault-witness")
 _UNREADABLE = "This node's file of words cannot be read."
 _LIMITS = ("max-epsilon", "max-total-epsilon", "max-client-epsilon")
 _DELTAS = ("client-delta", "image-delta", "max-delta")
@@ -82,6 +83,7 @@ class Node:
         data_root: where this owner's own pictures are; None where the source draws its faces.
         identity_bank: where this owner's copy of the run's synthetic negatives is; None: nowhere.
         vault_root: where this owner's vault is; None: nowhere, so nothing can be accepted.
+        vault_witness: the file that notices an older state of the vault; None: beside it (`witness.beside`).
         simulated: one of a simulation's nodes, whose data and vault serve the whole registry.
         device: where this node computes.
         device_batch: images that pass a network together, at most; None: a whole batch.
@@ -97,6 +99,7 @@ class Node:
     device_batch: int | None = None
     identity_bank: str | None = None
     allow_shared_generator: bool = False
+    vault_witness: str | None = None
 
     @property
     def shares_generators(self) -> bool:
@@ -261,6 +264,7 @@ def node_of(client_id: str, words: Mapping[str, Any], data_name: str) -> Node:
         device_batch=read.get("device-batch"),
         identity_bank=read.get("identity-bank"),
         allow_shared_generator=read.get("allow-shared-generator", False),
+        vault_witness=read.get("vault-witness"),
     )
 
 

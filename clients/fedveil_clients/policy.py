@@ -195,6 +195,23 @@ def check_runs(policy: Policy, before: History, after: History) -> None:
         )
 
 
+def used(policy: Policy, history: History) -> dict[str, tuple[float, float, float]]:
+    """Return limit -> (its value, its delta, what is used of it), nats, as `check_runs` counts; inf for no guarantee.
+
+    Args:
+        policy: the owner's.
+        history: what concerns one data set.
+    """
+    found = {}
+    if policy.max_total_epsilon is not None:
+        limit, delta = policy.max_total_epsilon, policy.image_delta
+        found["max-total-epsilon"] = limit, delta, _image(history, limit, delta)
+    if policy.max_client_epsilon is not None:
+        limit, delta = policy.max_client_epsilon, policy.client_delta
+        found["max-client-epsilon"] = limit, delta, _client(tuple(history.client_events()), limit, delta)
+    return found
+
+
 def _image(history: History, limit: float, delta: float) -> float:
     """Return what the filter finds for the worst picture; inf where something left without a guarantee."""
     if any(picture.unprotected for picture in history.pictures):

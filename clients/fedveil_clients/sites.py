@@ -20,7 +20,7 @@ from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.schedule import Stage
 from fedveil.privacy.events import Event, LocalRelease
 from fedveil.privacy.ledger import Held
-from fedveil_clients import booking, policy, rows
+from fedveil_clients import adopting, booking, policy, rows
 from fedveil_clients.features import Features, Feeding, joined
 from fedveil_clients.memo import Listed, ReadOnce
 from fedveil_clients.vault import Vault
@@ -113,6 +113,7 @@ def open_site(
     client = booking.Joining(client_id, node, event, feeding.mechanism, held, before)
     pinned = {"configuration": instruction.digest(federation), f"state in stage {stage.index}": feeding.mechanism.hex()}
     vault.same_run(run_id, pinned)
+    adopting.ensure(vault, node.data_set)
     booked = booking.accept(federation, run_id, vault, client)
     vault.accepted(run_id, pinned)
     own = _protected(feeding, faces, vault, names, event, read, client)

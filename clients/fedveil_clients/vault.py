@@ -6,12 +6,9 @@ noisy copies: the next run draws fresh noise for the same images, a second relea
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedveil import checks, randomness, runs
@@ -23,6 +20,8 @@ from fedveil_clients.heads import LOST, Heads
 from fedveil_clients.memo import Listed, Memo
 from fedveil_clients.vault_folder import private_folder
 
+ENDED = "ended"
+"""Stands among what a run was accepted with when it is over."""
 _LAST = "Remove it: the class centres beside it say where this client stands."
 _WALKED: set[Path] = set()
 """Vaults that this process has looked through: what it makes itself is closed from the start."""
@@ -145,6 +144,21 @@ class Vault:
                 disk.create(path, value.encode(), private=True)
         self.same_run(run_id, values)  # another process may have been first
 
+    def not_ended(self, run_id: str) -> None:
+        """Refuse a run that has ended at this owner: what it went on from was removed, or forgotten.
+
+        Raises:
+            BadInstruction: naming the run.
+        """
+        if self._accepted(run_id, ENDED).exists():
+            raise BadInstruction(f"Run {run_id} has ended at this owner and is not taken up again; start a new run.")
+
+    def end(self, run_id: str, why: str) -> None:
+        """Refuse a run from now on (`not_ended`); on disk when this returns."""
+        path = self._accepted(run_id, ENDED)
+        private_folder(path.parent)
+        disk.create(path, why.encode(), private=True)
+
     def _accepted(self, run_id: str, what: str) -> Path:
         return self.root / vault_folder.ACCEPTED / run_id / what.replace(" ", "-")
 
@@ -191,7 +205,7 @@ class Vault:
         """
         path = self._last(run_id, client_id)
         private_folder(path.parent)
-        with _alone(path.parent):
+        with vault_folder.alone(path.parent):
             again = self.in_order(run_id, client_id, round_number, sent)
             # Whoever lost `last` still has the class centres that the round ended with.
             again = again or self.heads(run_id, client_id).of(round_number).exists()
@@ -208,14 +222,3 @@ class Vault:
     def heads(self, run_id: str, client_id: str, phase: str = "") -> Heads:
         """Return the versions of one client's class centres in one run, of the recogniser or of a phase before it."""
         return Heads(self.root / vault_folder.HEADS / run_id / client_id / phase)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this block for the same folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

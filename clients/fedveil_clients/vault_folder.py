@@ -7,18 +7,20 @@ lost its key or its ledger would begin a second account of the same faces, so bo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedveil import checks
 
 KEY, LEDGER, COPIES, HEADS, ACCEPTED = "owner.key", "ledger.sqlite", "copies", "heads", "accepted"
+ASKED, SEQUENCE, BACKUP, FORGOTTEN = "asked", "sequence.json", "backup.json", "forgotten.json"
 _FILES, _FOLDERS = (KEY, LEDGER), (COPIES, HEADS, ACCEPTED)
-_ELSE = ("refusals.log", "refusals.log.old")
+_ELSE = ("refusals.log", "refusals.log.old", ASKED, SEQUENCE, BACKUP, FORGOTTEN)
 _BESIDE = tuple(f"{name}-" for name in _FILES) + tuple(f".{name}." for name in _FILES)
 """Beginnings of what SQLite and a write that is under way keep beside a file."""
 
@@ -129,3 +131,14 @@ def private_folder(path: Path) -> None:
     for folder in [*reversed(path.parents), path]:
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block for the same folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -92,7 +92,7 @@ def test_a_pipe_and_a_place_that_nobody_has_are_no_file_of_words(tmp_path):
             node.read(path)
     (tmp_path / "node.toml").write_bytes(b"\xef\xbb\xbfmax-epsilon = 8\n")
     assert node.read(tmp_path / "node.toml") == {"max-epsilon": 8}
-    assert refusals.log_of({"vault-root": "~nosuchuser/v"}, {node.FILE: "~nosuchuser/node.toml"}) is None
+    assert refusals.places({"vault-root": "~nosuchuser/v"}, {node.FILE: "~nosuchuser/node.toml"}) == []
 
 
 @pytest.mark.parametrize("word", ["client-delta", "image-delta", "max-delta"])

@@ -292,7 +292,7 @@ def test_of_two_questions_at_once_the_second_sees_the_first(tmp_path):
 
     folder = tmp_path / "heads" / "run" / "c1"
     folder.mkdir(parents=True)
-    with vaults._alone(folder):
+    with vault_folder.alone(folder):
         worker = threading.Thread(target=second)
         worker.start()
         worker.join(0.2)

@@ -85,6 +85,16 @@ class Held:
     record: bytes = b""
 
 
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """The last line of a ledger's rows and of its pictures: their numbers, 0 for none, and their hashes."""
+
+    rows: int = 0
+    row: str = ""
+    pictures: int = 0
+    picture: str = ""
+
+
 GALLERY = "gallery"
 """The note of a row that is a gallery: faces were released, and no model."""
 
@@ -161,6 +171,19 @@ class Book:
             "VALUES (?,?,?,?,?,?,?,?,?)",
             values,
         )
+
+    def ends(self) -> Ends:
+        """Return where the ledger stands."""
+        row = self._connection.execute("SELECT id, hash FROM row ORDER BY id DESC LIMIT 1").fetchone()
+        picture = self._connection.execute("SELECT id, hex(hash) FROM content ORDER BY id DESC LIMIT 1").fetchone()
+        return Ends(*(row or (0, "")), *(picture or (0, "")))
+
+    def holds(self, ends: Ends) -> bool:
+        """Return whether the ledger has once ended there: an older one has not, and an exchanged one neither."""
+        row = self._connection.execute("SELECT hash FROM row WHERE id=?", (ends.rows,)).fetchone()
+        picture = self._connection.execute("SELECT hex(hash) FROM content WHERE id=?", (ends.pictures,)).fetchone()
+        wanted = (ends.row,) if ends.rows else None, (ends.picture,) if ends.pictures else None
+        return bool((row, picture) == wanted)
 
     def has(self, row: Row) -> bool:
         """Return whether an equal row is there: the same run, subject, status, event, mechanism and note.

@@ -22,6 +22,9 @@ TRAINED = "every update and every model of the runs with private training"
 STARTED = "the released model"
 """Who sees what a start has learnt that nobody declared public."""
 
+FORGOTTEN = "whatever left after the state of the vault that was adopted"
+"""The view of what a vault no longer knows: an older one went on in its place."""
+
 _CLIENT_ASSUMPTIONS = ("the server adds the noise, keeps it and the coins secret, and forgets both",)
 _STEPS_ASSUMPTIONS = ("each owner adds the noise to its own steps, keeps it and the coins secret, and forgets both",)
 _STARTS = "no run started from a model that had learnt from these pictures outside the releases counted here"
@@ -58,6 +61,8 @@ def of_history(history: History, deltas: Deltas) -> list[Statement]:
         reason = f"{len(bare)} run{'' if one else 's'} released models without secret client-level noise"
         found += statements.price(NonPrivate("client", VIEW, reason))
     for none in dict.fromkeys(row.event for row in rows if isinstance(row.event, NonPrivate)):
+        if none.view == FORGOTTEN:
+            found = [statements.void(one, none.reason) for one in found]
         if none.view == STARTED:
             found = [statements.void(one, none.reason) if "model" in one.view else one for one in found]
         found += statements.price(none)

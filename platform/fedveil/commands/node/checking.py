@@ -13,17 +13,9 @@ from fedveil import checks, console, engine
 from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 
-EXAMPLES = """examples:
-  fedveil node check node.toml --config app/         # the run of a bundle
-  fedveil node check node.toml --config config.json  # a complete configuration
-  fedveil node check node.toml study=quick           # a configuration by words
-Exit status 0: the node would take part; 1: it would refuse.
-"""
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("action", choices=["check"])
+    """Add the action's arguments."""
     parser.add_argument("file", type=Path, metavar="NODE.TOML", help="the words of a node's configuration")
     parser.add_argument("words", nargs="*", default=[], metavar="WORD", help="of the run, e.g. protection=dctdp")
     parser.add_argument("--config", type=Path, metavar="PATH", help="a bundle's folder, or a configuration as JSON")
