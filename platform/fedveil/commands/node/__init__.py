@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from fedveil.commands.node import checking, keeping, page
+from fedveil.commands.node import checking, keeping, page, start
 from fedveil.commands.node.checking import wire_of as wire_of
 
 EXAMPLES = """examples:
   fedveil node check node.toml --config app/         # the run of a bundle
   fedveil node check node.toml --config config.json  # a complete configuration
   fedveil node check node.toml study=quick           # a configuration by words
+  fedveil node start node.toml --superlink HOST:PORT --root-certificates ca.crt
   fedveil node page node.toml --html owner.html      # asked, spent, left
   fedveil node backup node.toml vault.fvb            # one file, a passphrase
   fedveil node restore vault.fvb node.toml           # an older state is refused
@@ -24,6 +25,7 @@ Exit status of check 0: the node would take part; 1: it would refuse.
 
 ACTIONS = {
     "check": (checking.arguments, checking.run, "what the node would answer to a run; nothing is written"),
+    "start": (start.arguments, start.run, "run Flower's SuperNode; no code that a coordinator sends is started"),
     "page": (page.arguments, page.run, "what was asked, accepted, refused and spent, and what is left"),
     "backup": (keeping.saving, keeping.save, "write the vault to one file under a passphrase"),
     "restore": (keeping.restoring, keeping.restore, "make the vault from such a file"),
