@@ -14,7 +14,7 @@ import hashlib
 import io
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS content (key TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS copy (memo BLOB PRIMARY KEY, segment TEXT NOT NULL, place INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS digest (segment TEXT PRIMARY KEY, hash BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS made (segment TEXT PRIMARY KEY, mechanism BLOB NOT NULL) WITHOUT ROWID;
 """
 _CHUNK = 64  # images decoded and noised at a time
 _LABEL = b"label"
@@ -138,6 +139,23 @@ class Memo:
                 known[place] = content
         return [content or b"" for content in known]
 
+    def files(self) -> dict[Path, bytes | None]:
+        """Return every file of copies and the mechanism that drew it; None where an earlier version wrote it."""
+        if not (self.folder / "index.sqlite").exists():
+            return {}
+        with self._opened() as connection:
+            known = dict(connection.execute("SELECT segment, mechanism FROM made"))
+        return {path: known.get(path.name) for path in sorted(self.folder.glob("*.npy"))}
+
+    def forget(self, files: Iterable[Path]) -> None:
+        """Remove files of copies; each is drawn again from the owner's key, the same, when it is asked for."""
+        names = [path.name for path in files]
+        with self._opened() as connection, connection:
+            for table in ("copy", "digest", "made"):
+                connection.executemany(f"DELETE FROM {table} WHERE segment=?", [(name,) for name in names])
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
     def _known(self, connection: sqlite3.Connection, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for key in keys:
@@ -177,7 +195,7 @@ class Memo:
         digest = self._write(segment, np.concatenate(drawn))
         try:
             seen = [*zip((listed.keys[place] for place in missing), contents, strict=True)]
-            self._remember(connection, segment, seen, memos, digest)
+            self._remember(connection, segment, seen, memos, digest, mechanism)
         except BaseException:
             (self.folder / segment).unlink(missing_ok=True)  # nothing refers to it
             raise
@@ -189,10 +207,12 @@ class Memo:
         contents: Sequence[tuple[str, bytes | None]],
         memos: Sequence[bytes],
         digest: bytes,
+        mechanism: bytes,
     ) -> None:
         """Write to the index what a file of copies holds."""
         with connection:
             connection.execute("INSERT INTO digest VALUES (?,?)", (segment, digest))
+            connection.execute("INSERT INTO made VALUES (?,?)", (segment, mechanism))
             connection.executemany("INSERT OR REPLACE INTO content VALUES (?,?)", contents)
             # Another process may have stored the same copy meanwhile: it is the same draw.
             connection.executemany(

@@ -184,6 +184,26 @@ def test_a_backup_while_a_node_answers_is_one_consistent_state(used):
                 assert book.holds(steps.ends)
 
 
+def test_no_answer_leaves_while_a_backup_is_taken(used, monkeypatch):
+    """Its ledger and its count of answers are of one moment: an answer waits until both are in the file."""
+    vault, seen = used
+    copied, answering = backup._database, []
+
+    def slow(path, what):
+        answering.append(threading.Thread(target=spend, args=(vault, seen, "meanwhile")))
+        answering[0].start()
+        answering[0].join(0.3)
+        assert answering[0].is_alive()
+        return copied(path, what)
+
+    monkeypatch.setattr(backup, "_database", slow)
+    saved(vault, seen)
+    answering[0].join()
+    assert seen.check(vault).number == 4
+    with backup.unpacked(Path("vault.fvb"), Path("v"), SECRET) as found:
+        assert found["number"] == 3
+
+
 # --- what is refused
 
 

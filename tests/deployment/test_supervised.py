@@ -21,7 +21,8 @@ UNITS = sorted(FILES.glob("*.service"))
 HOME = "/srv/fedveil"
 FORGOTTEN = HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
 MAY_WRITE = {
-    "fedveil-node": {"vault", "flwr"}, "fedveil-superlink": {"runs", "state", "flwr"}, "fedveil-gate": {"state"},
+    "fedveil-node": {"vault", "witness", "flwr"}, "fedveil-superlink": {"runs", "state", "flwr"},
+    "fedveil-gate": {"state"},
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from fedveil.commands.node import checking, keeping, page, start
+from fedveil.commands.node import checking, keeping, page, pruning, start
 from fedveil.commands.node.checking import wire_of as wire_of
 
 EXAMPLES = """examples:
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   fedveil node backup node.toml vault.fvb            # one file, a passphrase
   fedveil node restore vault.fvb node.toml           # an older state is refused
   fedveil node adopt node.toml --forgotten           # or go on, the loss booked
+  fedveil node prune node.toml --older-than 90d      # class centres and copies
 `fedveil node ACTION --help` lists an action's options.
 Exit status of check 0: the node would take part; 1: it would refuse.
 """
@@ -30,6 +31,7 @@ ACTIONS = {
     "backup": (keeping.saving, keeping.save, "write the vault to one file under a passphrase"),
     "restore": (keeping.restoring, keeping.restore, "make the vault from such a file"),
     "adopt": (keeping.adopting, keeping.adopt, "go on with a vault that is not known to be its newest state"),
+    "prune": (pruning.arguments, pruning.run, "remove class centres and noisy copies of runs that have ended"),
 }
 """Action -> what adds its arguments, what runs it, and what it does."""
 

@@ -25,7 +25,7 @@ def saving(parser: argparse.ArgumentParser) -> None:
 
 def save(chosen: argparse.Namespace) -> int:
     """Write the vault to one sealed file."""
-    vault, seen = _vault(chosen.file)
+    vault, seen = vault_of(chosen.file)
     secret = passphrase.given(chosen, new=True)
     size = engine.load("fedveil_clients.backup:save")(vault, seen, chosen.out, secret, chosen.copies)
     console.tell(f"wrote {chosen.out} ({size:,} bytes). {_KEY}")
@@ -42,7 +42,7 @@ def restoring(parser: argparse.ArgumentParser) -> None:
 
 def restore(chosen: argparse.Namespace) -> int:
     """Make the vault from a backup; an older state is refused, and nothing is left of the attempt."""
-    vault, seen = _vault(chosen.file)
+    vault, seen = vault_of(chosen.file)
     secret = passphrase.given(chosen, new=False)
     found = engine.load("fedveil_clients.adopting:restore")(
         chosen.source, vault, seen, secret, chosen.file, chosen.nothing_since, chosen.forgotten
@@ -59,7 +59,7 @@ def adopting(parser: argparse.ArgumentParser) -> None:
 
 def adopt(chosen: argparse.Namespace) -> int:
     """Make the vault that is there the newest again."""
-    vault, seen = _vault(chosen.file)
+    vault, seen = vault_of(chosen.file)
     console.tell(engine.load("fedveil_clients.adopting:adopt")(vault, seen, chosen.forgotten))
     return 0
 
@@ -70,7 +70,7 @@ def _words_of_the_owner(parser: argparse.ArgumentParser, required: bool) -> None
     one.add_argument("--forgotten", action="store_true", help="book that what left since is unknown: infinite totals")
 
 
-def _vault(file: Path) -> tuple[Any, Any]:
+def vault_of(file: Path) -> tuple[Any, Any]:
     """Return the vault that a file of words names, and its witness."""
     words = engine.load("fedveil_clients.node:read")(file)
     if "vault-root" not in words:
