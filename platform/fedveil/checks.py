@@ -12,7 +12,17 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
+
+LEFT_OUT = {
+    r"secagg|secure-?(agg|sum|min)|^secure$|^peers$": (
+        "Secure aggregation is left out: the coordinator sees each update. A run bounds what an update tells by "
+        "protection=dctdp, privacy.image or privacy.identity, and an owner asks for that by max-epsilon; "
+        "docs/secure-aggregation.md says why."
+    )
+}
+"""What is asked for and does not exist on purpose: a pattern of its words, and what to do instead."""
 
 
 class UserError(ValueError):
@@ -60,14 +70,26 @@ def multiple_of(divisor: int, **values: int) -> None:
         _number(name, value, f"to be a positive multiple of {divisor}", value > 0 and value % divisor == 0)
 
 
+def left_out(word: str) -> str:
+    """Return the sentence on a word of `LEFT_OUT`, or an empty string.
+
+    >>> left_out("SecAgg+")[:34], left_out("secret")
+    (' Secure aggregation is left out: t', '')
+    """
+    found = [text for asked, text in LEFT_OUT.items() if re.search(asked, word.lower().replace("_", "-"))]
+    return f" {found[0]}" if found else ""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a sentence that offers the nearest of `choices`, or an empty string.
+    """Return a sentence that offers the nearest of `choices`, or what stands for it (`LEFT_OUT`), or nothing.
 
     >>> nearest("sgma", ["sigma", "radius"])
     " Did you mean 'sigma'?"
     >>> nearest("DCTDP", ["dct", "dctdp"])
     " Did you mean 'dctdp'?"
     """
+    if reason := left_out(word):
+        return reason
     known = {choice.lower(): choice for choice in choices}
     close = [known[each] for each in difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)]
     return f" Did you mean {close[0]!r}?" if close else ""

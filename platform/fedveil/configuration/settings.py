@@ -81,6 +81,8 @@ def _nearest_of_method(group: str, method: str, setting: str, known: Mapping[str
     others = {name: typed.hints(plugins.method(group, name)) for name in plugins.names(group)}
     every_key = dict.fromkeys(key for fields in others.values() for key in fields)
     owners = {key: [f"{group}={name}" for name in others if key in others[name]] for key in every_key}
+    if reason := checks.left_out(setting):
+        return reason
     if setting in owners:
         return f" {group}={method} has none such: it is one of {' and '.join(owners[setting])}."
     near = difflib.get_close_matches(setting, [*known, *owners], n=1, cutoff=0.5)
