@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate ui lint test test-all test-gpu mutants bench clean
+.PHONY: help setup simulate ui lint test test-all test-gpu mutants bench docs clean
 
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ $(VENV)/.setup: $(VENV)/.venv pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.setup
 	@echo "Installing the development tools into $(VENV)."
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.setup
+	@echo "Installing what builds the site into $(VENV)."
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 simulate: $(VENV)/.setup ## Run a federation in this machine: make simulate ARGS="study=quick".
@@ -59,6 +64,10 @@ mutants: $(VENV)/.dev ## Put deliberate faults into copies of the code; each mus
 bench: $(VENV)/.dev ## Measure engines, short runs, registries and transforms into docs/benchmarks.md (15 minutes).
 	$(BIN)/python experiments/benchmarks/run.py $(ARGS)
 
+docs: $(VENV)/.docs ## Build the site into build/site: documents, reference, a notebook that runs; every link checked.
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto --conf-dir docs/site . build/site $(ARGS)
+	@echo "Ready: build/site/index.html"
+
 clean: ## Remove .venv, caches and builds; runs/ and .fedveil/ (results and vaults) stay.
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist docs/reference .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find platform clients strategies tests -name __pycache__ -type d -prune -exec rm -rf {} +
