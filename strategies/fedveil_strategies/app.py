@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shlex
 import time
@@ -16,7 +18,7 @@ from fedveil import checks, runs
 from fedveil.engine import arrays
 from fedveil.federation import coordinating, instruction, planning, registered, variates
 from fedveil.records import Failure, Tensors, Update
-from fedveil_strategies import coordinator, replies
+from fedveil_strategies import coordinator, early, fetching, replies, rounds
 from fedveil_strategies.attendance import Attendance
 from fedveil_strategies.roll_call import Questions, RollCall, Uniform
 
@@ -70,16 +72,23 @@ def main(grid: Grid, context: Context) -> None:
         messages = {
             node: Message(content, dst_node_id=node, message_type="train", group_id=str(number)) for node in present
         }
+        del content  # whoever has been sent it has it
         if not messages:
             return
         allowed = run.trainable(variates.without(tensors), run.stage_of(number))
         shapes = {name: tensors[name].shape for name in allowed}
         asked = replies.Asked(run_id, number, messages, present, shapes, called.vault_of, seconds)
-        yield from replies.answers(
-            grid.send_and_receive(messages.values(), timeout=seconds),
-            asked,
-            lambda node, client: called.exclude(node, client, replies.OTHER_VAULT),
-        )
+        answered = functools.partial(
+            replies.answers, asked=asked,
+            changed=lambda node, client: called.exclude(node, client, replies.OTHER_VAULT),
+        )  # fmt: skip
+        if local:  # its answers are almost in order, and it has few of them at a time
+            yield from answered(grid.send_and_receive(messages.values(), timeout=seconds))
+            return
+        with contextlib.closing(early.Shelf(opened.run.folder, shapes)) as shelf:
+            yield from rounds.ordered(
+                answered(fetching.replies(grid, messages, seconds)), [*present.values()], shelf
+            )
 
     progress, parent = str(given.get("progress", "auto")), str(given.get("parent", ""))
     opened = coordinator.open_session(run, run_id, progress, parent, called.admit, began)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedveil import checks
 from fedveil.privacy import clipping, noise
 from fedveil.privacy.banded import Correlated
 from fedveil.randomness import SecretStream
 from fedveil.records import Failure, Tensors, Update
-from fedveil_strategies import rounds
+from fedveil_strategies import contributions, rounds
 from fedveil_strategies.aggregation.base import Mean
+from fedveil_strategies.contributions import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,21 +104,9 @@ class NoisySum:
     clip: float
 
 
-def flat(tensors: Mapping[str, NDArray[np.float32]], allowed: Sequence[str]) -> torch.Tensor:
-    """Return the allow-listed tensors as one float64 vector, in allow-list order, scalars included."""
-    return torch.from_numpy(np.concatenate([np.asarray(tensors[name], np.float64).ravel() for name in allowed]))
-
-
-def clipped(update: torch.Tensor, bound: float) -> torch.Tensor:
-    """Return the vector (d,) within the ball of radius `bound`, float64; non-finite entries become zero first."""
-    ones = torch.ones(update.numel(), dtype=torch.float64)
-    return clipping.clip_norm(update[None], ones, bound, order=2)[0]
-
-
-def indicator(update: torch.Tensor, bound: float) -> float:
-    """Return 1/2 when the update's norm is at most `bound`, else -1/2: centred, so its sensitivity is 1/2, not 1."""
-    finite = update.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return 0.5 if float(torch.linalg.vector_norm(finite)) <= bound else -0.5
+def indicator(norm: float, bound: float) -> float:
+    """Return 1/2 when an update's norm is at most `bound`, else -1/2: centred, so its sensitivity is 1/2, not 1."""
+    return 0.5 if norm <= bound else -0.5
 
 
 def bounded_sums(
@@ -129,9 +117,14 @@ def bounded_sums(
     Guarantee: replacing any one answer by a failure moves the first sum by at most `bound` and the second by at most
     1/2; replacing it by anything else moves them by at most 2 * `bound` and 1. Non-finite values become zero here, not
     a failure: whether a client's update was finite is as secret as the rest of it.
+
+    The norm is of the whole update and found before any of it is added; it is off by less than 1e-14 of itself, and the
+    clip leaves a margin of 1e-6. One update is held at a time.
     """
     sums, counts = mechanism.update_noise(bound), mechanism.count_noise()
-    total = torch.zeros(sum(int(np.prod(tensors[name].shape)) for name in plan.allowed), dtype=torch.float64)
+    addend = _as_it_is if sums is None else sums.addend
+    layout = Layout({name: tensors[name].shape for name in plan.allowed}, plan.allowed)
+    total = torch.zeros(layout.size, dtype=torch.float64)
     count = 0.0
     failures: list[Failure] = []
     for answer in answers:
@@ -139,12 +132,16 @@ def bounded_sums(
         if isinstance(checked, Failure):
             failures.append(checked)
             continue
-        vector = flat(checked.tensors, plan.allowed)
-        del answer, checked
-        share, vote = clipped(vector, bound), indicator(vector, bound)
-        total += share if sums is None else sums.addend(share)
+        length = contributions.length(checked.tensors, layout)
+        factor, vote = clipping.factor(length.norm, bound), indicator(length.norm, bound)
+        contributions.add(total.numpy(), checked.tensors, layout, factor, length.finite, addend)
+        del answer, checked  # before the next one is taken
         count += vote if counts is None else float(counts.addend(torch.tensor(vote, dtype=torch.float64)))
     return total, count, failures
+
+
+def _as_it_is(values: torch.Tensor) -> torch.Tensor:
+    return values
 
 
 def released(
@@ -154,7 +151,7 @@ def released(
     """Return the noisy sums of a round, divided by the public cohort; an empty cohort's sums are noised alike.
 
     Args:
-        total: sum of clipped updates.
+        total: sum of clipped updates; used up: the mean lies in its place.
         count: sum of centred indicators.
         plan: public constants of the run.
         tensors: the global tensors, for their shapes.
@@ -164,13 +161,14 @@ def released(
         correlated: what this round's fresh noise is given to and what is added comes from; None adds it as it is.
     """
     sums = mechanism.update_noise(clip)
-    if sums is None:
-        noisy = total
-    elif correlated is None:
-        noisy = sums.added(stream, total)
-    else:
-        noisy = total + correlated.next(sums.added(stream, torch.zeros_like(total)))
-    mean = split(noisy / mechanism.expected, plan, tensors)
+    if sums is not None and correlated is None:
+        sums.add_to(stream, total)
+    elif sums is not None and correlated is not None:
+        fresh = torch.zeros_like(total)
+        sums.add_to(stream, fresh)
+        total += correlated.next(fresh)
+    total /= mechanism.expected
+    mean = split(total, plan, tensors)
     return NoisySum(mean, _next_clip(count, mechanism, clip, stream))
 
 
@@ -189,12 +187,12 @@ def _next_clip(count: float, mechanism: Mechanism, clip: float, stream: SecretSt
 
 
 def split(vector: torch.Tensor, plan: rounds.Plan, tensors: Tensors) -> Mean:
-    """Return the vector (d,) as tensors: the inverse of `flat`."""
+    """Return the vector (d,) as tensors in allow-list order, which lie in its place."""
     values: Mean = {}
     place = 0
     for name in plan.allowed:
         shape = tensors[name].shape
         size = int(np.prod(shape))
-        values[name] = vector[place : place + size].numpy().reshape(shape).copy()
+        values[name] = vector[place : place + size].numpy().reshape(shape)
         place += size
     return values

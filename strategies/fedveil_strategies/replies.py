@@ -109,7 +109,7 @@ def _update(reply: Message, client: str, asked: Asked) -> Update | Failure | str
     if about.get("vault") != asked.vault_of(client):
         return OTHER_VAULT
     try:
-        return Update(client, packed.tensors(dict(update.items()), asked.shapes, finite=False))
+        return Update(client, packed.tensors(dict(update.items()), asked.shapes, finite=False, own=False))
     except BadInstruction as error:
         return Failure(client, f"an update that cannot be read: {one_line(str(error))}")
 

@@ -1,7 +1,8 @@
 """The round loop, free of Flower: cohort -> replies -> validate -> ordered sum -> expected mean -> server optimiser.
 
 State goes in and comes out of every round, so a run interrupted anywhere goes on from its last checkpoint with equal
-bits: replies may arrive in any order and are summed in the registry's, in float64, into one accumulator.
+bits: replies may arrive in any order and are summed in the registry's, in float64, into one accumulator. An update is
+let go of before the next one is taken, so a round holds the sum and one update, however large its cohort is.
 """
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedveil import checks
+from fedveil import blocks, checks
 from fedveil.configuration.schema import Cohort
 from fedveil.federation import packed
 from fedveil.records import Failure, RoundReport, Tensors, Update
 from fedveil_strategies import cohorts
 from fedveil_strategies.aggregation.base import Aggregation, Mean
+from fedveil_strategies.contributions import Block, Layout
 
 Transport = Callable[[int, Sequence[str], Tensors], Iterable[Update | Failure]]
 """(round, client ids, global tensors) -> one answer per client, in any order."""
 Observer = Callable[[RoundReport], None]
-_TOGETHER = 2  # updates that are added in one pass over the sum, which is twice as large; the pool has room for them
-_BLOCK = 1 << 15  # numbers: a block of the sum and of the updates fit into a core's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,32 +110,57 @@ def validated(answer: Update | Failure, allowed: Sequence[str], tensors: Tensors
     return found
 
 
-def ordered(answers: Iterable[Update | Failure], cohort: Sequence[str]) -> Iterator[Update | Failure]:
-    """Yield one answer per client of the cohort in cohort order, whatever order they arrive in; the missing fail."""
+class Waiting(Protocol):
+    """Where answers wait for their turn, by client: a dictionary, or `early.Shelf`."""
+
+    def __contains__(self, client: object, /) -> bool: ...
+
+    def __setitem__(self, client: str, answer: Update | Failure, /) -> None: ...
+
+    def pop(self, client: str, /) -> Update | Failure:
+        """Return a client's answer and forget it."""
+        ...
+
+
+def ordered(
+    answers: Iterable[Update | Failure], cohort: Sequence[str], waiting: Waiting | None = None
+) -> Iterator[Update | Failure]:
+    """Yield one answer per client of the cohort in cohort order, whatever order they arrive in; the missing fail.
+
+    Args:
+        answers: as they arrive; of two of one client the first.
+        cohort: in the order of the sum.
+        waiting: where those wait that come before their turn; None: in memory.
+    """
     names = list(cohort)
     awaited = set(names)
-    waiting: dict[str, Update | Failure] = {}
+    waiting = {} if waiting is None else waiting
     turn = 0
     for answer in answers:
         if answer.client_id in awaited:
             awaited.discard(answer.client_id)
-            waiting[answer.client_id] = answer
+            if answer.client_id == names[turn]:
+                turn += 1
+                yield answer
+            else:
+                waiting[answer.client_id] = answer
         del answer  # what has been summed is not kept until the next one comes
         while turn < len(names) and names[turn] in waiting:
-            yield waiting.pop(names[turn])
             turn += 1
+            yield waiting.pop(names[turn - 1])
     for client in names[turn:]:
-        yield waiting.get(client, Failure(client, "no reply", "late"))
+        yield waiting.pop(client) if client in waiting else Failure(client, "no reply", "late")
 
 
-def _add(total: Mean, updates: Sequence[Tensors]) -> None:
-    """Add updates to the sum, one after the other in every number, in blocks: each is fetched once for all of them."""
-    for name, value in total.items():
-        flat, parts = value.reshape(-1), [update[name].reshape(-1) for update in updates]
-        for start in range(0, flat.size if parts else 0, _BLOCK):
-            block = flat[start : start + _BLOCK]
-            for part in parts:
-                block += part[start : start + _BLOCK]
+def _add(total: Mean, update: Tensors, layout: Layout) -> None:
+    """Add an update to the sum, in blocks and on all cores."""
+    flat = {name: value.reshape(-1) for name, value in total.items()}
+    parts = {name: update[name].reshape(-1) for name in total}
+
+    def work(block: Block, scratch: blocks.Scratch) -> None:
+        flat[block.name][block.inside] += parts[block.name][block.inside]
+
+    blocks.each(work, layout.blocks, layout.size)
 
 
 def expected_mean(
@@ -147,19 +173,15 @@ def expected_mean(
     total: dict[str, NDArray[np.float64]] = {
         name: np.zeros(tensors[name].shape, np.float64) for name in plan.allowed
     }
+    layout = Layout({name: value.shape for name, value in total.items()}, plan.allowed)
     failures: list[Failure] = []
-    waiting: list[Tensors] = []
     for answer in answers:
         checked = validated(answer, plan.allowed, tensors)
         if isinstance(checked, Failure):
             failures.append(checked)
             continue
-        waiting.append(checked.tensors)
-        del answer, checked
-        if len(waiting) == _TOGETHER:
-            _add(total, waiting)
-            waiting = []
-    _add(total, waiting)
+        _add(total, checked.tensors, layout)
+        del answer, checked  # before the next one is taken
     divisor = cohorts.expected_size(plan.cohort, len(plan.registry))
     for value in total.values():
         value /= divisor

@@ -11,7 +11,7 @@ from scipy import stats
 from fedveil import checks, randomness
 from fedveil.configuration.schema import Cohort
 from fedveil.records import Failure, Update
-from fedveil_strategies import private, rounds
+from fedveil_strategies import contributions, private, rounds
 
 IDS = tuple(f"c{n}" for n in range(20))
 TENSORS = {"a": np.zeros((3, 2), np.float32), "scalar": np.zeros((), np.float32), "b": np.zeros(4, np.float32)}
@@ -71,7 +71,7 @@ def check_noise(draws=400, kind="real"):
     noises = []
     for number in range(draws):
         stream = randomness.SecretStream(randomness.test_key(5, "round", number))
-        noisy = private.released(total, count, PLAN, TENSORS, mechanism, BOUND, stream)
+        noisy = private.released(total.clone(), count, PLAN, TENSORS, mechanism, BOUND, stream)
         flat = np.concatenate([noisy.mean[name].ravel() for name in PLAN.allowed])
         noises.append(flat * 10.0 - total.numpy())
     noise = np.stack(noises)
@@ -93,16 +93,21 @@ def test_noise_has_its_scale_and_is_independent(kind):
 
 @pytest.mark.parametrize("clip", ["dropped", "per tensor", "not finite"])
 def test_a_broken_clip_is_caught(monkeypatch, clip):
-    def per_tensor(vector, bound):
-        parts = vector.split([6, 1, 4])
-        return torch.cat([private.clipping.clip_norm(p[None], torch.ones(p.numel()), bound, 2)[0] for p in parts])
+    add = contributions.add
 
-    def unguarded(vector, bound):
-        return vector * min(1.0, bound / vector.norm())
+    def per_tensor(total, tensors, layout, factor, finite, addend):
+        for block in layout.blocks:
+            one = contributions.Layout({block.name: tensors[block.name].shape}, [block.name])
+            own = private.clipping.factor(contributions.length(tensors, one).norm, BOUND)
+            add(total[block.whole], tensors, one, own, finite, addend)
 
-    broken = {"dropped": lambda vector, bound: vector, "per tensor": per_tensor, "not finite": unguarded}
-    monkeypatch.setattr(private, "clipped", broken[clip])
-    with pytest.raises(AssertionError):
+    if clip == "dropped":
+        monkeypatch.setattr(private.clipping, "factor", lambda norm, bound: 1.0)
+    elif clip == "per tensor":
+        monkeypatch.setattr(contributions, "add", per_tensor)
+    else:
+        monkeypatch.setattr(contributions, "zeroed", lambda values: values)
+    with pytest.raises(AssertionError if clip != "not finite" else ValueError):
         check_sensitivity()
 
 
@@ -146,10 +151,11 @@ def test_an_empty_cohort_releases_noise():
     assert all(value.all() for value in noisy.mean.values())
 
 
-def test_flat_and_split_are_inverse_and_keep_scalars():
+def test_a_sum_of_one_update_splits_into_it_scalars_included():
     rng = np.random.default_rng(2)
     one = update("c0", rng)
-    back = private.split(private.flat(one.tensors, PLAN.allowed), PLAN, TENSORS)
+    loose = private.Mechanism(0.0, clip=1e9, expected=10.0)
+    back = private.split(private.bounded_sums([one], PLAN, TENSORS, loose, 1e9)[0], PLAN, TENSORS)
     for name, value in one.tensors.items():
         np.testing.assert_array_equal(back[name].astype(np.float32), value)
         assert back[name].shape == value.shape
@@ -192,7 +198,7 @@ def test_noise_follows_the_bound_of_its_round_and_the_count_has_its_own():
     sums, counts = [], []
     for number in range(600):
         stream = randomness.SecretStream(randomness.test_key(6, "round", number))
-        noisy = private.released(total, count, PLAN, TENSORS, mechanism, clip, stream)
+        noisy = private.released(total.clone(), count, PLAN, TENSORS, mechanism, clip, stream)
         sums.append(np.concatenate([noisy.mean[name].ravel() for name in PLAN.allowed]) * 10.0)
         # The inverse of the geometric step: what the noisy count must have been.
         counts.append(10.0 * (0.5 - math.log(noisy.clip / clip) / 0.3 - 0.5) - count)

@@ -52,7 +52,8 @@ def all_finite(values: NDArray[np.float32]) -> bool:
 
 
 def tensors(
-    given: Mapping[str, Packed], shapes: Mapping[str, tuple[int, ...]], what: str = "tensor", finite: bool = True
+    given: Mapping[str, Packed], shapes: Mapping[str, tuple[int, ...]], what: str = "tensor", finite: bool = True,
+    own: bool = True,
 ) -> dict[str, NDArray[np.float32]]:
     """Return arrays that are exactly the expected ones, float32; nothing is unpacked before its size is known.
 
@@ -61,6 +62,7 @@ def tensors(
         shapes: name -> expected shape.
         what: "tensor", for messages.
         finite: refuse values that are not.
+        own: copies, which may be changed; else they may be looks at the bytes that arrived, for reading.
 
     Raises:
         BadInstruction: another set of names, another shape or type, damaged bytes, values that are not finite.
@@ -70,7 +72,7 @@ def tensors(
         raise BadInstruction(f"Expected other {what}s: {[name[:80] for name in odd[:3]]} are too many or missing.")
     found: dict[str, NDArray[np.float32]] = {}
     for name, shape in shapes.items():
-        values = _unpacked(given[name], f"{what} {name}", 4 * math.prod(shape))
+        values = _unpacked(given[name], f"{what} {name}", 4 * math.prod(shape), own)
         if values.dtype != np.float32 or values.shape != tuple(shape):
             raise BadInstruction(f"Expected {what} {name} float32 {tuple(shape)}, got {values.dtype} {values.shape}.")
         if finite and not all_finite(values):
@@ -91,8 +93,8 @@ def _bytes(array: Packed) -> int:
     return int(array.values.nbytes) if isinstance(array, Held) else len(array.data)
 
 
-def _unpacked(array: Packed, what: str, most: int) -> NDArray[Any]:
-    """Return the floats of an .npy file in memory, of at most `most` bytes, writable and of this process's own.
+def _unpacked(array: Packed, what: str, most: int, own: bool = True) -> NDArray[Any]:
+    """Return the floats of an .npy file in memory, of at most `most` bytes, writable if they are to be one's own.
 
     Values that this machine's memory holds are checked alike and returned as they are, read-only.
     """
@@ -113,6 +115,7 @@ def _unpacked(array: Packed, what: str, most: int) -> NDArray[Any]:
         values = np.frombuffer(array.data, dtype, offset=stream.tell())
         if values.size != math.prod(shape):
             raise ValueError(f"{values.size} values in the shape {shape}")
-        return values.reshape(shape, order="F" if by_columns else "C").copy()
+        values = values.reshape(shape, order="F" if by_columns else "C")
+        return values.copy() if own or not (values.flags.aligned and values.flags.c_contiguous) else values
     except Exception as error:  # foreign bytes: whatever reading them raises concerns their sender alone
         raise BadInstruction(f"Expected {what} as an .npy file of floats: {one_line(error)}") from error

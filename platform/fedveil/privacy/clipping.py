@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fedveil import checks
@@ -65,3 +67,26 @@ def clip_norm(z: torch.Tensor, weights: torch.Tensor, radius: float, order: int)
     norms = weighted_norms(finite, weights, order)
     factors = torch.where(norms > radius * (1 - MARGIN), radius * (1 - MARGIN) / norms, 1.0)
     return finite * factors.view(-1, *([1] * (z.ndim - 1)))
+
+
+def factor(norm: float, radius: float) -> float:
+    """Return what a vector of an L2 norm is multiplied by, so that its norm is at most `radius`: `clip_norm`'s rule.
+
+    Guarantee: for a norm that is off by up to a millionth part, and after rounding each product to float64, the scaled
+    vector is within `radius` in exact arithmetic: the margin is 1e-6, and roundings are below 1e-15 of a number.
+
+    Args:
+        norm: of the whole vector, its entries all finite; finite and not negative.
+        radius: positive and finite.
+
+    Raises:
+        UserError: on a bad radius.
+        ValueError: on a norm that is none.
+
+    >>> factor(0.5, 2.0), round(factor(8.0, 2.0), 4)
+    (1.0, 0.25)
+    """
+    checks.positive(radius=radius)
+    if not (math.isfinite(norm) and norm >= 0):
+        raise ValueError(f"Expected a finite norm, got {norm!r}.")
+    return radius * (1 - MARGIN) / norm if norm > radius * (1 - MARGIN) else 1.0

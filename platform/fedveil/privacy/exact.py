@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ _CHUNK = 1 << 15  # draws that fit a processor's cache; another number makes oth
 _TRIES = 3  # at once for a draw that was rejected: three of a hundred are
 _CHOICE, _HEIGHT, _BUCKETS = 31, 32, 12  # bits
 _SLACK = 2.0**-8  # in units of 2^-32: the polynomial is at most 2^-46 off
+Where = slice | NDArray[np.int64]
+"""Places in a vector: a stretch of it, or indices, each once."""
+
 _MIXED = np.uint64(1 << 20)
 _ORDER = 12
 
@@ -65,22 +69,44 @@ def rounded(law: Law, stream: SecretStream, steps: NDArray[np.int64]) -> NDArray
     >>> values.dtype, 0.9 < float(values.std()) / 2**20 < 1.1
     (dtype('int64'), True)
     """
+    out = np.zeros(steps.size, np.int64)
+
+    def add(where: Where, drawn: NDArray[np.int64]) -> None:
+        out[where] += drawn
+
+    scattered(law, stream, steps, add)
+    return out
+
+
+def scattered(
+    law: Law, stream: SecretStream, steps: NDArray[np.int64], add: Callable[[Where, NDArray[np.int64]], None]
+) -> None:
+    """Hand out the draws of `rounded` as they are made, few at a time, for whoever adds them to something.
+
+    Args:
+        law: of the draws.
+        stream: the same numbers of it are used, in the same order, as by `rounded`.
+        steps: as in `rounded`.
+        add: told places, each once in a call, and integers to add there; a place's integers over all calls are its one
+            draw and zeros.
+    """
     if steps.ndim != 1 or (steps.size and not (steps.min() >= 1 and steps.max() <= LARGEST_STEPS)):
         raise ValueError(f"Expected steps (n,) in 1..{LARGEST_STEPS}.")
-    out = np.empty(steps.size, np.int64)
     pending = [np.empty(0, np.int64)]
     for begin in range(0, steps.size, _CHUNK):
         chunk = slice(begin, begin + _CHUNK)
-        out[chunk], rejected = _drawn(law, stream, steps[chunk].astype(np.uint64))
+        values, rejected = _drawn(law, stream, steps[chunk].astype(np.uint64))
+        values[rejected] = 0
+        add(chunk, values)
         pending.append(rejected + begin)
     left = np.concatenate(pending)
     while left.size:  # each takes the first of a few that is accepted
         values, rejected = _drawn(law, stream, np.repeat(steps[left].astype(np.uint64), _TRIES))
         accepted = np.ones((left.size, _TRIES), np.bool_)
         accepted.reshape(-1)[rejected] = False
-        out[left] = values.reshape(-1, _TRIES)[np.arange(left.size), accepted.argmax(1)]
-        left = left[~accepted.any(1)]
-    return out
+        found = accepted.any(1)
+        add(left[found], values.reshape(-1, _TRIES)[np.arange(left.size), accepted.argmax(1)][found])
+        left = left[~found]
 
 
 def _drawn(law: Law, stream: SecretStream, steps: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -28,8 +28,9 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from fedveil import checks
+from fedveil import blocks, checks
 from fedveil.privacy import exact
 from fedveil.privacy.settling import Law
 from fedveil.randomness import SecretStream
@@ -40,6 +41,7 @@ BITS = 30
 _WIDENED = 1.0 + 2.0**-40  # a scale comes from a few float64 operations, each off by at most 2^-53
 _EXACT = 2.0**53
 _RANGE = 2.0**900
+_BESIDE = "Noise on a grid protects values on the grid: take each unit's through `addend` first."
 
 
 class Grid:
@@ -81,10 +83,32 @@ class Grid:
         """
         whole = values * self._per_unit
         if not torch.equal(whole, whole.trunc()):
-            raise ValueError("Noise on a grid protects values on the grid: take each unit's through `addend` first.")
+            raise ValueError(_BESIDE)
         counts = np.broadcast_to(self.steps.numpy(), tuple(values.shape)).reshape(-1)
         drawn = torch.from_numpy(exact.rounded(law, stream, counts)).view(values.shape)
         return whole.add_(drawn).mul_(self.step)
+
+    def add_to(self, law: Law, stream: SecretStream, values: torch.Tensor) -> None:
+        """Add to a vector (n,), float64 and in place, what `added` adds: the same bits, a small part at a time.
+
+        Raises:
+            ValueError: for values that are no multiples of the step; they are as they were.
+        """
+        units, step = self._per_unit.expand(values.shape), self.step.expand(values.shape)
+        for span in blocks.spans(values.numel()):
+            whole = values[span] * units[span]
+            if not torch.equal(whole, whole.trunc()):
+                raise ValueError(_BESIDE)
+        for span in blocks.spans(values.numel()):
+            values[span] *= units[span]
+        numbers = values.numpy()
+
+        def add(where: exact.Where, drawn: NDArray[np.int64]) -> None:
+            numbers[where] += drawn
+
+        exact.scattered(law, stream, np.broadcast_to(self.steps.numpy(), tuple(values.shape)), add)
+        for span in blocks.spans(values.numel()):
+            values[span] *= step[span]
 
     def check_sum(self, addends: int, bound: float) -> None:
         """Refuse a sum of `addends` values of at most `bound` that may need more than float64's 53 bits.

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from fedveil import checks
+from fedveil import blocks, checks
 from fedveil.privacy import grid
 from fedveil.privacy.settling import Law
 from fedveil.randomness import SecretStream
@@ -83,6 +83,20 @@ class Noise:
         # Names of this module, so that tests can listen at the sampler.
         draw = gaussian if self._law == "gaussian" else laplace
         return values + draw(stream, self._scale.expand(values.shape))
+
+    def add_to(self, stream: SecretStream, values: torch.Tensor) -> None:
+        """Add to a vector (n,), float64 and in place, what `added` adds: the same bits, a small part at a time.
+
+        Raises:
+            ValueError: on a grid, for values that did not go through `addend`; they are as they were.
+        """
+        if self.grid is not None:
+            self.grid.add_to(self._law, stream, values)
+            return
+        draw = gaussian if self._law == "gaussian" else laplace
+        scales = self._scale.expand(values.shape)
+        for span in blocks.spans(values.numel()):
+            values[span] += draw(stream, scales[span])
 
 
 def _scale(scale: torch.Tensor) -> torch.Tensor:

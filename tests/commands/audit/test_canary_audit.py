@@ -104,7 +104,7 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unclipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(private, "clipped", lambda vector, bound: vector)
+    monkeypatch.setattr(private.clipping, "factor", lambda norm, bound: 1.0)
 
 
 def counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
