@@ -21,6 +21,7 @@ import shlex
 import signal
 import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -199,7 +200,7 @@ class Deployment(Daemons):
         """Start an owner's SuperNode and return its process; by default wait until the SuperLink has accepted it."""
         owner = self.owners[name]
         seen = owner.log.count("SuperNode ID:") if (owner.folder / "supernode.log").exists() else 0
-        words = ["flower-supernode", "--superlink", f"127.0.0.1:{self.port}",
+        words = [sys.executable, "-P", "-m", "fedveil_clients.supernode", "--superlink", f"127.0.0.1:{self.port}",
                  "--root-certificates", str(self.root / "tls" / "ca.crt"),
                  "--auth-supernode-private-key", str(owner.folder / "node"), "--port", owner.port]  # fmt: skip
         own = {"FEDVEIL_NODE": str(owner.folder / "node.toml")}

@@ -35,7 +35,7 @@ GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "deployment.md").read_te
 APP = Path("apps/rehearsal/pyproject.toml")
 OWNERS = ("c0001", "c0002", "c0003")
 WHERE = re.compile(r"# at (?P<who>the coordinator|every owner)(?P<stays>, and it keeps running)?")
-FIRST = {"flower-superlink": "Uvicorn running", "flower-supernode": "SuperNode ID:"}
+FIRST = {"flower-superlink": "Uvicorn running", "python": "SuperNode ID:"}
 """What a daemon says once it can be used."""
 
 
@@ -186,7 +186,7 @@ def test_the_guides_commands_run_a_federation_to_the_inline_engines_model(small_
         log = machines.home / "runs" / "rehearsal" / "operator.log"
         assert not log.exists() or "excluded" not in log.read_text()
         for name in OWNERS:  # SIGTERM: it says goodbye
-            machines.end(f"{name}/flower-supernode", signal.SIGTERM)
+            machines.end(f"{name}/python", signal.SIGTERM)
         assert (machines.home / "flower-superlink.log").read_text().count("Deactivated node_id") == 3
     finally:
         machines.close()
