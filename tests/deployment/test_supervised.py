@@ -21,8 +21,10 @@ UNITS = sorted(FILES.glob("*.service"))
 HOME = "/srv/fedveil"
 FORGOTTEN = HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
 MAY_WRITE = {
-    "fedveil-node": {"vault", "flwr"}, "fedveil-superlink": {"runs", "state", "flwr"}, "fedveil-gate": {"state"},
-}  # fmt: skip
+    "fedveil-node": {"vault", "witness", "flwr"},
+    "fedveil-superlink": {"runs", "state", "flwr"},
+    "fedveil-gate": {"state"},
+}
 
 
 def words_of(unit: Path) -> dict[str, list[str]]:
