@@ -76,11 +76,16 @@ def test_a_node_is_kept_away_until_it_is_forgotten_and_never_given_up() -> None:
 
 @pytest.mark.parametrize(
     ("unit", "service", "program"),
-    [("fedveil-node", "node", "flower-supernode"), ("fedveil-superlink", "superlink", "flower-superlink")],
+    [
+        ("fedveil-node", "node", "fedveil node start node.toml"),
+        ("fedveil-superlink", "superlink", "flower-superlink"),
+    ],
 )
 def test_guide_unit_and_container_start_the_same(unit: str, service: str, program: str) -> None:
     (started,) = words_of(FILES / f"{unit}.service")["ExecStart"]
     contained = compose()["services"][service]["command"][-1]
+    assert program in started
+    assert program in contained
     assert flags(started) == flags(contained) == flags(guides(program))
     named = set(re.findall(r"\$\{?([A-Z_]+)", started)) - {"CREDENTIALS_DIRECTORY"}
     assert named == set(re.findall(r"\$\$([A-Z_]+)", contained)) == set(re.findall(r"\$([A-Z_]+)", guides(program)))
@@ -133,7 +138,7 @@ def test_the_image_runs_as_the_composes_account() -> None:
 
 
 def test_a_contained_node_says_goodbye_and_waits_when_it_ended_by_itself(tmp_path: Path) -> None:
-    program = tmp_path / "flower-supernode"
+    program = tmp_path / "fedveil"
     program.write_text(
         '#!/bin/sh\ntrap "echo goodbye; exit 0" TERM\necho started\n[ -e ended ] || while :; do sleep 0.1; done\n'
     )
@@ -142,7 +147,9 @@ def test_a_contained_node_says_goodbye_and_waits_when_it_ended_by_itself(tmp_pat
     where = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FEDERATION_HOST": "h", "FEDERATION_PORT": "1", "NODE_PORT": "2"}
 
     def begun() -> subprocess.Popen[str]:
-        started = subprocess.Popen(["sh", "-c", script], cwd=tmp_path, env=where, stdout=subprocess.PIPE, text=True)
+        started = subprocess.Popen(
+            ["sh", "-c", script], cwd=tmp_path, env=where, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert started.stdout is not None
         assert started.stdout.readline() == "started\n"
         return started

@@ -110,7 +110,6 @@ class Deployment(Daemons):
             f'[superlink]\ndefault = "federation"\n[superlink.federation]\naddress = "127.0.0.1:{self.port}"\n'
             f'root-certificates = "{self.root / "tls" / "ca.crt"}"\n'
         )
-        faces(self.home / "placeholder", 90, people=max(2, len(self.owners)))  # what opens the source asks for people
         self.bundle("app", *self.words)
 
     def _certificates(self) -> None:
@@ -156,9 +155,7 @@ class Deployment(Daemons):
         words = ["flower-superlink", "--host", "127.0.0.1", "--port", self.port, "--ssl-ca-certfile", tls / "ca.crt",
                  "--ssl-certfile", tls / "server.crt", "--ssl-keyfile", tls / "server.key", "--enable-supernode-auth",
                  "--database", self.home / "superlink.db", "--disable-runtime-dependency-installation"]  # fmt: skip
-        own = {"FEDVEIL_COORDINATOR": shlex.join(
-            [f"runs.root={self.runs}", "tracking=none", f"data.root={self.home / 'placeholder'}"]
-        )}  # fmt: skip
+        own = {"FEDVEIL_COORDINATOR": shlex.join([f"runs.root={self.runs}", "tracking=none"])}
         self.spawn("superlink", self.home / "superlink.log", map(str, words), **own)
         until(self._answers, 60, "starting the SuperLink")
 

@@ -64,8 +64,7 @@ class Machines(Daemons):
         gate = free_port() if self.gated else link
         place = {"FEDERATION_HOST": "localhost", "FEDERATION_PORT": gate}
         self.home.mkdir()
-        faces(self.home / "placeholder", 90, people=3)  # what opens the source asks for people
-        words = "runs.root=runs tracking=none data.root=placeholder"
+        words = "runs.root=runs tracking=none"
         (self.home / "coordinator.env").write_text(
             filled(theirs, SUPERLINK_PORT=link, FEDVEIL_COORDINATOR=words, **place)
         )
@@ -155,9 +154,9 @@ def small_and_here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def inline(bundle: Path, words: dict[int, dict[str, object]], faces_of_all: Path, monkeypatch) -> str:
+def inline(bundle: Path, words: dict[int, dict[str, object]], monkeypatch) -> str:
     """Return the hash of a bundle's model, made by the inline engine over these owners."""
-    monkeypatch.setenv("FEDVEIL_COORDINATOR", f"runs.root=inline tracking=none data.root={faces_of_all}")
+    monkeypatch.setenv("FEDVEIL_COORDINATOR", "runs.root=inline tracking=none")
     config = tomllib.loads((bundle / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     context = Context(1, 1, {}, RecordDict(), {**config, "nodes": "", "run-id": "inline", "progress": "quiet"})
     engine.load(engine.SERVER_APP)(OwnersGrid(words), context)
@@ -194,7 +193,7 @@ def test_the_guides_commands_run_a_federation_to_the_inline_engines_model(small_
         assert (machines.owners[name] / "vault").stat().st_mode & 0o777 == 0o700
     # The copies are in the vaults: the inline engine reads the same ones, under another run id.
     words = {number: node.read(machines.owners[name] / "node.toml") for number, name in enumerate(OWNERS, 11)}
-    again = inline((machines.home / APP).parent, words, machines.home / "placeholder", monkeypatch)
+    again = inline((machines.home / APP).parent, words, monkeypatch)
     assert model(machines.home / "runs" / "rehearsal") == again
 
 
@@ -228,7 +227,7 @@ def test_owners_folders_give_the_simulations_model_where_nothing_is_noisy(small_
         home = Path(client).absolute()
         words[number] = {"client-id": client, "data-root": str(home / "faces"), "vault-root": str(home / "vault")}
     assert cli.main(["bundle", "app", *clean]) == 0
-    apart = inline(Path("app"), words, together, monkeypatch)
+    apart = inline(Path("app"), words, monkeypatch)
     assert cli.main(["simulate", *clean, f"data.root={together}", "engine=inline"]) == 0
     (simulated,) = Path("runs").iterdir()
     assert model(simulated) == apart

@@ -158,7 +158,7 @@ def test_names_that_are_bound_to_nodes_are_enforced(tmp_path):
 
 
 def test_a_coordinator_evaluates_on_two_public_people_of_its_own_and_owners_train_on_all_of_theirs(monkeypatch):
-    """Neither needs another's number of people: two are evaluated, an owner has two, and four clients are registered."""
+    """Neither needs another's number of people: two are evaluated, an owner has two, four clients are registered."""
     for number in (8, 9):
         owner(number)
     public, few = Path("public"), owner(2)
