@@ -27,6 +27,11 @@ def trap(monkeypatch):
 
 def test_the_sum_of_all_owners_updates_shows_one_picture(trap, tmp_path):
     owners, start, pictures = trap.opened(list(SMALL), str(tmp_path / "plain"))
+    sent = trap.trapped(start, 4, 0.5)  # what a node's checks look at
+    assert {name: (value.shape, value.dtype) for name, value in sent.items()} == {
+        name: (value.shape, np.float32) for name, value in start.items()
+    }
+    assert all(np.isfinite(value).all() for value in sent.values())
     found = trap.searched(owners, start, 4, 14)
     assert found is not None
     alike = np.sort(trap.likeness(found.picture, pictures))
