@@ -1,8 +1,9 @@
 """The light model in MLflow: named tensors and the run's configuration, which say which network it is.
 
 `data/backbone.npz` holds float32 arrays under the network's own names and opens with NumPy alone; `data/config.json` is
-the run's configuration without any place of the machine that trained it. Where fedveil is installed, `mlflow.pyfunc.load_model("models:/MODEL_ID")` gives the network,
-which embeds what the protection releases: float32 (N, C, H, W), to (N, D).
+the run's configuration without any place of the machine that trained it. Where fedveil is installed,
+`mlflow.pyfunc.load_model("models:/MODEL_ID")` gives the network, which embeds what the protection releases: float32
+(N, C, H, W), to (N, D).
 """
 
 from __future__ import annotations
