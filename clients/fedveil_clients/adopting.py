@@ -18,9 +18,10 @@ from fedveil.privacy import totals
 from fedveil.privacy.events import NonPrivate
 from fedveil.privacy.ledger import Book, Row
 from fedveil.storage import disk
-from fedveil_clients import backup, node, refusals, vault_folder
+from fedveil_clients import node, refusals, unpacking, vault_folder
+from fedveil_clients.steps import steps_of, write_steps
 from fedveil_clients.vault import Vault
-from fedveil_clients.witness import OlderVault, Witness, steps_of, write_steps
+from fedveil_clients.witness import OlderVault, Witness
 
 _RUN = "(forgotten)"  # no coordinator's run can be called so
 _SHAPE = {"at": str, "number": int}
@@ -142,9 +143,9 @@ def restore(
 
     Raises:
         OlderVault: it is not known to be the newest state, and neither word was said. Nothing is left then.
-        fedveil.checks.UserError: as `backup.restore`, or a word that the witness knows to be wrong.
+        fedveil.checks.UserError: as `unpacking.restore`, or a word that the witness knows to be wrong.
     """
-    with backup.unpacked(file, vault.root, passphrase) as found:
+    with unpacking.unpacked(file, vault.root, passphrase) as found:
         unpacked, said = Vault(found["place"]), f"the backup {file} of {found['at']}"
         older = _older(unpacked, seen).replace(str(unpacked.root), f"in {said}")
         if older and not (forgotten or nothing_since):
@@ -152,7 +153,7 @@ def restore(
             raise OlderVault(older)
         if older:
             _permitted(unpacked, seen, forgotten)
-        backup.put(found["place"], vault.root)
+        unpacking.put(found["place"], vault.root)
     sentences = [f"restored {vault.root} from {said}, answer {found['number']}."]
     if not found["copies"]:
         sentences.append("Noisy copies are drawn again when they are asked for, the same ones: no new release.")

@@ -1,4 +1,4 @@
-"""A vault as one sealed file, and back: what refuses a second answer and draws the same noise again, and no picture.
+"""A vault as one sealed file: what refuses a second answer and draws the same noise again, and no picture.
 
 What is in it: the key, the ledger, what runs were accepted with, rounds and class centres, the count of answers, what
 was asked and refused. Noisy copies are left out unless they are asked for: the key draws each of them again, bit by
@@ -16,26 +16,21 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sqlite3
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import fedveil
-from fedveil import checks, randomness, runs
-from fedveil.privacy.ledger import Ledger
+from fedveil import checks, runs
 from fedveil.storage import databases
-from fedveil_clients import sealed, vault_folder, witness
+from fedveil_clients import sealed, vault_folder
 from fedveil_clients.vault import Vault
 from fedveil_clients.witness import Witness
 
-_ABOUT, _HASHES = "about.json", "hashes.json"
-_FILES = (vault_folder.KEY, vault_folder.FORGOTTEN, "refusals.log", "refusals.log.old")
-_FOLDERS = (vault_folder.ACCEPTED, vault_folder.ASKED, vault_folder.HEADS)
-_KNOWN = (*_FILES, *_FOLDERS, vault_folder.SEQUENCE, vault_folder.LEDGER, vault_folder.COPIES)
+ABOUT, HASHES = "about.json", "hashes.json"
+FILES = (vault_folder.KEY, vault_folder.FORGOTTEN, "refusals.log", "refusals.log.old")
+FOLDERS = (vault_folder.ACCEPTED, vault_folder.ASKED, vault_folder.HEADS)
 _INDEX = f"{vault_folder.COPIES}/index.sqlite"
 
 
@@ -65,7 +60,7 @@ def save(vault: Vault, seen: Witness, out: Path, passphrase: str, copies: bool =
                 _pack(packing, vault, made[0], copies)
             if copies:
                 _pack_copies(packing, vault.root)
-            packing.add(_HASHES, json.dumps(packing.hashes).encode())
+            packing.add(HASHES, json.dumps(packing.hashes).encode())
         sealing.close()
 
     runs.write_atomic(out, write, private=True)
@@ -100,13 +95,13 @@ def _pack(packing: _Packing, vault: Vault, number: int, copies: bool) -> None:
     root = vault.root
     about = {"version": fedveil.__version__, "vault": vault.known_identity(), "number": number, "at": _now(),
              "copies": copies}  # fmt: skip
-    packing.add(_ABOUT, json.dumps(about).encode())
-    for name in (vault_folder.SEQUENCE, *_FILES):
+    packing.add(ABOUT, json.dumps(about).encode())
+    for name in (vault_folder.SEQUENCE, *FILES):
         if (root / name).is_file():
             packing.add(name, (root / name).read_bytes())
     if (root / vault_folder.LEDGER).exists():
         packing.add(vault_folder.LEDGER, _database(root / vault_folder.LEDGER, "ledger"))
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         for inner in sorted({path.parent for path in (root / folder).rglob("*")}):
             for path, data in _contents(inner):
                 packing.add(path.relative_to(root).as_posix(), data)
@@ -144,97 +139,3 @@ def _database(path: Path, what: str) -> bytes:
     ):
         source.backup(target)
         return target.serialize()
-
-
-def restore(file: Path, root: Path, passphrase: str) -> dict[str, Any]:
-    """Make the vault that a backup holds in a new folder beside `root`, check all of it, and say what it is.
-
-    Returns:
-        `vault` (identity), `number` of answers, `at`, `copies`, and `place`, the folder, which `place` puts where it
-        belongs or `shutil.rmtree` removes.
-
-    Raises:
-        fedveil.checks.UserError: there is a vault already; or the file is no backup, damaged, or of another passphrase.
-    """
-    if os.path.lexists(root) and (not root.is_dir() or any(root.iterdir())):
-        raise checks.UserError(
-            f"{root} is there already, and a vault is never replaced: what it has spent would be forgotten. Move it "
-            "away first, or restore to another vault-root."
-        )
-    vault_folder.private_folder(root.absolute().parent)
-    place = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.absolute().parent))
-    try:
-        with file.open("rb") as stream:
-            about = _unpack(sealed.Opening(stream, passphrase, file), place, file)
-        _checked(Vault(place), about, file)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    return {**about, "place": place}
-
-
-def _unpack(opening: sealed.Opening, place: Path, file: Path) -> dict[str, Any]:
-    found: dict[str, bytes] = {}
-    written: dict[str, str] = {}
-    try:
-        with tarfile.open(fileobj=opening, mode="r|") as archive:  # type: ignore[call-overload]  # it has `read`
-            for member in archive:
-                stream = archive.extractfile(member) if member.isreg() else None
-                if stream is None:
-                    raise ValueError(f"{member.name!r} is no file")
-                data = stream.read()
-                if member.name in (_ABOUT, _HASHES):
-                    found[member.name] = data
-                    continue
-                _write(place, member.name, data)
-                written[member.name] = ""
-        opening.read()  # what follows the archive is checked as well
-        hashes, about = json.loads(found[_HASHES]), json.loads(found[_ABOUT])
-    except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
-        raise checks.UserError(f"{file} is no backup of a vault, or is damaged: {error}.") from error
-    for name in written:  # as it lies on disk now
-        written[name] = hashlib.sha256((place / name).read_bytes()).hexdigest()
-    if {**written, _ABOUT: hashlib.sha256(found[_ABOUT]).hexdigest()} != hashes:
-        raise checks.UserError(f"{file} is damaged: what it holds is not what was packed.")
-    whole: dict[str, Any] = about
-    return whole
-
-
-def _write(place: Path, name: str, data: bytes) -> None:
-    parts = name.split("/")
-    if parts[0] not in _KNOWN or any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise ValueError(f"{name!r} is no part of a vault")
-    path = place / name
-    vault_folder.private_folder(path.parent)
-    runs.write_atomic(path, data, private=True)
-
-
-def _checked(vault: Vault, about: dict[str, Any], file: Path) -> None:
-    """Refuse what is no whole vault: a key of another length, a broken chain, a count of another vault."""
-    key = vault.root / vault_folder.KEY
-    if not key.is_file() or key.stat().st_size != randomness.KEY_BYTES:
-        raise checks.UserError(f"{file} holds no key of a vault.")
-    Ledger(vault.ledger.path).heads()
-    Ledger(vault.ledger.path).content_heads()
-    if (vault.known_identity(), witness.steps_of(vault).number) != (about.get("vault"), about.get("number")):
-        raise checks.UserError(f"{file} says that it is of another vault than it holds.")
-
-
-@contextlib.contextmanager
-def unpacked(file: Path, root: Path, passphrase: str) -> Iterator[dict[str, Any]]:
-    """Yield `restore`'s; what has not been put in its place by the end is removed."""
-    found = restore(file, root, passphrase)
-    try:
-        yield found
-    finally:
-        shutil.rmtree(found["place"], ignore_errors=True)
-
-
-def put(place: Path, root: Path) -> None:
-    """Put a restored vault where it belongs; an empty folder there gives way."""
-    os.rename(place, root)
-    handle = os.open(root.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

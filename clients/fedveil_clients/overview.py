@@ -17,6 +17,7 @@ from fedveil.configuration.schema import Policy
 from fedveil.storage import disk
 from fedveil_clients import asked, node, refusals, vault_folder, witness
 from fedveil_clients.node import Node
+from fedveil_clients.steps import steps_of
 from fedveil_clients.vault import Vault
 
 _SHOWN = 50  # refusals whose run is not known, or that are all of a run
@@ -106,7 +107,7 @@ def _vault(vault: Vault, own: Node) -> dict[str, Any]:
     }  # fmt: skip
     try:
         seen = witness.of_node(own)
-        found |= {"answers": witness.steps_of(vault).number, "witness": seen.file and str(seen.file)}
+        found |= {"answers": steps_of(vault).number, "witness": seen.file and str(seen.file)}
         vault.ledger.heads()
         vault.ledger.content_heads()
         if (root / vault_folder.BACKUP).exists():

@@ -21,19 +21,17 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fedveil import checks, runs
+from fedveil import runs
 from fedveil.privacy.ledger import GENESIS, Ends
 from fedveil.storage import disk
 from fedveil_clients import vault_folder
 from fedveil_clients.node import Node, NodeError
+from fedveil_clients.steps import Steps, steps_of, write_steps
 from fedveil_clients.vault import Vault
 
-SEQUENCE = vault_folder.SEQUENCE
 _KEPT = 64  # steps; a witness that was restored itself may be so many behind
 _SEEN = {"vault": str, "number": int, "head": str}
-_STEPS = {"number": int, "heads": [str], "rows": int, "row": str, "pictures": int, "picture": str, "witness": str}
 _ADOPT = (
     "Restore the newest backup (`fedveil node restore`). If the newest state is lost, `fedveil node adopt NODE.TOML "
     "--forgotten` goes on with this one, and books that what left since is unknown"
@@ -45,23 +43,6 @@ class OlderVault(NodeError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, "This node's vault is not known to be its newest; its owner's log says why.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """How far a vault has come.
-
-    Attributes:
-        number: answers so far; 0 for a vault that has given none.
-        heads: the last steps of the chain, the newest last; never empty.
-        ends: where its ledger stood at the last step.
-        witness: where its witness was then.
-    """
-
-    number: int = 0
-    heads: tuple[str, ...] = (GENESIS,)
-    ends: Ends = dataclasses.field(default_factory=Ends)
-    witness: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,24 +176,6 @@ def beside(root: Path) -> Path:
     """
     place = Path(os.path.abspath(root))
     return place.with_name(f"{place.name}.witness")
-
-
-def steps_of(vault: Vault) -> Steps:
-    """Return how far a vault has come by itself."""
-    path = vault.root / SEQUENCE
-    if not os.path.lexists(path):
-        return Steps()
-    found = disk.read_json(path, "count of a vault's answers", _STEPS, "Restore the vault from its newest backup.")
-    if not found["heads"]:
-        raise checks.UserError(f"{path} holds no step. Restore the vault from its newest backup.")
-    ends = Ends(*(found[name] for name in ("rows", "row", "pictures", "picture")))
-    return Steps(found["number"], tuple(found["heads"]), ends, found["witness"])
-
-
-def write_steps(vault: Vault, steps: Steps) -> None:
-    """Write how far a vault has come; on disk when this returns."""
-    said: dict[str, Any] = {"number": steps.number, "heads": steps.heads, **dataclasses.asdict(steps.ends)}
-    runs.write_json(vault.root / SEQUENCE, {**said, "witness": steps.witness}, private=True)
 
 
 def _held(vault: Vault, ends: Ends) -> bool:

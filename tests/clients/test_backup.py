@@ -22,7 +22,7 @@ from fedveil.privacy import totals
 from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil.privacy.ledger import Row
 from fedveil.privacy.spending import Past
-from fedveil_clients import adopting, backup, booking, node, policy, sealed, sites, witness
+from fedveil_clients import adopting, backup, booking, node, policy, sealed, sites, steps, unpacking, witness
 from fedveil_clients.vault import Vault
 from fedveil_clients.witness import Witness
 
@@ -176,12 +176,12 @@ def test_a_backup_while_a_node_answers_is_one_consistent_state(used):
         stop.set()
         thread.join()
     for number in range(4):
-        with backup.unpacked(Path(f"{number}.fvb"), Path(f"v{number}"), SECRET) as found:
+        with unpacking.unpacked(Path(f"{number}.fvb"), Path(f"v{number}"), SECRET) as found:
             unpacked = Vault(found["place"])
-            steps = witness.steps_of(unpacked)
-            assert steps.number == found["number"] <= len(unpacked.ledger.rows())
+            stands = steps.steps_of(unpacked)
+            assert stands.number == found["number"] <= len(unpacked.ledger.rows())
             with unpacked.ledger.read() as book:
-                assert book.holds(steps.ends)
+                assert book.holds(stands.ends)
 
 
 def test_no_answer_leaves_while_a_backup_is_taken(used, monkeypatch):
@@ -200,7 +200,7 @@ def test_no_answer_leaves_while_a_backup_is_taken(used, monkeypatch):
     saved(vault, seen)
     answering[0].join()
     assert seen.check(vault).number == 4
-    with backup.unpacked(Path("vault.fvb"), Path("v"), SECRET) as found:
+    with unpacking.unpacked(Path("vault.fvb"), Path("v"), SECRET) as found:
         assert found["number"] == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from fedveil.federation.federation import Federation
 from fedveil.privacy.events import NonPrivate
 from fedveil.protections.advface import AdvFace
 from fedveil.randomness import SecretStream, test_key
+from fedveil_clients.steps import steps_of
 from fedveil_clients.vault import Vault
+from fedveil_clients.witness import Witness
 
 FACES = draw_faces(1, 7, identities=3, images_per_identity=1, size=32).images(np.arange(3))
 
@@ -261,3 +264,20 @@ def test_what_private_steps_promise_is_no_promise_for_a_gallery(
     assert enrol(store, vault, *words) == 2
     assert "none (infinite)" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_gallery_is_an_answer_that_the_vaults_witness_sees(store: Path, tmp_path: Path, capsys) -> None:
+    """Whoever restores the vault of a real node from before a gallery has forgotten the gallery."""
+    vault, seen = Vault(tmp_path / "vault"), Witness(tmp_path / "seen")
+    seen.begin(vault)
+    seen.advance(vault)
+    shutil.copytree(tmp_path / "vault", tmp_path / "older")
+    faces = str(store / "faces")
+    assert enrol(store, tmp_path / "vault", "advface", faces, "--out", str(tmp_path / "one.npz")) == 0
+    assert steps_of(vault).number == 2
+    shutil.rmtree(tmp_path / "vault")
+    (tmp_path / "older").rename(tmp_path / "vault")
+    capsys.readouterr()
+    assert enrol(store, tmp_path / "vault", "advface", faces, "--out", str(tmp_path / "two.npz")) == 2
+    assert "older state of itself" in capsys.readouterr().err
+    assert not (tmp_path / "two.npz").exists()

@@ -19,7 +19,7 @@ from fedveil.federation.tensors import get_tensors
 from fedveil.privacy.events import NonPrivate
 from fedveil.privacy.ledger import Row
 from fedveil_clients import app as client_app
-from fedveil_clients import node, vault_folder, witness
+from fedveil_clients import node, steps, vault_folder, witness
 from fedveil_clients.vault import Vault
 from fedveil_clients.witness import Witness
 
@@ -209,6 +209,20 @@ def test_a_full_disk_at_the_witness_keeps_the_answer_back(run, monkeypatch):
     assert "update" in asked(run, 2)
 
 
+def test_a_nodes_file_says_where_its_witness_is_from_its_own_folder(run, monkeypatch, tmp_path):
+    """A vault that alone may be written to (a container) needs the word; its folder is made when it is missing."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "node.toml").write_text('vault-root = "vault"\nvault-witness = "seen/of the vault"\n')
+    monkeypatch.setenv(node.FILE, str(own / "node.toml"))
+    words = node.read(own / "node.toml")
+    assert "client" in asked(run, words={**words, "client-id": "c0002"})
+    assert "update" in asked(run, 1, words)
+    assert (own / "seen" / "of the vault").stat().st_mode & 0o777 == 0o600
+    assert (own / "seen").stat().st_mode & 0o777 == 0o700
+    assert not (own / "vault.witness").exists()
+
+
 def test_a_simulation_has_no_witness(run):
     words = {"simulated": True}
     assert "update" in asked(run, 1, words)
@@ -298,8 +312,8 @@ def test_steps_cannot_be_foreseen_and_the_list_stays_short(used, monkeypatch):
     for _ in range(5):
         seen.advance(vault)
     Witness(seen.file.with_name("same")).advance(Vault(states[2]))
-    found, other = witness.steps_of(vault), witness.steps_of(Vault(states[2]))
+    found, other = steps.steps_of(vault), steps.steps_of(Vault(states[2]))
     assert len(set(found.heads)) == len(found.heads) == 4
     assert found.number == 8
     assert other.number == 4
-    assert other.heads[-1] not in witness.steps_of(vault).heads
+    assert other.heads[-1] not in steps.steps_of(vault).heads
