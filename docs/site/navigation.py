@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Methods and privacy": {
         "docs/adding-a-protection": "Adding a protection",
         "docs/private-training": "Private training",
+        "docs/secure-aggregation": "Secure aggregation",
         "docs/accounting": "Accounting",
         "docs/attacks": "Attacks",
         "docs/membership": "Membership",
@@ -65,6 +66,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "experiments/matrix_noise/README": "Banded noise",
         "experiments/private_training/README": "Private training",
         "experiments/attacks/README": "Attacks",
+        "experiments/secure_aggregation/README": "Secure aggregation",
         "experiments/synthesis/README": "Synthetic faces",
         "experiments/recipe/README": "Recipe",
         "experiments/private_step/README": "Private steps",
