@@ -191,3 +191,14 @@ class TestLinks:
     def test_a_style_that_loads_is_named(self, wrong: Any, tmp_path: Path) -> None:
         (tmp_path / "a.css").write_text("@import 'https://example.org/font.css';")
         assert wrong("x") == ["a.css loads something from outside"]
+
+
+def test_a_name_is_looked_up_where_it_stands(site: Any) -> None:
+    pytest.importorskip("sphinx", reason="names are looked up by an extension of Sphinx: pip install '.[docs]'")
+    found_in = site("names").found_in
+    assert found_in("fedveil.attacks.base", "Progress") == "fedveil.attacks.base.Progress"
+    assert found_in("fedveil.protections.dctdp", "base.Progress") == "fedveil.protections.base.Progress"
+    assert found_in("fedveil.simulation", "Statement") == "fedveil.privacy.statements.Statement"
+    assert found_in("fedveil.simulation", "runs") == "fedveil.runs"
+    assert found_in("fedveil.simulation", "Path").endswith(".Path")
+    assert found_in("fedveil.simulation", "nobody.knows") is None

@@ -1,17 +1,22 @@
-"""Names in docstrings and signatures: `disk.write_atomic` leads to what it names, where that is one public thing."""
+"""Names in docstrings and signatures lead to what they name, as the module that says them would find it.
+
+`disk.write_atomic` is looked up in the module's own namespace, as Python does. What is not ours, is private or has no
+page stays text; what a role spells out in full and leads nowhere is left to Sphinx, which warns.
+"""
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections import defaultdict
+from types import FunctionType, ModuleType
 from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
-from sphinx.util.nodes import make_refnode
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 _NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*(\(\))?")
-_OURS = ("fedveil", "fedveil_clients", "fedveil_strategies")
-_ends: dict[str, list[str]] = {}
 
 
 def known(name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: Any = None, content: Any = ()) -> Any:
@@ -26,44 +31,76 @@ def known(name: str, rawtext: str, text: str, lineno: int, inliner: Any, options
     return [made], []
 
 
-def index(app: Any, env: Any) -> None:
-    """Find every object by the ends of its name: `write_atomic`, `disk.write_atomic`, `storage.disk.write_atomic`."""
-    _ends.clear()
-    for full in env.get_domain("py").objects:
-        parts = full.split(".")
-        for start in range(1, len(parts)):
-            _ends.setdefault(".".join(parts[start:]), []).append(full)
+def found_in(module: str, target: str) -> str | None:
+    """Return the full name of what `target` names in a module's code; None: nothing.
 
-
-def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Return a reference where Sphinx found none; the text alone for what is not ours, private, or no one thing.
-
-    What is written out in full and leads nowhere is left to Sphinx, which warns.
+    >>> found_in("fedveil.simulation", "runs.Run"), found_in("fedveil.simulation", "Path")
+    ('fedveil.runs.Run', 'pathlib.Path')
     """
-    target = str(node.get("reftarget", ""))
-    if node.get("refdomain") != "py":
-        return None
-    found = _ends.get(target, [])
-    if len(found) == 1 and ("." in target or target[0].isupper()):
-        entry = env.get_domain("py").objects[found[0]]
-        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, [content], found[0])
-    private = any(part.startswith("_") for part in target.split("."))
-    in_full = target.split(".")[0] in _OURS and not private and not _is_variable(target)
-    return None if in_full and node["reftype"] != "obj" else content
+    here: Any = importlib.import_module(module)
+    full = module
+    for part in target.split("."):
+        full = f"{here.__name__ if isinstance(here, ModuleType) else full}.{part}"
+        try:
+            here = getattr(here, part)
+        except AttributeError:
+            return None
+    if isinstance(here, ModuleType):
+        return here.__name__
+    if isinstance(here, (type, FunctionType)):  # they know their place; an alias knows what it stands for alone
+        return f"{here.__module__}.{here.__qualname__}"
+    return full
 
 
-def _is_variable(target: str) -> bool:
-    """Return whether a dotted name is a type variable, which signatures name and nobody documents."""
-    import importlib
-    import typing
+class Names(SphinxPostTransform):
+    """Give every Python reference of a page its full name, or make it text, before Sphinx resolves it."""
 
-    module, _, name = target.rpartition(".")
-    return isinstance(getattr(importlib.import_module(module), name, None), typing.TypeVar)
+    default_priority = 5
+
+    def run(self, **_: Any) -> None:
+        """Go through a page."""
+        objects = self.env.get_domain("py").objects
+        for node in [*self.document.findall(addnodes.pending_xref)]:
+            if node.get("refdomain") != "py" or node["reftarget"] in objects:
+                continue
+            full = self._full(node, objects)
+            if full in objects:
+                node["reftarget"], node["refspecific"], node["reftype"] = full, False, "obj"
+            elif not (node.get("refexplicit") and node["reftarget"].startswith("fedveil")):
+                node.replace_self(_text(node))
+
+    def _full(self, node: Any, objects: Any) -> str:
+        module, target = node.get("py:module"), node["reftarget"]
+        inside = [f"{node['py:class']}.{target}", target] if node.get("py:class") else [target]
+        for name in inside if module else []:
+            full = found_in(module, name)
+            if full and (full in objects or not full.startswith(module)):
+                return full
+        ends = self._ends(objects).get(target, [])
+        return ends[0] if len(ends) == 1 and ("." in target or target[0].isupper()) else ""
+
+    def _ends(self, objects: Any) -> dict[str, list[str]]:
+        """Return every object by the ends of its name, for aliases, which do not know where they come from."""
+        if not hasattr(self.env, "_fedveil_ends"):
+            made: dict[str, list[str]] = defaultdict(list)
+            for full in objects:
+                parts = full.split(".")
+                for start in range(1, len(parts)):
+                    made[".".join(parts[start:])].append(full)
+            self.env._fedveil_ends = made
+        ends: dict[str, list[str]] = self.env._fedveil_ends
+        return ends
+
+
+def _text(node: Any) -> list[Any]:
+    """Return what a reference shows, as it was written."""
+    conditions = [child for child in node.children if isinstance(child, addnodes.pending_xref_condition)]
+    written = [child for child in conditions if child.get("condition") == "*"]
+    return [*(written[0].children if written else node.children)]
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Add the role and the resolver."""
+    """Add the role and the transform."""
     app.add_role("known", known)
-    app.connect("env-updated", index)
-    app.connect("missing-reference", resolve)
+    app.add_post_transform(Names)
     return {"parallel_read_safe": True}

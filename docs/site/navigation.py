@@ -40,6 +40,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Methods and privacy": {
         "docs/adding-a-protection": "Adding a protection",
         "docs/private-training": "Private training",
+        "docs/secure-aggregation": "Secure aggregation",
         "docs/accounting": "Accounting",
         "docs/attacks": "Attacks",
         "docs/membership": "Membership",
