@@ -60,9 +60,9 @@ def answers(
         if isinstance(found, str):
             changed(node, client)
             found = Failure(client, found)
-        del reply
-        yield found
-        del found  # an engine on this machine uses its memory again
+        handed = [found]
+        del reply, found  # whoever is handed it alone holds it: an engine on this machine uses its memory again
+        yield handed.pop()
     for client in silent.values():
         yield Failure(client, f"no answer within {asked.seconds:g} s (engine.round_timeout)", "late")
 

@@ -41,6 +41,20 @@ def test_rules_follow_their_recursions(rule, kind) -> None:
     assert np.array_equal(tensors["frozen"], np.ones(2))
 
 
+@pytest.mark.parametrize("kind", [FedAdam, FedYogi])
+def test_a_step_in_blocks_has_the_bits_of_one_on_whole_tensors(kind) -> None:
+    rule, rng, shape = kind(0.1, 0.8, 0.95, 0.01), np.random.default_rng(2), (300, 301)
+    tensors, state = {"w": rng.standard_normal(shape, np.float32)}, {}
+    m, v = np.float32(0.0), np.float32(rule.tau**2)
+    for _ in range(3):
+        mean = rng.standard_normal(shape)
+        first, second = rule.beta1 * m + (1 - rule.beta1) * mean, rule.second(v, mean**2)
+        moved = (tensors["w"] + rule.server_lr * first / (np.sqrt(second) + rule.tau)).astype(np.float32)
+        m, v = first.astype(np.float32), second.astype(np.float32)
+        tensors, state = rule.step(tensors, {"w": mean}, state)
+        assert all(map(np.array_equal, (tensors["w"], state["m/w"], state["v/w"]), (moved, m, v)))
+
+
 def test_yogi_forgets_a_large_update_slowly() -> None:
     """After one large update and many small ones Adam's second moment has gone, and Yogi's has hardly moved."""
     moments = {}

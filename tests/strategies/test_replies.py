@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -54,6 +56,13 @@ def test_who_says_nothing_is_late_and_who_answers_twice_is_not():
     found = list(replies.answers(given, question, lambda node, client: None))
     assert found[2:] == silence(question)[:1]
     assert list(replies.answers([], question, lambda node, client: None)) == silence(question)
+
+
+def test_an_update_is_held_by_whoever_took_it_alone():
+    question = asked()
+    found = replies.answers([update(question, 2)], question, lambda node, client: None)
+    values = weakref.ref(next(found).tensors["w"])
+    assert values() is None
 
 
 def test_a_late_reply_of_a_round_never_counts_in_the_next_one():

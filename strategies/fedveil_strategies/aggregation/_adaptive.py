@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedveil import checks
-from fedveil_strategies.aggregation.base import Mean, Tensors
+from fedveil_strategies.aggregation.base import Mean, Tensors, blockwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,21 @@ class Adaptive:
         after: Tensors = {}
         moved: Tensors = {}
         for name, value in mean.items():
-            first = self.beta1 * state.get(f"m/{name}", np.float32(0.0)) + (1 - self.beta1) * value
-            second = self.second(state.get(f"v/{name}", np.float32(self.tau**2)), value**2)
-            after[f"m/{name}"], after[f"v/{name}"] = first.astype(np.float32), second.astype(np.float32)
-            step = self.server_lr * first / (np.sqrt(second) + self.tau)
-            moved[name] = (tensors[name] + step).astype(np.float32)
+            m, v = state.get(f"m/{name}"), state.get(f"v/{name}")
+            before = [value] if m is None or v is None else [value, m, v]
+            # Moments are found again for the step, which takes them before they are rounded: nothing so large is kept.
+            after[f"m/{name}"] = blockwise(lambda *given: self._moments(*given)[0], *before)
+            after[f"v/{name}"] = blockwise(lambda *given: self._moments(*given)[1], *before)
+            moved[name] = blockwise(self._moved, tensors[name], *before)
         return {**tensors, **moved}, after
+
+    def _moments(
+        self, value: NDArray[np.float64], m: NDArray[np.float32] | None = None, v: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        first = self.beta1 * (np.float32(0.0) if m is None else m) + (1 - self.beta1) * value
+        return first, self.second(np.float32(self.tau**2) if v is None else v, value**2)
+
+    def _moved(self, tensor: NDArray[np.float32], *before: NDArray[Any]) -> NDArray[np.float64]:
+        first, second = self._moments(*before)
+        found: NDArray[np.float64] = tensor + self.server_lr * first / (np.sqrt(second) + self.tau)
+        return found
