@@ -5,7 +5,9 @@
 A run brings a bundle, and a SuperNode puts its folder first on Python's path and loads what it names: whoever sends one
 runs code at the owner, before any limit is asked. Flower starts its tasks by name (`flwr-clientapp` and others), so a
 folder that comes first on the search path decides what these are. There `flwr-clientapp` is Flower's, but it unpacks no
-bundle, installs nothing and loads `engine.CLIENT_APP`; the other tasks, which no node of fedveil needs, end at once.
+bundle, installs nothing and loads the installed client app. The other tasks, which no node needs, end at once.
+
+A SuperNode gives a process 30 s to show that it lives, then starts another. So nothing heavy is imported before that.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from flwr.supercore.utils import get_flwr_home
 from flwr.supernode.cli import flower_supernode, flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
 
-from fedveil import checks, engine
+from fedveil import checks
 from fedveil.storage import disk
 
 TASK = "--as-flwr-clientapp"
@@ -74,7 +76,12 @@ def _no_install(*_: object, **__: object) -> None:
 
 
 def _own(*_: object, **__: object) -> Callable[..., Any]:
-    return lambda *_: engine.load(engine.CLIENT_APP)
+    def load(*_: object) -> Any:
+        from fedveil import engine  # PyTorch comes with it
+
+        return engine.load(engine.CLIENT_APP)
+
+    return load
 
 
 def main(words: list[str]) -> None:

@@ -93,6 +93,12 @@ def test_what_a_bundle_names_is_not_installed(bundle):
         run_clientapp.install_app_dependencies(Path("app"))
 
 
+def test_the_process_of_a_message_shows_that_it_lives_before_it_imports_what_is_heavy():
+    script = "import sys, fedveil_clients.supernode; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+
+
 def test_another_flower_is_refused(monkeypatch):
     monkeypatch.delattr(run_clientapp, "install_from_fab")
     with pytest.raises(checks.UserError, match="no install_from_fab"):
