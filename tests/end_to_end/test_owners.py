@@ -151,8 +151,8 @@ def test_names_that_are_bound_to_nodes_are_enforced(tmp_path):
                        14: owner(4)})  # fmt: skip
     run(grid)
     text = log()
-    assert "node 21): another node is registered for this client" in text
-    assert "node 14): no node is registered for this client" in text
+    assert "excluded: node 21: it says that it is c0001; another node is registered for this client" in text
+    assert "excluded: client c0004 (node 14): it says that it is c0004; no node is registered for this client" in text
     assert "what each node says of itself" not in text
     assert "client c0001:" not in text  # it takes part in every round
 
