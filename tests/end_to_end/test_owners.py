@@ -200,6 +200,8 @@ def test_an_interrupted_run_goes_on_and_a_new_one_under_its_name_is_refused_by_t
     whole = run(OwnersGrid(grid.words))
     assert [entry["round"] for entry in whole["rounds"]] == [1, 2, 3]
     assert whole["missing_updates"]["failed"] == 0
+    said = [line for line in log().splitlines() if line.startswith(("stopped", "taken up"))]
+    assert said == ["stopped: KeyboardInterrupt", "taken up again after round 1"]
     os.rename("coordinators-runs", "moved")
     with pytest.raises(checks.UserError, match="was asked after round 3"):
         run(OwnersGrid(grid.words))
