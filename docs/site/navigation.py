@@ -51,7 +51,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "docs/deployment": "Deployment",
         "docs/deployment/supervised": "Kept running",
         "docs/nodes": "Nodes",
-        "docs/secure-aggregation": "Secure aggregation",
         "docs/devices": "Devices",
         "docs/benchmarks": "Benchmarks",
     },

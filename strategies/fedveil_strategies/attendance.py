@@ -144,17 +144,25 @@ class Attendance:
         claims: dict[str, dict[int, Answer]] = collections.defaultdict(dict)
         for node, answer in batch:
             if isinstance(answer, Failure):
-                self._say(node, answer.client_id, answer.reason)
-            elif self._nodes and answer.client not in self._nodes:
-                self._say(node, answer.client, "no node is registered for this client")
-            elif self._nodes and not registered.matches(
-                self._nodes[answer.client], node, self._online.get(node, b"")
-            ):
-                self._say(node, answer.client, "another node is registered for this client")
-            else:
+                self._say(node, self._registered(node) if self._nodes else answer.client_id, answer.reason)
+            elif not self._nodes or self._may_be(node, answer.client):
                 claims[answer.client][node] = answer
+            else:  # what a node claims is not written beside the name of whom it claims to be
+                known = answer.client in self._nodes
+                who = self._registered(node) or ("" if known else answer.client)
+                which = "another" if known else "no"
+                self._say(node, who, f"it says that it is {answer.client}; {which} node is registered for this client")
         for client, made in claims.items():
             self._decide(client, made)
+
+    def _may_be(self, node: int, client: str) -> bool:
+        entry = self._nodes.get(client, "")
+        return bool(entry) and registered.matches(entry, node, self._online.get(node, b""))
+
+    def _registered(self, node: int) -> str:
+        """Return the client that a node is registered for; an empty text for none."""
+        names = {entry: client for client, entry in self._nodes.items()}
+        return names.get(str(node), "") or names.get(registered.fingerprint(self._online.get(node, b"")), "")
 
     def _decide(self, client: str, made: Mapping[int, Answer]) -> None:
         first = self._here().get(client)

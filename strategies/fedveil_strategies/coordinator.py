@@ -7,6 +7,7 @@ is written before round 1, so that public artefacts are learnt once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
 import time
@@ -21,6 +22,7 @@ from fedveil.configuration.schema import Config
 from fedveil.console import Console
 from fedveil.federation import claims, synthetic, warm_start
 from fedveil.federation.federation import Federation
+from fedveil.federation.instruction import one_line
 from fedveil.federation.mechanism import mechanism_id
 from fedveil.federation.tensors import set_tensors
 from fedveil.privacy.accounting.pld import FINAL_GRID, LIVE_GRID
@@ -218,6 +220,8 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
     try:
         if not session.run.checkpoint.exists():  # what was learnt is what a run that goes on draws its copies under
             watch.save(session.start)
+        else:
+            observers.to_operator(session.run, f"taken up again after round {session.start.round}")
         watch.warm_start()
         session.console.begin(total, session.start.round, list(session.history))
         watch.again()
@@ -232,6 +236,8 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
         session.console.end()
         return finish(session, watch, end)
     except BaseException as error:
+        with contextlib.suppress(OSError, checks.UserError):  # a full disk may be the reason
+            observers.to_operator(session.run, f"stopped: {one_line(error)}")
         session.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
 import types
 import zipfile
 from pathlib import Path
@@ -81,6 +82,12 @@ def test_flowers_process_is_made_of_the_parts_that_are_replaced():
     assert "import_module" not in body
     with pytest.raises(task.Refused):
         copy.install_app_dependencies("somewhere", launch_id="x")
+
+
+def test_a_message_is_known_to_be_worked_on_before_pytorch_is_imported():
+    """Flower starts another process after half a minute without a sign of life; importing may take longer."""
+    script = "import sys, fedveil_clients.task, flwr.supernode.cli.flwr_clientapp; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 0
 
 
 def test_another_flower_is_refused():

@@ -151,8 +151,8 @@ def test_names_that_are_bound_to_nodes_are_enforced(tmp_path):
                        14: owner(4)})  # fmt: skip
     run(grid)
     text = log()
-    assert "node 21): another node is registered for this client" in text
-    assert "node 14): no node is registered for this client" in text
+    assert "excluded: node 21: it says that it is c0001; another node is registered for this client" in text
+    assert "excluded: client c0004 (node 14): it says that it is c0004; no node is registered for this client" in text
     assert "what each node says of itself" not in text
     assert "client c0001:" not in text  # it takes part in every round
 
@@ -200,6 +200,8 @@ def test_an_interrupted_run_goes_on_and_a_new_one_under_its_name_is_refused_by_t
     whole = run(OwnersGrid(grid.words))
     assert [entry["round"] for entry in whole["rounds"]] == [1, 2, 3]
     assert whole["missing_updates"]["failed"] == 0
+    said = [line for line in log().splitlines() if line.startswith(("stopped", "taken up"))]
+    assert said == ["stopped: KeyboardInterrupt", "taken up again after round 1"]
     os.rename("coordinators-runs", "moved")
     with pytest.raises(checks.UserError, match="was asked after round 3"):
         run(OwnersGrid(grid.words))

@@ -218,13 +218,35 @@ def test_a_mapping_binds_names_to_registered_keys(called, monkeypatch):
     call.begin()
     assert here(call) == {"c0003": 3}
     found = reasons(call)
-    assert found["c0001"] == found["c0002"] == "another node is registered for this client"
-    assert found["c0004"] == "no node is registered for this client"
+    assert found["c0001"] == "it says that it is c0002; another node is registered for this client"
+    assert found["c0002"] == "it says that it is c0001; another node is registered for this client"
+    assert found["c0004"] == "it says that it is c0004; no node is registered for this client"
     assert not any("says of itself" in line for line in call.news())
     monkeypatch.setattr(registered, "matches", lambda *_: True)
     grid, trusting = called(grid.nodes, mapping=dict.fromkeys(ALL, "5"))
     trusting.begin()
     assert len(here(trusting)) == 4  # the mutant that compares nothing is seen
+
+
+def test_under_a_mapping_a_liar_stands_beside_its_own_name(called):
+    grid, call = called(
+        {1: saying("c0003"), 2: refusing("because", "c0003"), 3: saying("c0003"), 4: saying("c0003", version="9.9")}
+    )
+    names = keyed(grid, 1, 2, 3)
+    call._nodes = {"c0001": names[1], "c0002": names[2], "c0003": names[3]}
+    call.begin()
+    assert here(call) == {"c0003": 3}
+    assert reasons(call)["c0002"] == "because"
+    del grid.nodes[3]
+    call._nodes["c0004"] = "9"
+    grid.nodes[9] = saying("c0004")
+    call.refresh()
+    call.refresh()
+    assert reasons(call)["c0003"] == "not connected", "not what others said in its name"
+    news = "\n".join(call.news())
+    assert "excluded: client c0001 (node 1): it says that it is c0003" in news
+    assert "excluded: node 4: it runs fedveil 9.9" in news
+    assert "client c0003" not in news
 
 
 # --- later
