@@ -4,6 +4,9 @@ Flower's SuperNode starts a process for every message, which unpacks the app bun
 it first on Python's path and imports the ClientApp that the bundle names: whoever sends bundles would choose what runs
 beside the owner's faces. `fedveil node start` has it start this instead. Nothing of a bundle is unpacked, imported or
 installed, and one that holds more than `fedveil bundle` writes is refused.
+
+Flower takes a process that has not shown within 30 s that it lives for lost, and starts another one for the message. So
+nothing is imported here that brings PyTorch; the app does, once Flower's process has shown it.
 """
 
 from __future__ import annotations
@@ -15,8 +18,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from fedveil_clients import node, refusals
 
 CLIENT = "flwr-clientapp"
 """Flower's command for a message that a ClientApp answers."""
@@ -97,6 +98,8 @@ def _refusal(reason: str) -> Refused:
 
 
 def _write_down(reason: str) -> None:
+    from fedveil_clients import node, refusals
+
     words: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # it may be unreadable, and the refusal stands all the same
         words = node.words_of({})

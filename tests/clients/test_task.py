@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
 import types
 import zipfile
 from pathlib import Path
@@ -123,3 +124,9 @@ def test_a_file_of_words_that_is_wrong_is_refused_before_anything_starts(owner, 
     owner.write_text("vault-rot = 'x'\n")
     assert cli.main(["node", "start", str(owner), "--superlink", "h:1"]) != 0
     assert "vault-root" in capsys.readouterr().err
+
+
+def test_a_process_shows_that_it_lives_before_it_imports_what_takes_long():
+    script = "import sys, fedveil_clients.task; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
