@@ -38,6 +38,11 @@ def restore(file: Path, root: Path, passphrase: str) -> dict[str, Any]:
             f"{root} is there already, and a vault is never replaced: what it has spent would be forgotten. Move it "
             "away first, or restore to another vault-root."
         )
+    if os.path.ismount(root):
+        raise checks.UserError(
+            f"{root} is a mount point, and a vault appears as a whole folder: restore it where it is mounted from, or "
+            "to a folder below it, and name that one as vault-root."
+        )
     vault_folder.private_folder(root.absolute().parent)
     place = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.absolute().parent))
     try:

@@ -223,6 +223,19 @@ def test_an_existing_vault_or_file_is_never_replaced(used, capsys):
     assert not Path("b.fvb").exists()
 
 
+def test_a_place_that_is_mounted_is_refused_before_anything_is_read(used, monkeypatch, capsys):
+    vault, seen = used
+    saved(vault, seen)
+    shutil.rmtree("vault")
+    Path("vault").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: Path(path).name == "vault")
+        assert restored("vault.fvb") == 2
+    assert "mount point" in capsys.readouterr().err
+    assert not any(Path("vault").iterdir())
+    assert restored("vault.fvb") == 0  # an empty folder gives way
+
+
 def test_a_full_disk_leaves_no_part_of_a_backup(used, monkeypatch):
     vault, seen = used
 
