@@ -70,6 +70,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "experiments/synthesis/README": "Synthetic faces",
         "experiments/recipe/README": "Recipe",
         "experiments/private_step/README": "Private steps",
+        "experiments/aggregation/README": "Sums of a round",
         "experiments/engine/README": "Engines",
         "experiments/device/README": "Devices",
         "experiments/benchmarks/README": "Benchmarks",
