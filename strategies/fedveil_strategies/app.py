@@ -85,10 +85,10 @@ def main(grid: Grid, context: Context) -> None:
         if local:  # its answers are almost in order, and it has few of them at a time
             yield from answered(grid.send_and_receive(messages.values(), timeout=seconds))
             return
+        values = sum(tensors[name].nbytes for name in allowed)
         with contextlib.closing(early.Shelf(opened.run.folder, shapes)) as shelf:
-            yield from rounds.ordered(
-                answered(fetching.replies(grid, messages, seconds)), [*present.values()], shelf
-            )
+            found = fetching.replies(grid, messages, seconds, values, len(allowed))
+            yield from rounds.ordered(answered(found), [*present.values()], shelf)
 
     progress, parent = str(given.get("progress", "auto")), str(given.get("parent", ""))
     opened = coordinator.open_session(run, run_id, progress, parent, called.admit, began)

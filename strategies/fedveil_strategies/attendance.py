@@ -10,13 +10,18 @@ import collections
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from flwr.app import Message
+
 from fedveil import checks
 from fedveil.federation import registered
 from fedveil.records import Failure
 from fedveil.runs import Run
+from fedveil_strategies import bounded
+from fedveil_strategies.guard import Bounds
 from fedveil_strategies.roll_call import Answer, Questions
 
 _LONGEST = 120.0  # seconds that the first roll call waits for nodes that say nothing
+_WHOLE = 10.0  # seconds within which an answer that has begun to come has to be there whole
 _SELF_DECLARED = (
     "client ids are what each node says of itself; `fedveil bundle --nodes` binds them to the keys that are registered"
 )
@@ -38,7 +43,7 @@ class Attendance:
         self._news: list[str] = []
         self._online: dict[int, bytes] = {}  # node -> public key
         self._heard: dict[int, str] = {}  # node that was asked -> since when it was up then
-        self._open: dict[str, int] = {}  # question without an answer -> node
+        self._open: list[Message] = []  # questions without an answer
         self._clients: dict[int, Answer] = {}  # node -> accepted client
         self._claims: dict[int, Answer] = {}  # node -> what it says of itself while another node is that client
         self._reasons: dict[str, str] = {}  # client or node -> why it does not take part
@@ -59,8 +64,8 @@ class Attendance:
             pause = min(2 * pause, 2.0)
             batch += self._answered()
         self._settle(batch)
-        for node in self._open.values():
-            self._say(node, "", f"no answer within {longest:g} s; it may still join")
+        for question in self._open:
+            self._say(question.metadata.dst_node_id, "", f"no answer within {longest:g} s; it may still join")
         count = self._enough()
         whole = len(self._questions.run.registry)
         if count < whole:
@@ -128,15 +133,20 @@ class Attendance:
 
     def _ask(self, nodes: Sequence[int]) -> None:
         if nodes:
-            names = self._questions.grid.push_messages([self._questions.query(node) for node in nodes])
-            self._open |= {name: node for name, node in zip(names, nodes, strict=False) if name}
+            asked = [self._questions.query(node) for node in nodes]
+            names = self._questions.grid.push_messages(asked)
+            self._open += [question for name, question in zip(names, asked, strict=False) if name]
 
     def _answered(self) -> list[tuple[int, Answer | Failure]]:
         found: list[tuple[int, Answer | Failure]] = []
-        for reply in self._questions.grid.pull_messages([*self._open]) if self._open else ():
-            node = self._open.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                found.append((node, self._questions.read(reply)))
+        still: list[Message] = []
+        for question in self._open:
+            answer = bounded.pulled(self._questions.grid, question, Bounds(0, 0, time.monotonic() + _WHOLE))
+            if answer:
+                found.append((question.metadata.dst_node_id, self._questions.read(answer[0])))
+            else:
+                still.append(question)
+        self._open = still
         return found
 
     def _settle(self, batch: Iterable[tuple[int, Answer | Failure]]) -> None:

@@ -17,22 +17,30 @@ from collections.abc import Iterator, Sequence
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedveil_strategies import bounded
+from fedveil_strategies.guard import Bounds
+
 _TOGETHER = 32  # messages in one request: each comes with a list of all arrays in it, and a server limits a request
 _SHORTEST, _LONGEST = 0.05, 2.0  # seconds between two looks at all
 _NOT_TAKEN = 3  # flwr.common.constant.ErrorCode.MESSAGE_UNAVAILABLE
 
 
-def replies(grid: Grid, messages: dict[int, Message], seconds: float) -> Iterator[Message]:
+def replies(
+    grid: Grid, messages: dict[int, Message], seconds: float, values: int, arrays: int
+) -> Iterator[Message]:
     """Send messages and yield their replies, those that are there in the messages' order.
 
-    At the deadline it looks once more for each. Nothing is yielded for whoever has not answered. A message that the
-    SuperLink does not take is answered by an error.
+    At the deadline it looks once more for each, and takes what is there whole. Nothing is yielded for whoever has not
+    answered. A message that the SuperLink does not take is answered by an error, and so is one whose reply is larger
+    than it may be, cannot be read or names somebody else (`bounded`).
 
     Args:
         grid: Flower's, of a SuperLink.
         messages: node -> message. Once they have been sent, each is replaced by one of the same metadata without a
             content: the SuperLink has it, and the coordinator needs it no more.
         seconds: from when everything has been sent to the deadline.
+        values: bytes of the values in a reply's arrays.
+        arrays: how many arrays a reply has.
     """
     nodes = list(messages)
     taken: set[str] = set()
@@ -41,21 +49,22 @@ def replies(grid: Grid, messages: dict[int, Message], seconds: float) -> Iterato
     for node in nodes:
         messages[node] = Message(metadata=messages[node].metadata, content=RecordDict())  # type: ignore[call-overload]
     end = time.monotonic() + seconds
-    silent: list[str] = []
+    bounds = Bounds(values, arrays, end)
+    silent: list[Message] = []
     for message in messages.values():
         if message.metadata.message_id in taken:
-            silent.append(message.metadata.message_id)
+            silent.append(message)
         else:
             yield Message(Error(_NOT_TAKEN, "the SuperLink did not take its message"), reply_to=message)
     pause, last = _SHORTEST, False
     while silent and not last:
         begun, before = time.monotonic(), len(silent)
         last = begun >= end
-        still: list[str] = []
-        for name in silent:
-            found = [*grid.pull_messages([name])]
+        still: list[Message] = []
+        for message in silent:
+            found = bounded.pulled(grid, message, bounds)
             if not found:
-                still.append(name)
+                still.append(message)
             while found:  # nobody holds here what has been yielded
                 yield found.pop(0)
         silent = still

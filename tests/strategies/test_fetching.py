@@ -62,7 +62,7 @@ def ask(monkeypatch):
         content = RecordDict({"big": ConfigRecord({"x": 1})})
         messages = {node: Message(content, dst_node_id=node, message_type="train") for node in come}
         link = SuperLink(come, refused)
-        return link, messages, fetching.replies(link, messages, seconds), slept
+        return link, messages, fetching.replies(link, messages, seconds, values=0, arrays=0), slept
 
     return asked
 

@@ -112,6 +112,20 @@ def reasons(call):
 # --- the first roll call
 
 
+def test_a_node_that_answers_anothers_question_speaks_for_nobody(called):
+    """Which question a reply answers is in its own bytes: what counts is which one it was fetched for."""
+    asked = {}
+
+    def kept(message):
+        asked[2] = message
+        return saying("c0002")(message)
+
+    _, call = called({2: kept, 3: lambda message: saying("c0003", own="other")(asked[2])})
+    call.begin()
+    assert here(call) == {"c0002": 2}
+    assert any("node 3: its reply names another" in line for line in call.news())
+
+
 def test_each_kind_of_trouble_excludes_one_node_by_name_and_the_run_goes_on(called):
     _, call = called(
         {1: saying("c0001"), 2: saying("c0002", version="9.9"), 3: saying("c0099"), 4: silent, 5: raising,
@@ -269,10 +283,8 @@ def test_a_late_answer_to_the_roll_call_counts_from_the_next_round(called, tmp_p
     grid, call = called({1: saying("c0001"), 2: silent})
     call.begin()
     call.admit(Run(tmp_path, "run"))
-    (question,) = [name for name, node in call._open.items() if node == 2]
-    message = Questions(grid, call._questions.run, "run", 1.0).query(2)
-    _flower.number(message, question)
-    grid._replies[question] = saying("c0002")(message)
+    (question,) = call._open
+    grid._replies[question.metadata.message_id] = saying("c0002")(question)
     call.refresh()
     assert here(call) == {"c0001": 1, "c0002": 2}
 
