@@ -26,7 +26,7 @@ PATIENCE = 600.0  # seconds until a test that waits for something gives up
 
 
 class Chaos(Deployment):
-    """A deployment whose links can be cut, and whose owners' clients can be held in mid-training, and lie."""
+    """A deployment whose links can be cut, and whose owners' clients can be held in the midst of a round, and lie."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, [f"train.rounds={ROUNDS}"], owners=4)
@@ -87,7 +87,7 @@ class Chaos(Deployment):
         (self.folder(name) / "mischief.json").write_text(json.dumps(what))
 
     def hold(self, number: int, *names: str) -> None:
-        """Hold clients in mid-training of a round, and let those go on that are held in an earlier one."""
+        """Hold clients in the midst of a round, and let those go on that are held in an earlier one."""
         for name in names:
             (self.folder(name) / "begun").unlink(missing_ok=True)
             (self.folder(name) / "new").write_text(str(number))

@@ -1,10 +1,10 @@
-"""What goes wrong on an owner's machine, for tests: its client waits in mid-training, lies, or dies.
+"""What goes wrong on an owner's machine, for tests: its client waits in the midst of a round, or lies.
 
 `fit` puts this file in front of a SuperNode's Python path as sitecustomize.py, so it runs in the SuperNode's own
 processes alone, and no bundle has it. What is to happen stands beside the owner's file of words and is read with every
 message: `mischief.json` says which lie to which kind of message ({"query": "version", "train": ["nan", "shape"]}: one a
-round), and while a file `hold` names a round a client that has trained in it, or in a later one, waits, after it has
-written the round and its process to `begun`.
+round). While a file `hold` names a round, a client that has booked it, or a later one, writes the round and its process
+to `begun` and waits before it trains.
 
 Flower starts a Python for every message, which imports for seconds. Here a SuperNode's SuperExec has imported all of it
 and forks: otherwise as real, and the tests take minutes instead of half an hour.
@@ -49,11 +49,10 @@ def _hook(folder: Path) -> None:
         work = trained(federation)
 
         def slowly(site: Any, number: int, *others: Any) -> Any:
-            update = work(site, number, *others)
             (folder / "begun").write_text(f"{number} {os.getpid()}")
             while held(number):
                 time.sleep(0.1)
-            return update
+            return work(site, number, *others)
 
         return slowly
 
@@ -94,18 +93,15 @@ def _warm() -> None:
 
     import flwr.supernode.runtime.run_clientapp  # noqa: F401  # what a client imports
     from flwr.supercore.superexec.executor import subprocess_executor
-    from flwr.supernode.cli import flwr_clientapp
 
-    from fedveil_clients import supernode
+    from fedveil_clients import task
 
     def fork(words: list[str], **_: Any) -> None:
         if os.fork():
             return
         status = 1
         try:
-            sys.argv = words
-            supernode.own_app_alone()
-            flwr_clientapp()
+            status = task.main(words)
         except SystemExit as error:
             status = int(error.code or 0)
         finally:
