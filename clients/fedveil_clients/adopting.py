@@ -45,7 +45,7 @@ def adopt(vault: Vault, seen: Witness, forgotten: bool) -> str:
         raise checks.UserError(f"There is no vault at {vault.root}; restore one first (`fedveil node restore`).")
     vault_folder.private_folder(seen.file.absolute().parent)
     with vault_folder.alone(seen.file.absolute().parent):
-        if not forgotten and not _older(vault, seen):
+        if not forgotten and seen.seen() is not None and not _older(vault, seen):
             raise checks.UserError(f"The vault {vault.root} is its newest state already; there is nothing to adopt.")
         _permitted(vault, seen, forgotten)
         known, steps = seen.seen(), steps_of(vault)
@@ -67,6 +67,16 @@ def _older(vault: Vault, seen: Witness) -> str:
     except OlderVault as reason:
         return str(reason)
     return ""
+
+
+def _unseen(said: str, seen: Witness) -> str:
+    """Return why a backup is not known to be the newest state where there is no witness, of whatever answer it is."""
+    if seen.file is None or seen.seen() is not None:
+        return ""
+    return (
+        f"Nothing says that {said} is the newest state of its vault: its witness {seen.file} is missing. Put the file "
+        "back. If nothing has left since, --nothing-since is your word for it; else say --forgotten."
+    )
 
 
 def _permitted(vault: Vault, seen: Witness, forgotten: bool) -> None:
@@ -147,7 +157,7 @@ def restore(
     """
     with unpacking.unpacked(file, vault.root, passphrase) as found:
         unpacked, said = Vault(found["place"]), f"the backup {file} of {found['at']}"
-        older = _older(unpacked, seen).replace(str(unpacked.root), f"in {said}")
+        older = _older(unpacked, seen).replace(str(unpacked.root), f"in {said}") or _unseen(said, seen)
         if older and not (forgotten or nothing_since):
             refusals.record({}, "", older, {node.FILE: str(own)})
             raise OlderVault(older)

@@ -62,12 +62,16 @@ class Asked:
 
 
 def called(vault: Vault, told: Instruction, client: str) -> None:
-    """Remember a question at the roll call, or a round that is about to begin."""
+    """Remember a question at the roll call, or a round that is about to begin.
+
+    What an accepted run is stays as it was: at the roll call nothing compares what is sent with what was accepted.
+    """
 
     def change(before: Asked) -> Asked:
         new = told.round > before.newest
+        known = before if before.accepted and not told.round else _of(before, told, client)
         return dataclasses.replace(
-            _of(before, told, client), rounds=before.rounds + new, newest=max(before.newest, told.round),
+            known, rounds=before.rounds + new, newest=max(before.newest, told.round),
             accepted=before.accepted or told.round > 0,
         )  # fmt: skip
 

@@ -27,7 +27,7 @@ from fedveil.privacy import statements, totals
 from fedveil.privacy.ledger import Held
 from fedveil.privacy.spending import Past
 from fedveil.privacy.statements import Statement
-from fedveil_clients import booking, node, policy, vault_folder
+from fedveil_clients import adopting, booking, node, policy, vault_folder, witness
 from fedveil_clients.memo import ReadOnce
 from fedveil_clients.node import Here
 from fedveil_clients.sites import own_faces
@@ -84,6 +84,7 @@ def check(words: Mapping[str, Any], run: Federation) -> Found:
         lines += _vault(root)
         with _copied(root) as vault:
             before, after, limit = _accepted(here, rule, faces, vault)
+        witness.of_node(here.node).check(Vault(root))
     except checks.UserError as reason:
         limit = str(reason)
     refusal = refusal or limit
@@ -152,8 +153,9 @@ def _copied(root: Path) -> Iterator[Vault]:
     with tempfile.TemporaryDirectory(prefix="fedveil-check-") as folder:
         if (root / "owner.key").is_file():
             (Path(folder) / "owner.key").symlink_to((root / "owner.key").absolute())  # the key is not copied
-        if (root / "ledger.sqlite").is_file():
-            shutil.copy(root / "ledger.sqlite", folder)
+        for name in (vault_folder.LEDGER, vault_folder.FORGOTTEN):
+            if (root / name).is_file():
+                shutil.copy(root / name, folder)
         try:
             yield Vault(Path(folder))
         except checks.UserError as error:  # of the copy, which nobody but this check has seen
@@ -174,6 +176,7 @@ def _accepted(
         return before, before, "one person teaches nothing: it needs two, or train.bank_identities"
     try:
         policy.check_count(here.run, here.node, event, len(faces), int(faces.identities.size))
+        adopting.ensure(vault, name)
         booking.accept(home, _RUN_ID, vault, booking.Joining(here.client_id, here.node, event, b"anew", held)).on_disk()
     except policy.PolicyRefusal as reason:
         return before, before, str(reason)

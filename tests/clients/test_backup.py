@@ -148,7 +148,7 @@ def test_copies_come_along_when_they_are_asked_for():
     drawn = content("vault/copies")
     saved(vault, Witness(None), copies=True)
     shutil.rmtree("vault")
-    assert restored("vault.fvb") == 0
+    assert restored("vault.fvb", "--nothing-since") == 0
     found = content("vault/copies")
     assert without(found, "index.sqlite") == without(drawn, "index.sqlite")
     site_of(run, state, "first")
@@ -431,6 +431,27 @@ def test_without_a_witness_the_owners_word_is_needed(used, capsys):
     assert not any(isinstance(row.event, NonPrivate) for row in vault.ledger.rows())
     assert cli.main(["node", "adopt", "node.toml", "--nothing-since"]) == 2
     assert "nothing to adopt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--nothing-since", "--forgotten"])
+def test_a_backup_from_before_the_first_answer_needs_the_word_too(capsys, word):
+    """Its count says nothing of what left afterwards: the same round would be answered a second time, unbooked."""
+    vault, seen = Vault(Path("vault")), Witness(Path("vault.witness"))
+    vault.owner_key()
+    saved(vault, seen)
+    seen.begin(vault)
+    spend(vault, seen, "run")
+    shutil.rmtree("vault")
+    Path("vault.witness").unlink()
+    assert restored("vault.fvb") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "witness" in said
+    assert word in said
+    assert not Path("vault").exists()
+    assert "Nothing says" in Path("refusals.log").read_text()
+    assert restored("vault.fvb", word) == 0
+    assert seen.check(vault).number == 1
+    assert Path("vault/forgotten.json").exists() == (word == "--forgotten")
 
 
 def test_the_word_of_the_owner_leaves_other_copies_behind(used, tmp_path):

@@ -19,7 +19,7 @@ from fedveil.federation import instruction
 from fedveil.federation.federation import Federation
 from fedveil.federation.tensors import get_tensors
 from fedveil_clients import app as client_app
-from fedveil_clients import node, pruning, sites
+from fedveil_clients import asked, node, pruning, sites
 from fedveil_clients.vault import Vault
 
 WORDS = (
@@ -155,6 +155,19 @@ def test_a_run_in_the_middle_is_kept_unless_it_is_old_or_named(capsys):
     assert pruned("--run", "run") == 0
     assert files("*.npz") == []
     assert "has ended" in refused(ask(2))
+
+
+def test_a_question_in_a_runs_name_cannot_end_it(capsys):
+    """A roll call with fewer rounds would have the run look finished, and pruning take what it goes on from."""
+    assert "update" in ask(1)
+    shorter = (*WORDS, "train.rounds=1")
+    RUNS[shorter] = Federation.of(shorter), RUNS[WORDS][1]
+    assert "client" in ask(None, words=shorter)
+    (record,) = asked.runs_of(Vault(Path("vault")))
+    assert (record.scheduled, record.configuration) == (2, instruction.digest(RUNS[WORDS][0]))
+    assert pruned() == 0
+    assert "kept: run" in capsys.readouterr().out
+    assert "update" in ask(2)
 
 
 def test_a_dry_run_and_a_no_change_nothing(capsys, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -119,7 +121,7 @@ def test_a_node_starts_with_our_commands_before_flowers(owner, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "option", ["--isolation=process", "--isolation", "--allow-runtime-dependency-installation", "--iso"]
+    "option", ["--isolation=process", "--isolation", "--allow-runtime-dependency-installation", "--iso", "--is", "--al"]
 )
 def test_options_that_let_foreign_code_in_are_refused(owner, option):
     with pytest.raises(checks.UserError, match="Leave it out"):
@@ -130,3 +132,43 @@ def test_a_file_of_words_that_is_wrong_is_refused_before_anything_starts(owner, 
     owner.write_text("vault-rot = 'x'\n")
     assert cli.main(["node", "start", str(owner), "--superlink", "h:1"]) != 0
     assert "vault-root" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["taken away", "not to be started"])
+def test_where_ours_cannot_be_started_flowers_is_not_found_either(owner, tmp_path, lost):
+    """A system that cannot start one command goes on to the next folder, where Flower's own would be."""
+    flowers = tmp_path / "another environment"
+    flowers.mkdir()
+    (flowers / "flwr-clientapp").write_text("#!/bin/sh\ntouch ran\n")
+    (flowers / "flwr-clientapp").chmod(0o700)
+    path = os.pathsep.join([str(flowers), "", os.environ["PATH"]])
+    program, _, environment = start.prepared(owner, [], {**os.environ, "PATH": path})
+    assert Path(program).is_absolute()
+    assert "" not in environment["PATH"].split(os.pathsep)
+    ours = tmp_path / "flwr" / "fedveil"
+    starter = shutil.which("flower-superexec", path=environment["PATH"])
+    assert Path(starter).parent == ours
+    assert os.access(shlex.split(Path(starter).read_text().splitlines()[1])[1], os.X_OK)
+    if lost == "taken away":
+        shutil.rmtree(ours)
+    else:
+        for file in ours.iterdir():
+            file.chmod(0o600)
+    for command in ("flwr-clientapp", "flwr-agentapp", "flwr-serverapp"):
+        with pytest.raises(OSError, match=command):
+            subprocess.run([command], env=environment, cwd=tmp_path, check=False)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_place_from_which_nothing_starts_is_refused_before_the_node_runs(owner, tmp_path, monkeypatch):
+    may, home = os.access, str(tmp_path / "flwr")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(home) and may(path, mode))
+    with pytest.raises(checks.UserError, match=r"noexec.*FLWR_HOME"):
+        start.prepared(owner, [], os.environ)
+
+
+def test_the_folder_of_commands_is_closed_to_others(owner, tmp_path):
+    (tmp_path / "flwr" / "fedveil").mkdir(parents=True)
+    (tmp_path / "flwr" / "fedveil").chmod(0o777)
+    start.prepared(owner, [], os.environ)
+    assert (tmp_path / "flwr" / "fedveil").stat().st_mode & 0o777 == 0o700

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 
 from fedveil import cli
 from fedveil.data.sources.procedural import draw_faces
+from fedveil_clients import adopting
 from fedveil_clients.vault import Vault
+from fedveil_clients.witness import Witness
 
 QUICK = ["data=folder", "data.size=32", "data.evaluation=procedural", "train.clients=2", "tracking=none",
          "protection.fit_steps=0", "protection.init=zeros", "protection.total_epsilon=8", "model.width=8",
@@ -164,3 +167,23 @@ def test_a_broken_vault_is_refused_by_its_own_name_as_the_run_refuses_it(place, 
     assert status == 1
     assert f"verdict:refused:{place}/vault/{name}" in words
     assert "fedveil-check-" not in words
+
+
+def test_a_vault_that_a_node_would_not_answer_with_is_no_yes(place, capsys):
+    """An older state is refused in every message, and a loss that was booked as unknown stands for new accounts too."""
+    vault, seen = Vault(Path("vault")), Witness(Path("vault.witness"))
+    vault.owner_key()
+    seen.begin(vault)
+    seen.advance(vault)
+    assert checked(capsys, *QUICK)[0] == 0
+    shutil.copytree("vault", "old")
+    seen.advance(vault)
+    shutil.rmtree("vault")
+    Path("old").rename("vault")
+    status, out, _ = checked(capsys, *QUICK)
+    assert status == 1
+    assert "an older state of itself (1 of 2 answers)" in " ".join(out.split())
+    adopting.adopt(vault, seen, forgotten=True)
+    status, out, _ = checked(capsys, *QUICK)
+    assert status == 1
+    assert "no finite amount" in " ".join(out.split())
