@@ -63,20 +63,35 @@ def test_what_is_no_word_is_refused(words: tuple[Any, ...], says: str) -> None:
         fedveil.simulate(*words)
 
 
+def test_a_run_to_go_on_with_is_named_by_its_id(place: tuple[str, str]) -> None:
+    with pytest.raises(checks.UserError, match="Expected resume as a run's id"):
+        fedveil.simulate(*place, resume=Path("runs/some"))  # type: ignore[arg-type]
+
+
 def test_an_unknown_way_of_telling_is_refused() -> None:
     with pytest.raises(checks.UserError, match="progress='loud'"):
         fedveil.simulate(*WORDS, progress="loud")
 
 
 def test_an_interruption_says_how_to_go_on_and_leaves_the_callers_threads(
-    place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> Callable[..., Any]:
+    began = [False]
+
+    def interrupted(federation: Any, run_id: str, *_: Any) -> Callable[..., Any]:
         torch.set_num_threads(2)  # as an engine may have
+        if began[0]:
+            (tmp_path / "runs" / run_id).mkdir(parents=True)
+            (tmp_path / "runs" / run_id / "config.json").touch()
         raise KeyboardInterrupt
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(command, "simulate", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        simulation.simulate(*WORDS, *place)
+    (note,) = stopped.value.__notes__
+    assert note == "interrupted before the run began; nothing was released"
+    began[0] = True
     with pytest.raises(KeyboardInterrupt) as stopped:
         simulation.simulate(*WORDS, *place)
     (note,) = stopped.value.__notes__

@@ -44,28 +44,43 @@ def each(work: Callable[[Item, Scratch], None], items: Sequence[Item], numbers: 
         numbers: in all items together.
 
     Raises:
-        Exception: the first one that a work raised, after all threads have ended.
+        Exception: the first one that a work raised, or Ctrl-C, after all threads have ended; what is left is not begun.
     """
     threads = min(_cores(), _MOST, len(items), numbers // _MANY)
     left = iter(items)  # one for all: taking the next item is one step of the interpreter
     errors: list[BaseException] = []
 
     def share() -> None:
-        scratch = np.empty(min(BLOCK, max(numbers, 1)), np.float64)
         try:
+            scratch = np.empty(min(BLOCK, max(numbers, 1)), np.float64)
             for item in left:
+                if errors:
+                    break
                 work(item, scratch)
         except BaseException as error:
             errors.append(error)
 
-    others = [threading.Thread(target=share, name="blocks") for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
-    share()
-    for thread in others:
-        thread.join()
+    others: list[threading.Thread] = []
+    try:
+        for _ in range(threads - 1):
+            thread = threading.Thread(target=share, name="blocks")
+            try:
+                thread.start()
+            except RuntimeError:  # a machine that gives no more threads: those that there are do all of it
+                break
+            others.append(thread)
+        share()
+        _join(others)
+    except BaseException as stop:  # Ctrl-C reaches this thread wherever it is; the others would go on with the arrays
+        errors.insert(0, stop)
+        _join(others)
     if errors:
         raise errors[0]
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
 
 
 def _cores() -> int:

@@ -76,13 +76,18 @@ def simulate(*words: str, resume: str | None = None, progress: str = "quiet") ->
     for word in words:
         if not isinstance(word, str):
             raise checks.UserError(f"Expected words such as 'train.rounds=3', got {word!r}; unpack a list: *words.")
+    if resume is not None and not isinstance(resume, str):
+        raise checks.UserError(f"Expected resume as a run's id, a text (`result.run.run_id`), got {resume!r}.")
     addresses.words_without_secrets(words)  # no message repeats one
     federation, run_id = command.prepare(words, resume)
     settings, threads = federation.settings, torch.get_num_threads()
     try:
         content = command.simulate(federation, run_id, progress)
     except KeyboardInterrupt as stop:
-        stop.add_note(f"fedveil.simulate(resume={run_id!r}) goes on after the last finished round")
+        if runs.Run(Path(settings.runs.root), run_id).config.exists():
+            stop.add_note(f"fedveil.simulate(resume={run_id!r}) goes on after the last finished round")
+        else:
+            stop.add_note("interrupted before the run began; nothing was released")
         raise
     finally:
         torch.set_num_threads(threads)  # an engine takes one, for equal bits; the caller's own work has its own again

@@ -8,6 +8,7 @@ nobody anything. An update whose turn it is when it comes is never written (`rou
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,6 +57,7 @@ class Shelf:
             self._put(client, answer.tensors)
         except OSError:
             self._held[client] = answer
+            self._shorten()
 
     def pop(self, client: str) -> Update | Failure:
         """Give a kept answer back; its place is free again."""
@@ -85,6 +87,12 @@ class Shelf:
                     left = left[self._file.write(left) :]
         self._places[client] = (begin, self._written)
         self._free = self._free[:-1]
+
+    def _shorten(self) -> None:
+        """Give back what an update without room has taken: others on this disk, a SuperLink, need the last of it."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size * (len(self._places) + len(self._free)))
 
     def _take(self, client: str) -> Tensors:
         assert self._file is not None  # it was put there

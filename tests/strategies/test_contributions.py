@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -229,6 +231,48 @@ def test_an_error_in_any_thread_is_the_callers():
 
     with pytest.raises(RuntimeError, match="broken"):
         blocks.each(work, range(1000), 10**6)
+
+
+def test_ctrl_c_while_it_waits_ends_all_threads_first(cores, monkeypatch):
+    """A thread that went on would write into arrays that are somebody else's by then."""
+    join, done = threading.Thread.join, []
+
+    def interrupted(thread, timeout=None):
+        monkeypatch.setattr(threading.Thread, "join", join)
+        raise KeyboardInterrupt
+
+    def work(item, scratch):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.01)
+        done.append(item)
+
+    if cores > 1:
+        monkeypatch.setattr(threading.Thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            blocks.each(work, range(20), 1 << 22)
+        assert not [one for one in threading.enumerate() if one.name == "blocks"]
+
+
+def test_an_error_leaves_what_has_not_begun_undone(cores):
+    done = []
+
+    def work(item, scratch):
+        done.append(item)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        blocks.each(work, range(1000), 1 << 22)
+    assert len(done) <= cores
+
+
+def test_a_machine_without_threads_to_give_does_all_of_it(cores, monkeypatch):
+    def none(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    done = []
+    blocks.each(lambda item, scratch: done.append(item), range(30), 1 << 22)
+    assert done == [*range(30)]
 
 
 def test_scratch_is_a_threads_own(cores):

@@ -94,6 +94,30 @@ def test_without_room_on_disk_updates_wait_in_memory(tmp_path, monkeypatch):
     assert all(map(same, found, reversed(answers)))
 
 
+def test_an_update_without_room_leaves_the_disk_as_it_was(tmp_path):
+    """Half of it would fill what is left until the round ends, and others have their files there."""
+
+    class Small(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) > 10_000:
+                super().write(data[: max(0, 10_000 - self.tell())])
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    shelf = early.Shelf(tmp_path, {"w": (500,), "v": (500,)})
+    shelf._file = Small()
+    clients = [f"c{number}" for number in range(4)]
+    updates = {name: Update(name, {"w": np.full(500, 1, np.float32), "v": np.zeros(500, np.float32)})
+               for name in clients}  # fmt: skip
+    for name in clients:
+        shelf[name] = updates[name]
+    assert len(shelf._file.getvalue()) == 8000
+    shelf.pop("c1")
+    shelf._file.seek(0)
+    for name in ("c0", "c2", "c3"):
+        assert np.array_equal(shelf.pop(name).tensors["w"], updates[name].tensors["w"])
+
+
 def test_a_file_that_ends_too_soon_is_that_clients_failure(tmp_path):
     shelf = early.Shelf(tmp_path, SHAPES)
     shelf["c1"] = update("c1")
