@@ -95,6 +95,14 @@ def _permitted(vault: Vault, seen: Witness, forgotten: bool) -> None:
             f"The witness {seen.file} has seen answers that {vault.root} does not know, so --nothing-since cannot be "
             "true. Restore a newer backup, or say --forgotten."
         )
+    steps = steps_of(vault)
+    last = Witness(Path(steps.witness) if steps.witness and not forgotten else None)
+    other = last.seen()
+    if other is not None and other.vault == vault.known_identity() and other.head not in steps.heads:
+        raise checks.UserError(
+            f"{last.file}, the witness of {vault.root} until its answer {steps.number}, has seen later ones, so "
+            "--nothing-since cannot be true. Restore a newer backup, or say --forgotten."
+        )
 
 
 def _forget(vault: Vault) -> None:

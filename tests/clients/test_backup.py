@@ -433,6 +433,24 @@ def test_without_a_witness_the_owners_word_is_needed(used, capsys):
     assert "nothing to adopt" in capsys.readouterr().err
 
 
+def test_the_witness_that_a_vault_had_knows_better_wherever_the_next_one_is(used, capsys):
+    vault, seen = used
+    saved(vault, seen)
+    shutil.copytree("vault", "old")
+    spend(vault, seen, "later")
+    shutil.rmtree("vault")
+    Path("node.toml").write_text('vault-root = "vault"\nvault-witness = "elsewhere"\n')
+    assert restored("vault.fvb", "--nothing-since") == 2
+    assert "has seen later ones" in " ".join(capsys.readouterr().err.split())
+    assert not Path("vault").exists()
+    Path("old").rename("vault")
+    assert cli.main(["node", "adopt", "node.toml", "--nothing-since"]) == 2
+    assert "vault.witness" in capsys.readouterr().err
+    assert not Path("elsewhere").exists()
+    assert cli.main(["node", "adopt", "node.toml", "--forgotten"]) == 0
+    assert Witness(Path("elsewhere")).check(vault).number == 4
+
+
 @pytest.mark.parametrize("word", ["--nothing-since", "--forgotten"])
 def test_a_backup_from_before_the_first_answer_needs_the_word_too(capsys, word):
     """Its count says nothing of what left afterwards: the same round would be answered a second time, unbooked."""
