@@ -67,7 +67,7 @@ def looked_through(bundle: bytes | Path, *_: Any, **__: Any) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(bundle) if isinstance(bundle, bytes) else bundle) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # whatever is wrong with it, its owner reads that it came
         raise _refusal("the app bundle cannot be read") from error
     odd = sorted(set(names) - set(_WRITTEN))
     if odd:
@@ -85,8 +85,11 @@ def _of_this_machine(*_: Any, **__: Any) -> Callable[[str, str, str], Any]:
     """Return what loads the app: the installed one, whichever a bundle names."""
 
     def load(name: str, version: str, digest: str) -> Any:
-        from fedveil_clients.app import app
-
+        try:
+            from fedveil_clients.app import app
+        except Exception as error:  # it may speak of this machine, so its owner alone reads it
+            _write_down(f"this node's own app cannot be loaded: {type(error).__name__}: {error}")
+            raise Refused("this node's app cannot be loaded; its owner's log says why") from None
         return app
 
     return load

@@ -63,10 +63,22 @@ def test_a_bundle_with_anything_else_is_refused_and_written_down(owner, tmp_path
     assert not list(tmp_path.rglob("app.py"))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"\0" * 100])
+LATER = zipped(pyproject_toml="x").replace(b"PK\x01\x02\x14\x03\x14\0", b"PK\x01\x02\x14\x03\x63\0")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\0" * 100, LATER])
 def test_what_is_no_bundle_is_refused(owner, content):
     with pytest.raises(task.Refused, match="cannot be read"):
         task.looked_through(content)
+    assert "cannot be read" in log(owner)
+
+
+def test_an_app_that_cannot_be_loaded_is_a_line_for_the_owner_and_no_word_of_the_machine(owner, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fedveil_clients.app", None)
+    with pytest.raises(task.Refused) as refused:
+        task._of_this_machine()("any", "1", "hash")
+    assert "fedveil_clients" not in str(refused.value)
+    assert "fedveil_clients.app" in log(owner)
 
 
 def test_flowers_process_is_made_of_the_parts_that_are_replaced():
