@@ -21,6 +21,7 @@ from fedveil_clients.steps import steps_of
 from fedveil_clients.vault import Vault
 
 _SHOWN = 50  # refusals whose run is not known, or that are all of a run
+_STRANGERS = 200  # runs that were never accepted: who asks under ever new names does not bury the others
 _BACKUP = {"at": str, "number": int, "file": str}
 
 
@@ -38,10 +39,11 @@ def gather(file: Path, words: Mapping[str, Any]) -> dict[str, Any]:
     vault = Vault(own.vault())
     kept = _vault(vault, own)
     by_run, unnamed = _refusals(file, words)
+    listed, left_out = _shortened(_runs(vault, by_run))
     return {
         "client": str(words.get("client-id", "")), "words": {word: words[word] for word in node.WORDS if word in words},
         "floor": None if own.policy is None or own.policy.floor is None else list(own.policy.floor),
-        "runs": _runs(vault, by_run), "unnamed_refusals": unnamed, "vault": kept,
+        "runs": listed, "runs_left_out": left_out, "unnamed_refusals": unnamed, "vault": kept,
         "warnings": _warnings(own, kept),
     }  # fmt: skip
 
@@ -84,6 +86,13 @@ def _runs(vault: Vault, by_run: Mapping[str, list[dict[str, str]]]) -> list[dict
             "refusals": lines or ([{"at": one.last, "reason": one.reason}] if one.refusals else []),
         })  # fmt: skip
     return sorted(found, key=lambda run: (run["first"], run["run_id"]))
+
+
+def _shortened(found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Return every run that was accepted and the newest of the others, in their order, and how many are left out."""
+    strangers = sorted((run for run in found if run["state"] in ("asked", "refused")), key=lambda run: str(run["last"]))
+    gone = {run["run_id"] for run in strangers[:-_STRANGERS]}
+    return [run for run in found if run["run_id"] not in gone], len(gone)
 
 
 def _vault(vault: Vault, own: Node) -> dict[str, Any]:

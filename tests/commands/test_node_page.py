@@ -195,6 +195,19 @@ def test_who_asks_under_ever_new_names_fills_no_disk_and_an_accepted_run_stays(r
     assert {path.stat().st_mode & 0o777 for path in Path("vault/asked").iterdir()} == {0o600}
 
 
+def test_a_flood_of_names_does_not_bury_what_was_accepted(run, state, capsys):
+    assert "update" in ask(run, state, 1)
+    with Path("vault/refusals.log").open("a") as log:
+        log.writelines(f"2026-01-{1 + n // 100:02}T00:00:00+00:00 run n{n:04}: no\n" for n in range(900))
+    _, words = shown(capsys, "--html", "page.html", "--json", "page.json")
+    found = json.loads(Path("page.json").read_text())
+    assert [one["run_id"] for one in found["runs"]] == [*(f"n{n:04}" for n in range(700, 900)), "run"]
+    assert found["runs_left_out"] == 700
+    assert "runs that were asked: 901" in words
+    assert "700 more that were never accepted" in words
+    assert "700 more that were never accepted" in Path("page.html").read_text()
+
+
 def test_a_damaged_record_of_a_run_costs_no_answer(run, state, capsys):
     assert "update" in ask(run, state, 1)
     Path("vault/asked/run.json").write_text("{")

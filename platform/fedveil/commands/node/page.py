@@ -138,6 +138,12 @@ def run_said(run: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def left_out(found: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about the runs that are not listed; none where all are."""
+    many = found["runs_left_out"]
+    return [f"{many} more that were never accepted are older, and not listed"] * bool(many)
+
+
 def text(found: Mapping[str, Any]) -> str:
     """Return the page as text for 80 columns."""
     lines = [f"owner's page of client {found['client'] or '(not said)'}"]
@@ -146,7 +152,8 @@ def text(found: Mapping[str, Any]) -> str:
     lines += ["", "words in force"]
     lines += [f"  floor: {', '.join(floor) if floor is not None else 'none, every protection is accepted'}"]
     lines += [f"  {one}" for one in found["limits"] if not one.startswith("methods:")] or ["  no limits"]
-    lines += ["", f"runs that were asked: {len(found['runs']) or 'none'}"]
+    lines += ["", f"runs that were asked: {len(found['runs']) + found['runs_left_out'] or 'none'}"]
+    lines += [f"  {said}" for said in left_out(found)]
     for one in found["runs"]:
         lines += [f"  {one['run_id']}: {one['state']}"]
         lines += [f"    {run_said(one)}"] if run_said(one) else []
@@ -181,6 +188,7 @@ def html(found: Mapping[str, Any]) -> str:
             "css": Markup(style),
             "policy": "default-src 'none'; style-src 'unsafe-inline'",
             "vault_said": vault_said(found),
+            "left_out": left_out(found),
             "refused": refused,
             "clean": lambda shown: console.harmless(addresses.redacted(str(shown))),
         }
