@@ -336,6 +336,11 @@ def test_the_passphrase_comes_from_a_file_a_descriptor_or_a_terminal_alone(used,
     assert cli.main([*command, "a.fvb", "--passphrase-file", "short"]) == 2
     assert "at least 12" in capsys.readouterr().err
     assert cli.main([*command, "a.fvb", "--passphrase-file", "missing"]) == 2
+    for length, status in ((1025, 2), (1024, 0)):
+        Path("long").write_text(f"{'x' * length}\r\n")
+        assert cli.main([*command, f"{length}.fvb", "--passphrase-file", "long"]) == status
+    sealed.Opening(io.BytesIO(Path("1024.fvb").read_bytes()), "x" * 1024, Path("f")).read()
+    Path("1024.fvb").unlink()
     reading, writing = os.pipe()
     os.write(writing, f"{SECRET}\n".encode())
     os.close(writing)

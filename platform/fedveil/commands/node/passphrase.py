@@ -39,6 +39,8 @@ def given(chosen: argparse.Namespace, new: bool) -> str:
             raise checks.UserError("The two passphrases differ; nothing is written.")
     if not found:
         raise checks.UserError("The passphrase is empty.")
+    if len(found.encode("utf-8", "surrogateescape")) > _LONGEST:  # a part of it would open the file from here alone
+        raise checks.UserError(f"The passphrase is longer than {_LONGEST} bytes; take a shorter one.")
     if new and len(found) < _SHORTEST:
         raise checks.UserError(
             f"The passphrase has {len(found)} characters; take at least {_SHORTEST}, such as six words drawn by lot: "
@@ -51,7 +53,7 @@ def _read(source: Path | int) -> str:
     try:
         handle = os.open(source, os.O_RDONLY) if isinstance(source, Path) else os.dup(source)
         with os.fdopen(handle, "rb") as stream:
-            line = stream.readline(_LONGEST)
+            line = stream.readline(_LONGEST + 3)
     except OSError as error:
         raise checks.UserError(f"The passphrase cannot be read from {source}: {error.strerror or error}.") from error
     return line.decode("utf-8", "surrogateescape").rstrip("\r\n")
