@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fedveil.federation.instruction import one_line
 from fedveil_clients import node
 
-NAME = "refusals.log"
+NAME, OLD = "refusals.log", "refusals.log.old"
 _LONGEST = 2000  # characters of a reason
 _LARGEST = 1 << 20  # bytes; who asks in vain all day fills no disk
 _LINE = re.compile(r"(\S+) run (\S+): (.*)")
@@ -71,7 +71,7 @@ def record(words: Mapping[str, Any], run_id: str, reason: str, environment: Mapp
     line = f"{at} run {run_id or '?'}: {_shown(reason[:_LONGEST]) or '?'}\n"
     for path in places(words, environment):
         try:
-            _append(path, line)
+            append(path, line)
             return
         except OSError:
             continue
@@ -80,10 +80,10 @@ def record(words: Mapping[str, Any], run_id: str, reason: str, environment: Mapp
             print(f"fedveil: no {NAME} can be written; refused: {line}", end="", file=sys.stderr, flush=True)
 
 
-def _append(path: Path, line: str) -> None:
-    """Add a line (mode 0600); a log that has grown too large becomes `refusals.log.old` first."""
+def append(path: Path, line: str) -> None:
+    """Add a line, or some (mode 0600); a log that has grown too large becomes `refusals.log.old` first."""
     if path.exists() and path.stat().st_size > _LARGEST:
-        path.replace(path.with_name(f"{NAME}.old"))
+        path.replace(path.with_name(OLD))
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:
         log.write(line)
@@ -96,7 +96,7 @@ def _shown(reason: str) -> str:
 
 def read(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (time, run id or empty, reason) of a log's lines, the oldest first; an absent log has none."""
-    for name in (path.with_name(f"{NAME}.old"), path):
+    for name in (path.with_name(OLD), path):
         with contextlib.suppress(OSError):
             for line in name.read_text(encoding="utf-8", errors="replace").splitlines():
                 if found := _LINE.fullmatch(line):

@@ -15,11 +15,12 @@ from typing import Any
 
 from fedveil import checks, randomness, runs
 from fedveil.privacy.ledger import Ledger
-from fedveil_clients import sealed, vault_folder
+from fedveil_clients import refusals, sealed, vault_folder
 from fedveil_clients.backup import ABOUT, FILES, FOLDERS, HASHES
 from fedveil_clients.steps import steps_of
 from fedveil_clients.vault import Vault
 
+_LOGS = (refusals.OLD, refusals.NAME)  # a node that has lost its vault writes here that it refuses, and nothing else
 _KNOWN = (*FILES, *FOLDERS, vault_folder.SEQUENCE, vault_folder.LEDGER, vault_folder.COPIES)
 
 
@@ -33,7 +34,7 @@ def restore(file: Path, root: Path, passphrase: str) -> dict[str, Any]:
     Raises:
         fedveil.checks.UserError: there is a vault already; or the file is no backup, damaged, or of another passphrase.
     """
-    if os.path.lexists(root) and (not root.is_dir() or any(root.iterdir())):
+    if os.path.lexists(root) and (not root.is_dir() or any(path.name not in _LOGS for path in root.iterdir())):
         raise checks.UserError(
             f"{root} is there already, and a vault is never replaced: what it has spent would be forgotten. Move it "
             "away first, or restore to another vault-root."
@@ -113,7 +114,10 @@ def unpacked(file: Path, root: Path, passphrase: str) -> Iterator[dict[str, Any]
 
 
 def put(place: Path, root: Path) -> None:
-    """Put a restored vault where it belongs; an empty folder there gives way."""
+    """Put a restored vault where it belongs; an empty folder gives way, and a log there goes on in the vault's."""
+    for log in (root / name for name in _LOGS if (root / name).is_file()):
+        refusals.append(place / refusals.NAME, log.read_text(encoding="utf-8", errors="replace"))
+        log.unlink()
     os.rename(place, root)
     handle = os.open(root.absolute().parent, os.O_RDONLY)
     try:

@@ -22,7 +22,7 @@ from fedveil.privacy import totals
 from fedveil.privacy.events import LocalRelease, NonPrivate
 from fedveil.privacy.ledger import Row
 from fedveil.privacy.spending import Past
-from fedveil_clients import adopting, backup, booking, node, policy, sealed, sites, steps, unpacking, witness
+from fedveil_clients import adopting, backup, booking, node, policy, refusals, sealed, sites, steps, unpacking, witness
 from fedveil_clients.vault import Vault
 from fedveil_clients.witness import Witness
 
@@ -234,6 +234,22 @@ def test_a_place_that_is_mounted_is_refused_before_anything_is_read(used, monkey
     assert "mount point" in capsys.readouterr().err
     assert not any(Path("vault").iterdir())
     assert restored("vault.fvb") == 0  # an empty folder gives way
+
+
+def test_a_log_of_refusals_where_the_vault_was_does_not_keep_it_out(used):
+    """A node that has lost its vault writes there that it refuses; the folder may be all that it can write to."""
+    vault, seen = used
+    Path("vault/refusals.log").write_text("2026-01-01T00:00:00+00:00 run a: before\n")
+    saved(vault, seen)
+    shutil.rmtree("vault")
+    Path("vault").mkdir()
+    refusals.record({"vault-root": "vault"}, "b", "of another vault")
+    assert restored("vault.fvb") == 0
+    assert [line[1:] for line in refusals.read(Path("vault/refusals.log"))] == [
+        ("a", "before"), ("b", "of another vault")
+    ]  # fmt: skip
+    assert Path("vault/refusals.log").stat().st_mode & 0o777 == 0o600
+    assert seen.check(vault).number == 3
 
 
 def test_a_full_disk_leaves_no_part_of_a_backup(used, monkeypatch):
