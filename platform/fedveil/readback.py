@@ -47,6 +47,9 @@ _RESULT: Shape = {
     "collapsed?": bool,
 }  # fmt: skip
 
+EVERYBODY = "every client"
+"""Stands in vaults.json for the whole registry of a simulation, which has one vault."""
+
 
 def settings_of(run: Run) -> Config:
     """Return the configuration that a run began with.
@@ -89,6 +92,15 @@ def ledger_of(run: Run) -> Ledger:
     ledger.head()
     ledger.check_holds(str(checkpoint_of(run)[1].get("ledger_head", GENESIS)))
     return ledger
+
+
+def at_owners(run: Run) -> bool:
+    """Return whether a run trained at owners' nodes: there is nobody on this machine whom it trained on.
+
+    Raises:
+        fedveil.checks.UserError: vaults.json is damaged.
+    """
+    return any(client != EVERYBODY for client in vaults_of(run))
 
 
 def vaults_of(run: Run) -> dict[str, str]:

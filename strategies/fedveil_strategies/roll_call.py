@@ -23,8 +23,7 @@ from fedveil.runs import Run
 from fedveil_strategies import replies
 from fedveil_strategies.cohorts import Members
 
-EVERYBODY = "every client"
-"""Stands in vaults.json for the whole registry of a simulation, which has one vault."""
+EVERYBODY = readback.EVERYBODY
 
 
 class RollCall(Protocol):

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from fedveil import checks, cli, console
+from fedveil import checks, cli, console, readback
 from fedveil.attacks import _chosen, _judges, _kept, replay
 from fedveil.attacks.base import LEVELS
+from fedveil.commands.audit import audit
+from fedveil.federation.coordinating import AtCoordinator
+from fedveil.federation.federation import Federation
 from fedveil.runs import Run
 
 SMALL = [
@@ -108,6 +111,25 @@ def test_an_unfinished_run_and_one_without_its_model_are_refused(
             assert said in capsys.readouterr().err
         finally:
             aside.rename(path)
+
+
+def test_a_run_of_owners_nodes_is_audited_without_faces_and_never_attacked_with_somebody_elses(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever did not train is no member: an attack that misses them would be taken for evidence."""
+    run = run_of(place)
+    vaults = run.folder / "vaults.json"
+    simulated = vaults.read_text()
+    assert not readback.at_owners(run)
+    monkeypatch.setattr(Federation, "split", property(lambda self: pytest.fail("training faces were opened")))
+    vaults.write_text(json.dumps({"c0001": "one", "c0002": "another"}))
+    try:
+        assert cli.main(["attack", run.run_id, "attack=replay", "attack.seed=9"]) == 2
+        assert "nobody who trained is on this machine" in " ".join(capsys.readouterr().err.split())
+        assert isinstance(audit.subject([run.run_id]).federation, AtCoordinator)
+    finally:
+        vaults.write_text(simulated)
+    assert not isinstance(audit.subject([run.run_id]).federation, AtCoordinator)
 
 
 def test_attacks_are_no_setting_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,12 @@ def attack(
         fedveil.checks.UserError: the run is unfinished or lacks what an attack needs, or an attack cannot be run.
     """
     run = runs.open_run(Path(settings.runs.root), run_id)
+    if readback.at_owners(run):  # a coordinator's own people did not train: an attack that misses them shows nothing
+        raise checks.UserError(
+            f"Run {run_id} trained at owners' nodes, and nobody who trained is on this machine: an attack would be on "
+            "people whom the model never saw. `fedveil simulate` its words on people of your own, and attack that run; "
+            f"`fedveil audit {run_id}` needs nobody's faces."
+        )
     target: Target | None = None
     for chosen in attacks:
         path = _kept.path_of(run, chosen.name, chosen.attack)

@@ -15,6 +15,7 @@ from fedveil import checks, config, readback, runs
 from fedveil.commands import _mistakes
 from fedveil.commands.audit import client, local, training
 from fedveil.commands.audit.report import CONFIDENCE, LEVEL, Bound, text, verdict
+from fedveil.federation.coordinating import AtCoordinator
 from fedveil.federation.federation import Federation
 from fedveil.privacy.ledger import Row
 
@@ -55,7 +56,8 @@ def subject(words: Sequence[str]) -> Subject:
         return Subject(" ".join(words) or "the default configuration", Federation.of(words))
     _mistakes.only(words[1:], ("runs",), "an audit of a run")
     run = runs.open_run(Path(config.load(words[1:]).runs.root), words[0])
-    federation = Federation(readback.settings_of(run))
+    kept = readback.settings_of(run)
+    federation = AtCoordinator(kept) if readback.at_owners(run) else Federation(kept)
     rows = tuple(readback.ledger_of(run).rows(run.run_id))
     arrays, meta = readback.checkpoint_of(run)
     state = {name[6:]: value for name, value in arrays.items() if name.startswith("state/")}

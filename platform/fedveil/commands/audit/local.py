@@ -46,7 +46,7 @@ def attack(
     settings, protection = federation.settings, federation.protection
     if not protection.noise:
         return []
-    public = federation.split.public
+    public = federation.public
     known = {name: torch.from_numpy(np.asarray(value)) for name, value in (state or {}).items()}
     known = known or protection.fit(public.images(), public.labels, settings.seed)
     event = protection.event(public.size, known)
