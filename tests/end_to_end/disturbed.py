@@ -87,10 +87,10 @@ class Chaos(Deployment):
         (self.folder(name) / "mischief.json").write_text(json.dumps(what))
 
     def hold(self, number: int, *names: str) -> None:
-        """Hold clients in the midst of a round, and let those go on that are held in an earlier one."""
+        """Hold clients in the midst of a round, and let those go on that are held already."""
         for name in names:
             (self.folder(name) / "begun").unlink(missing_ok=True)
-            (self.folder(name) / "new").write_text(str(number))
+            (self.folder(name) / "new").write_text(f"{number} {time.monotonic_ns()}")
             (self.folder(name) / "new").replace(self.folder(name) / "hold")
 
     def release(self, *names: str) -> None:
