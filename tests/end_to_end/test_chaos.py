@@ -208,7 +208,8 @@ def test_a_run_survives_its_coordinator_its_superlink_its_disk_and_its_links(her
     ended = here.wait(run)
     assert ended["status"] == "finished:failed"
     assert "No space left on device: " in ended["status-details"]
-    assert str(here.runs / "again") in ended["status-details"]
+    ended_full = ended["status-details"].partition("exception: ")[2]
+    assert str(here.runs / "again") in ended_full
     resized(here.runs, ROOM)
     # A link is cut and heals.
     here.hold(3, "c0003")
@@ -219,7 +220,10 @@ def test_a_run_survives_its_coordinator_its_superlink_its_disk_and_its_links(her
     until(lambda: here.owners["c0003"].log.rpartition("Sending: train")[2].count("retrying in") > 1, PATIENCE, "a cut")
     here.links["c0003"].state = "whole"
     assert here.wait(run)["status"] == "finished:completed"
-    assert here.log("again").splitlines()[1:] == ["taken up again after round 1"] * 4
+    _, *log = here.log("again").splitlines()
+    assert log.count("taken up again after round 1") == 4
+    others = [line for line in log if not line.startswith("taken up")]  # none where the log has no room for it
+    assert others in ([], [f"stopped: {ended_full}"])
     assert here.model_sha("again") == calm
     assert sum(here.result("again")["missing_updates"].values()) == 0
     nothing_lost(here)
