@@ -237,6 +237,8 @@ def coordinate(session: Session, transport: StatefulTransport) -> dict[str, Any]
         return finish(session, watch, end)
     except BaseException as error:
         with contextlib.suppress(OSError, checks.UserError):  # a full disk may be the reason
+            if isinstance(error, rounds.RoundFailed):
+                observers.failed(session.run, error.round, error.failures)
             observers.to_operator(session.run, f"stopped: {one_line(error)}")
         session.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise

@@ -17,7 +17,7 @@ from fedveil.federation.tensors import set_tensors
 from fedveil.pictures import faces
 from fedveil.pictures import run as pictures
 from fedveil.privacy.ledger import Ledger
-from fedveil.records import RoundReport
+from fedveil.records import Failure, RoundReport
 from fedveil.runs import Run
 from fedveil.storage import disk
 from fedveil.tracking import mirror
@@ -89,8 +89,12 @@ class Watch:
         entry = self.history[-1]
         self.session.console.round(entry, report)
         mirror.rounds(self.session.tracker, self.history, last_alone=True)
-        failed = [f"round {report.round} client {one.client_id}: {one.reason}" for one in report.failures]
-        to_operator(self.session.run, *failed)
+        failed(self.session.run, report.round, report.failures)
+
+
+def failed(run: Run, number: int, failures: Sequence[Failure]) -> None:
+    """Name those whose update a round misses, with the reason, in the operator's log."""
+    to_operator(run, *(f"round {number} client {one.client_id}: {one.reason}" for one in failures))
 
 
 def to_operator(run: Run, *lines: str) -> None:

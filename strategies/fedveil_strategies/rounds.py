@@ -73,6 +73,19 @@ class Combined:
     memory: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+class RoundFailed(checks.UserError):
+    """So many of those who were asked failed in a round that the run stops.
+
+    Attributes:
+        round: its number.
+        failures: of all of them, as observers would have been told.
+    """
+
+    def __init__(self, number: int, failures: Sequence[Failure], what: str, first: Failure) -> None:
+        super().__init__(f"Round {number}: {what}; the first, {first.client_id}: {first.reason}")
+        self.round, self.failures = number, tuple(failures)
+
+
 Combine = Callable[[int, Iterable[Update | Failure], State], Combined]
 """(round, answers in registry order, the state before it) -> what goes to the server optimiser."""
 Draw = Callable[[int], Sequence[str]]
@@ -224,7 +237,7 @@ def run(
     before the first round that `proceed` refuses. Clients are given what `sent` makes of the state before the round.
 
     Raises:
-        fedveil.checks.UserError: more than the tolerated share of a cohort fails; the message has the first reason.
+        RoundFailed: more than the tolerated share of a cohort fails; the message has the first reason.
     """
     size = sum(value.nbytes for value in sent(state).values())
     back = sum(state.tensors[name].nbytes for name in plan.allowed)
@@ -240,10 +253,7 @@ def run(
         failed = [failure for failure in failures if failure.kind != "excluded"]
         asked = len(cohort) - len(failures) + len(failed)
         if plan.tolerated is not None and len(failed) > plan.tolerated * asked:
-            raise checks.UserError(
-                f"Round {number}: {len(failed)} of {asked} clients failed; the first, {failed[0].client_id}: "
-                f"{failed[0].reason}"
-            )
+            raise RoundFailed(number, failures, f"{len(failed)} of {asked} clients failed", failed[0])
         tensors, optimiser = aggregation.step(dict(state.tensors), combined.mean, dict(state.optimiser))
         state = State(number, tensors, optimiser, combined.memory)
         del combined  # two tensors' size in float64

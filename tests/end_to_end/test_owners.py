@@ -205,6 +205,9 @@ def test_an_interrupted_run_goes_on_and_a_new_one_under_its_name_is_refused_by_t
     os.rename("coordinators-runs", "moved")
     with pytest.raises(checks.UserError, match="was asked after round 3"):
         run(OwnersGrid(grid.words))
+    for name in ("c0001", "c0002"):  # each by name, and not the first alone
+        assert f"round 1 client {name}: Round 1 of run" in log()
+    assert log().splitlines()[-1].startswith("stopped: Round 1: 2 of 2 clients failed; the first, c0001: ")
 
 
 def test_a_client_level_run_writes_who_is_missing_into_the_log_alone(capsys):

@@ -150,8 +150,10 @@ def test_most_of_a_cohort_failing_stops_the_run_with_the_reason():
     def refuse(number, cohort, tensors):
         return [Failure(client, "the owner's floor") for client in cohort]
 
-    with pytest.raises(checks.UserError, match="the owner's floor"):
+    with pytest.raises(checks.UserError, match=r"Round 1: 4 of 4 .*the owner's floor") as stopped:
         rounds.run(plan(cohort=Cohort("fixed", size=4)), start(), refuse, FedAvg(), [])
+    assert stopped.value.round == 1
+    assert len({failure.client_id for failure in stopped.value.failures}) == 4
 
 
 def test_observers_see_every_round_and_an_empty_cohort_is_a_round():
