@@ -12,12 +12,13 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from flwr.app import ConfigRecord, Message, RecordDict
+from typing import TYPE_CHECKING, Any
 
 from fedveil.federation.instruction import one_line
 from fedveil_clients import node
+
+if TYPE_CHECKING:
+    from flwr.app import Message
 
 NAME, OLD = "refusals.log", "refusals.log.old"
 _LONGEST = 2000  # characters of a reason
@@ -39,6 +40,8 @@ def answer(
         refused: the owner does not want to; else something failed.
         client: which client this is; empty where it is not known.
     """
+    from flwr.app import ConfigRecord, Message, RecordDict  # the log itself is read where there is no Flower
+
     record(words, run_id, full)
     reason: dict[str, Any] = {
         "reason": one_line(_shown(told)), "kind": "refused" if refused else "failed", "client_id": client
