@@ -45,7 +45,7 @@ def test_any_text_comes_back_from_words_and_json(word: str) -> None:
     assert config.from_json(config.to_json(loaded)) == loaded
 
 
-@given(TEXT)
+@given(TEXT.filter(lambda word: "@" not in word))  # an address with a user has rules of its own
 def test_an_optional_word_is_nothing_or_itself(word: str) -> None:
     wanted = None if word.lower() in ("none", "null") else word
     loaded = config.load([f"tracking.uri={word}"])

@@ -14,9 +14,9 @@ from typing import Any
 
 import misled
 import pytest
+from breakable_links import Link
 from daemons import until
 from deployed import Deployment
-from links import Link
 
 from fedveil.privacy.ledger import Ledger
 
