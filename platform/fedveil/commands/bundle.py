@@ -62,10 +62,10 @@ Install fedveil {version} on the coordinator's machine and on every node. Nothin
 this machine is in the folder; each machine says for itself:
   coordinator   {own}={words}
                 ({faces})
-  owner's node  --node-config or {file}=node.toml: client-id, data-root,
-                identity-bank, vault-root, floor, max-epsilon;
-                `fedveil node check node.toml --config {folder}` tells what it
-                would say to this run
+  owner's node  `fedveil node start node.toml`, which runs no code of a bundle;
+                client-id, data-root, identity-bank, vault-root, floor,
+                max-epsilon. `fedveil node check node.toml --config {folder}`
+                tells what it would say to this run
   simulated     {file}=node.toml with vault-root = "..." and
                 simulated = true, for `flwr run` without nodes of its own
 `flwr run {folder}` starts the run."""
