@@ -125,3 +125,11 @@ def test_messages_are_sent_a_few_at_a_time_and_their_content_is_let_go(ask):
     assert content() is None
     assert messages[of(first)].metadata.message_id == "m1"
     assert len([*replies]) == 69
+
+
+@pytest.mark.parametrize("nodes", [1, 31, 32, 33, 64, 65])
+def test_everybody_is_sent_a_message_whatever_their_number(ask, nodes):
+    link, _, replies, _ = ask(dict.fromkeys(range(1, nodes + 1), 0))
+    answered = [of(reply) for reply in replies]
+    assert sum(link.pushed) == nodes
+    assert answered == [*range(1, nodes + 1)]
